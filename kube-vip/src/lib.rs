@@ -1,0 +1,14 @@
+//! The agent: it learns what is (sources), decides what should be (plan) and makes it so (drivers).
+//!
+//! ```text
+//! source ──> View ──plan()──> Desired ──> drivers: address, dataplane, announce, publish
+//! ```
+//!
+//! Nothing flows back but observations, which become part of the next [`view::View`].
+
+pub mod address;
+pub mod announce;
+pub mod config;
+pub mod plan;
+pub mod source;
+pub mod view;

@@ -1,0 +1,47 @@
+//! Addresses as the maps have them.
+
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+/// An IPv6 address, or an IPv4 address in its mapped form (`::ffff:a.b.c.d`), in network order.
+#[repr(C, align(4))]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Address(pub [u8; 16]);
+
+impl Address {
+    /// The mapped form of an IPv4 address.
+    #[inline(always)]
+    pub const fn from_v4(v4: [u8; 4]) -> Self {
+        let [a, b, c, d] = v4;
+        Self([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d])
+    }
+
+    /// The address as the standard library has it, unmapped.
+    pub const fn to_ip(self) -> IpAddr {
+        let v6 = Ipv6Addr::from_octets(self.0);
+        match v6.to_ipv4_mapped() {
+            Some(v4) => IpAddr::V4(v4),
+            None => IpAddr::V6(v6),
+        }
+    }
+}
+
+impl From<Ipv4Addr> for Address {
+    fn from(v4: Ipv4Addr) -> Self {
+        Self::from_v4(v4.octets())
+    }
+}
+
+impl From<Ipv6Addr> for Address {
+    fn from(v6: Ipv6Addr) -> Self {
+        Self(v6.octets())
+    }
+}
+
+impl From<IpAddr> for Address {
+    fn from(ip: IpAddr) -> Self {
+        match ip {
+            IpAddr::V4(v4) => v4.into(),
+            IpAddr::V6(v6) => v6.into(),
+        }
+    }
+}

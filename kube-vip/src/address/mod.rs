@@ -1,0 +1,1 @@
+//! Driver: VIPs as local addresses of the owner.

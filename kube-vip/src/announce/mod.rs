@@ -1,0 +1,1 @@
+//! Driver: tells the network where a VIP is.

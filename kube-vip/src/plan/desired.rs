@@ -1,0 +1,125 @@
+//! What should be true on this host, as plain data.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
+
+use kube_vip_common::frontend::{Affinity, Protocol};
+use kube_vip_common::table::TableSize;
+
+use crate::view::Mac;
+
+/// The output of the plan; each driver reads its own part.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Desired {
+    /// For the address driver: what this host holds.
+    pub addresses: BTreeSet<HeldAddress>,
+    /// For the data plane driver.
+    pub dataplane: DataPlane,
+    /// For the announcer.
+    pub announcements: BTreeSet<Announcement>,
+}
+
+/// A VIP that is a local address of this host.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct HeldAddress {
+    /// Interface name.
+    pub interface: String,
+    /// The address; it is held as /32 or /128.
+    pub address: IpAddr,
+}
+
+/// A VIP whose place the network is told.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Announcement {
+    /// Interface index to announce on.
+    pub interface: u32,
+    /// Hardware address that is announced.
+    pub mac: Mac,
+    /// The VIP.
+    pub address: IpAddr,
+}
+
+/// What the kernel programs should know.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DataPlane {
+    /// Interfaces the programs are attached to, by name.
+    pub uplinks: BTreeSet<String>,
+    /// Addresses that are ours to judge.
+    pub vips: BTreeMap<IpAddr, Vip>,
+    /// Hosts that take part, by id.
+    pub nodes: BTreeMap<String, Node>,
+    /// Balanced ports.
+    pub frontends: BTreeMap<(IpAddr, u16, Protocol), Frontend>,
+    /// Rare paths write log lines.
+    pub logging: bool,
+}
+
+/// An address that is ours to judge.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Vip {
+    /// A host's own address with balanced ports (`bindToVip: false`): no ARP, fence or RST of ours.
+    pub host_address: bool,
+    /// It is a local address here: what has no frontend goes up to the kernel.
+    pub held: bool,
+    /// The grant of the election, where this host owns it.
+    pub grant: Option<Grant>,
+    /// The owner's id where it is known.
+    pub owner: Option<String>,
+}
+
+/// Ownership by the election's word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Grant {
+    /// Number of the grant.
+    pub epoch: u64,
+    /// Ends only when taken back (single node): otherwise the deadline is extended while the election holds.
+    pub forever: bool,
+}
+
+/// A host that takes part.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Node {
+    /// It is this host.
+    pub local: bool,
+    /// Hardware address and interface index of the way there; absent while it cannot be forwarded to.
+    pub hop: Option<(Mac, u32)>,
+    /// Its addresses.
+    pub addresses: Vec<IpAddr>,
+}
+
+/// A balanced port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Frontend {
+    /// Name for people.
+    pub name: String,
+    /// Slots of its table.
+    pub size: TableSize,
+    /// What is hashed.
+    pub affinity: Affinity,
+    /// Agreed among all hosts.
+    pub seed: u64,
+    /// All its backends of the family, ready or not, by identity.
+    pub backends: BTreeMap<SocketAddr, Backend>,
+}
+
+/// A server behind a frontend.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Backend {
+    /// Id of the host it runs on, where that is a peer or this host.
+    pub node: Option<String>,
+    /// Its share.
+    pub weight: u16,
+    /// How packets get there, or why they cannot.
+    pub way: Way,
+}
+
+/// How packets get to a backend.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// It runs here.
+    Here,
+    /// To the peer it runs on, which delivers it.
+    Peer,
+    /// Not now, for this reason; it is left out of the table.
+    None(String),
+}
