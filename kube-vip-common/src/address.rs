@@ -2,17 +2,27 @@
 
 use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use crate::assert_size;
+
 /// An IPv6 address, or an IPv4 address in its mapped form (`::ffff:a.b.c.d`), in network order.
 #[repr(C, align(4))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Address(pub [u8; 16]);
 
+assert_size!(Address: 16);
+
 impl Address {
     /// The mapped form of an IPv4 address.
     #[inline(always)]
-    pub const fn from_v4(v4: [u8; 4]) -> Self {
-        let [a, b, c, d] = v4;
+    pub const fn from_v4([a, b, c, d]: [u8; 4]) -> Self {
         Self([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d])
+    }
+
+    /// The last four bytes: the address itself where it is IPv4.
+    #[inline(always)]
+    pub const fn v4(self) -> [u8; 4] {
+        let [.., a, b, c, d] = self.0;
+        [a, b, c, d]
     }
 
     /// The address as the standard library has it, unmapped.
@@ -45,3 +55,10 @@ impl From<IpAddr> for Address {
         }
     }
 }
+
+/// An Ethernet address.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct MacAddress(pub [u8; 6]);
+
+assert_size!(MacAddress: 6);

@@ -1,6 +1,7 @@
 //! `FRONTENDS`: the balanced ports.
 
 use crate::address::Address;
+use crate::assert_size;
 
 /// Transport protocols that are balanced, with their IP protocol numbers.
 #[repr(u8)]
@@ -45,3 +46,24 @@ pub struct FrontendKey {
     /// Always 0.
     pub pad: u8,
 }
+
+/// Value of `FRONTENDS`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Frontend {
+    /// Keys the flow hash; agreed among all hosts.
+    pub seed: u64,
+    /// Index into `TABLES` and `FRONTEND_STATS`.
+    pub id: u32,
+    /// Slots of its table. A change of size comes with a new id, so that the two always fit.
+    pub slots: u32,
+    /// [`CLIENT_AFFINITY`].
+    pub flags: u32,
+    /// Always 0.
+    pub pad: u32,
+}
+
+/// Flag of [`Frontend`]: the client's address alone chooses the backend.
+pub const CLIENT_AFFINITY: u32 = 1;
+
+assert_size!(FrontendKey: 20, Frontend: 24);

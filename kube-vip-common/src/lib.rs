@@ -5,6 +5,36 @@
 //! numbers in the host's order. Maps never leave a host, so the two sides always agree.
 #![no_std]
 
+#[cfg(test)]
+extern crate std;
+
 pub mod address;
+pub mod backend;
+pub mod checksum;
+pub mod event;
+pub mod filter;
+pub mod flow;
 pub mod frontend;
+pub mod hash;
+pub mod lease;
+pub mod maglev;
+pub mod mark;
+pub mod node;
+#[cfg(feature = "user")]
+mod pod;
+pub mod settings;
+pub mod stats;
 pub mod table;
+pub mod vip;
+
+/// Changes whenever a key or value changes: pins carry it in their path, so that an agent never
+/// reads maps it would misunderstand.
+pub const LAYOUT_VERSION: u32 = 1;
+
+/// Fails the build when a type has not the size both sides rely on.
+macro_rules! assert_size {
+    ($($type:ty: $size:literal),+ $(,)?) => {
+        $(const _: () = assert!(size_of::<$type>() == $size);)+
+    };
+}
+pub(crate) use assert_size;

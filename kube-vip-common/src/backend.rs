@@ -1,0 +1,23 @@
+//! `BACKENDS`: id → where a server listens.
+
+use crate::address::Address;
+use crate::assert_size;
+
+/// Value of `BACKENDS`. An id stands for one address and port as long as any table names it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Backend {
+    /// Where it listens.
+    pub address: Address,
+    /// Where it listens, host order.
+    pub port: u16,
+    /// Index into `NODES` of the host it runs on.
+    pub node: u16,
+    /// [`IN_USE`] while the id is taken.
+    pub flags: u32,
+}
+
+/// Flag of [`Backend`].
+pub const IN_USE: u32 = 1;
+
+assert_size!(Backend: 24);

@@ -1,0 +1,75 @@
+//! `FLOWS4`, `FLOWS6`: connections delivered on this host; `REVERSE4`, `REVERSE6`: their replies.
+//!
+//! Both are keyed by the full tuple of the packets they are looked up for: a flow by
+//! client → VIP, its reply by backend → client. A connection that a client made straight to the
+//! backend has another tuple and is never touched.
+
+use crate::assert_size;
+
+/// A connection's direction, IPv4.
+#[repr(C, align(4))]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Tuple4 {
+    /// Source address.
+    pub source: [u8; 4],
+    /// Destination address.
+    pub destination: [u8; 4],
+    /// Source port, host order.
+    pub source_port: u16,
+    /// Destination port, host order.
+    pub destination_port: u16,
+    /// IP protocol number.
+    pub protocol: u8,
+    /// Always 0.
+    pub pad: [u8; 3],
+}
+
+/// A connection's direction, IPv6.
+#[repr(C, align(4))]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Tuple6 {
+    /// Source address.
+    pub source: [u8; 16],
+    /// Destination address.
+    pub destination: [u8; 16],
+    /// Source port, host order.
+    pub source_port: u16,
+    /// Destination port, host order.
+    pub destination_port: u16,
+    /// IP protocol number.
+    pub protocol: u8,
+    /// Always 0.
+    pub pad: [u8; 3],
+}
+
+/// Value of `FLOWS4` and `REVERSE4`.
+///
+/// In `FLOWS4` the address and port of the backend, in `REVERSE4` those of the VIP.
+#[repr(C, align(4))]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Endpoint4 {
+    /// Address to rewrite to.
+    pub address: [u8; 4],
+    /// Port to rewrite to, host order.
+    pub port: u16,
+    /// Always 0.
+    pub pad: u16,
+    /// Index into `BACKENDS` and `BACKEND_STATS`.
+    pub backend: u32,
+}
+
+/// Value of `FLOWS6` and `REVERSE6`, as [`Endpoint4`].
+#[repr(C, align(4))]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Endpoint6 {
+    /// Address to rewrite to.
+    pub address: [u8; 16],
+    /// Port to rewrite to, host order.
+    pub port: u16,
+    /// Always 0.
+    pub pad: u16,
+    /// Index into `BACKENDS` and `BACKEND_STATS`.
+    pub backend: u32,
+}
+
+assert_size!(Tuple4: 16, Tuple6: 40, Endpoint4: 12, Endpoint6: 24);

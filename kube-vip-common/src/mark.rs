@@ -1,0 +1,48 @@
+//! The mark on frames between agents: "from an agent, position n", in the TTL or hop limit.
+//!
+//! It neither changes the source Ethernet address (virtual switches reject forged ones) nor
+//! lengthens the frame. A value in the range proves nothing by itself: it is believed only from a
+//! known agent's Ethernet address, for a client that is not that host.
+
+/// First value of the reserved range. Senders start at 64, 128 or 255 (IANA IP Option Numbers,
+/// "IP TIME TO LIVE PARAMETER"), so a packet gets here only from 8 to 15 routers away.
+const FIRST: u8 = 240;
+
+/// Positions that fit into the range.
+pub const POSITIONS: u8 = 8;
+
+/// What the delivering host sets TTL and hop limit to, so that the kernel sees an ordinary packet.
+pub const ORDINARY_TTL: u8 = 64;
+
+/// The TTL of a frame on its way to the agent at `position`.
+#[inline(always)]
+pub const fn ttl(position: u8) -> u8 {
+    FIRST + (position & (POSITIONS - 1))
+}
+
+/// The position that a TTL names, if it is in the range.
+#[inline(always)]
+pub const fn position(ttl: u8) -> Option<u8> {
+    match ttl.wrapping_sub(FIRST) {
+        position if position < POSITIONS => Some(position),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_reserved_range_names_a_position() {
+        for value in 0..=u8::MAX {
+            match position(value) {
+                Some(n) => assert_eq!((ttl(n), n < POSITIONS), (value, true)),
+                None => assert!(!(240..248).contains(&value)),
+            }
+        }
+        for initial in [64, 128, 255, ORDINARY_TTL] {
+            assert_eq!(position(initial), None);
+        }
+    }
+}

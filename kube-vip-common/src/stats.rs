@@ -1,0 +1,133 @@
+//! Counters, all per CPU.
+
+use crate::assert_size;
+
+/// Value of `FRONTEND_STATS`: what arrived for a frontend, by its id.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Traffic {
+    /// Packets.
+    pub packets: u64,
+    /// Bytes, Ethernet headers included.
+    pub bytes: u64,
+}
+
+/// Value of `BACKEND_STATS`: what went to a backend and what came back, by its id.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BackendTraffic {
+    /// Forwarded or delivered by this host.
+    pub sent: Traffic,
+    /// Replies that left this host; only backends here have any.
+    pub replies: Traffic,
+}
+
+assert_size!(Traffic: 16, BackendTraffic: 32);
+
+/// Declares [`Reason`] with the name and the sentence for each.
+macro_rules! reasons {
+    ($($(#[doc = $doc:literal])+ $variant:ident = $name:literal,)+) => {
+        /// Why a packet was answered or dropped: index into `STATS`.
+        #[repr(u32)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum Reason {
+            $($(#[doc = $doc])+ $variant,)+
+        }
+
+        impl Reason {
+            /// All of them, in the order of their indices.
+            pub const ALL: &[Self] = &[$(Self::$variant,)+];
+
+            /// The name in status and metrics.
+            pub const fn name(self) -> &'static str {
+                match self {
+                    $(Self::$variant => $name,)+
+                }
+            }
+
+            /// One sentence for people.
+            pub const fn meaning(self) -> &'static str {
+                match self {
+                    $(Self::$variant => concat!($($doc),+),)+
+                }
+            }
+        }
+    };
+}
+
+reasons! {
+    /// ARP request for an owned VIP, answered.
+    ArpAnswered = "arp_answered",
+    /// ARP request for a VIP that is not owned here, dropped.
+    ArpSwallowed = "arp_swallowed",
+    /// Neighbour solicitation for an owned VIP, answered.
+    NdAnswered = "nd_answered",
+    /// Neighbour solicitation for a VIP that is not owned here, or malformed, dropped.
+    NdSwallowed = "nd_swallowed",
+    /// Somebody else claimed a VIP by ARP or neighbour discovery, dropped.
+    AddressConflict = "address_conflict",
+    /// An event that was not sent because its kind had one a moment ago.
+    EventSuppressed = "event_suppressed",
+    /// Echo request to an owned VIP, answered.
+    EchoAnswered = "echo_answered",
+    /// Echo request to a VIP that is not owned here, dropped.
+    EchoSwallowed = "echo_swallowed",
+    /// To a VIP held here, no frontend: passed to the kernel.
+    PassedUp = "passed_up",
+    /// Delivered to a backend here.
+    Delivered = "delivered",
+    /// Forwarded to a peer.
+    Forwarded = "forwarded",
+    /// Delivered to a backend here on another agent's word.
+    DeliveredForPeer = "delivered_for_peer",
+    /// TCP to a VIP not held here, no frontend: answered with RST.
+    NoFrontendReset = "no_frontend_reset",
+    /// To a VIP not held here, no frontend: answered with unreachable.
+    NoFrontendUnreachable = "no_frontend_unreachable",
+    /// TCP to a frontend without a ready backend: answered with RST.
+    NoBackendReset = "no_backend_reset",
+    /// UDP to a frontend without a ready backend: answered with unreachable.
+    NoBackendUnreachable = "no_backend_unreachable",
+    /// TCP in the middle of a connection this host does not know: answered with RST.
+    NoFlowReset = "no_flow_reset",
+    /// From an agent, for a VIP or frontend not known here yet: dropped.
+    UnknownFromAgent = "unknown_from_agent",
+    /// The chosen backend is on the host the packet came from: dropped.
+    BackToSender = "back_to_sender",
+    /// The way to the chosen backend's host is not known: dropped.
+    NoNextHop = "no_next_hop",
+    /// A fragment for a frontend: dropped.
+    Fragment = "fragment",
+    /// A frontend's packet with headers cut short: dropped.
+    Malformed = "malformed",
+    /// To a VIP not held here, of a kind that is never answered: dropped.
+    Unanswerable = "unanswerable",
+    /// A record of a flow could not be written: dropped.
+    FlowTableFull = "flow_table_full",
+    /// A direct connection ended the record of a balanced one with the same tuple.
+    FlowReplaced = "flow_replaced",
+    /// ARP that left this host in the name of a VIP not owned here, dropped.
+    ArpFenced = "arp_fenced",
+    /// Neighbour discovery that left this host in the name of a VIP not owned here, dropped.
+    NdFenced = "nd_fenced",
+    /// Reply rewritten to come from its VIP.
+    Replied = "replied",
+    /// Reply that could not be rewritten, dropped.
+    ReplyFailed = "reply_failed",
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn each_reason_has_a_name_of_its_own() {
+        let names: BTreeSet<_> = Reason::ALL.iter().map(|reason| reason.name()).collect();
+        assert_eq!(names.len(), Reason::ALL.len());
+        for (index, reason) in Reason::ALL.iter().enumerate() {
+            assert_eq!(*reason as usize, index);
+        }
+    }
+}
