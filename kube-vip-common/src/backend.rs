@@ -17,6 +17,9 @@ pub struct Backend {
     pub flags: u32,
 }
 
+/// The id that is never a backend: flows that lead to a closed port carry it.
+pub const NOBODY: u32 = 0;
+
 /// Flag of [`Backend`].
 pub const IN_USE: u32 = 1;
 

@@ -32,7 +32,17 @@ pub struct PeerKey {
     pub pad: [u8; 2],
 }
 
-assert_size!(Node: 48, PeerKey: 8);
+/// Value of `UPLINKS`; the key is an interface index.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Uplink {
+    /// This host's own Ethernet address there.
+    pub mac: MacAddress,
+    /// Always 0.
+    pub pad: [u8; 2],
+}
+
+assert_size!(Node: 48, PeerKey: 8, Uplink: 8);
 
 impl PeerKey {
     /// The key for a frame from `mac`.

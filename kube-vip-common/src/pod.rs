@@ -9,7 +9,7 @@ use crate::filter::Filter;
 use crate::flow::{Endpoint4, Endpoint6, Tuple4, Tuple6};
 use crate::frontend::{Frontend, FrontendKey};
 use crate::lease::Lease;
-use crate::node::{Node, PeerKey};
+use crate::node::{Node, PeerKey, Uplink};
 use crate::settings::Settings;
 use crate::stats::{BackendTraffic, Traffic};
 use crate::table::Line;

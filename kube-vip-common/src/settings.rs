@@ -8,8 +8,11 @@ use crate::assert_size;
 pub struct Settings {
     /// [`LOG`].
     pub flags: u32,
+    /// A TCP port of this host that is taken and never answers but with RST, host order; 0 while
+    /// there is none.
+    pub closed_port: u16,
     /// Always 0.
-    pub pad: u32,
+    pub pad: u16,
 }
 
 /// Rare paths write log lines.

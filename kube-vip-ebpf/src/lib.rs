@@ -1,0 +1,23 @@
+//! The kernel side of kube-vip: what arrives ([`xdp`]) and what leaves ([`egress`]).
+//!
+//! Each stage is a file and can be read alone. Packet bytes are reached through [`frame`], maps
+//! through [`maps`]; those two, [`count`] and [`helpers`] hold all the `unsafe` there is.
+#![no_std]
+
+pub mod count;
+pub mod egress;
+pub mod event;
+pub mod family;
+pub mod frame;
+pub mod helpers;
+pub mod log;
+pub mod maps;
+pub mod ownership;
+pub mod xdp;
+
+/// Programs cannot panic: the verifier refuses what could get here.
+#[cfg(not(test))]
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
+    loop {}
+}

@@ -1,1 +1,25 @@
-fn main(){}
+//! The programs as the agent loads them.
+#![no_std]
+#![no_main]
+
+use aya_ebpf::macros::{classifier, xdp};
+use aya_ebpf::programs::{TcContext, XdpContext};
+use kube_vip_ebpf as programs;
+
+/// What arrives on an uplink.
+#[xdp]
+pub fn kube_vip_xdp(mut ctx: XdpContext) -> u32 {
+    programs::xdp::handle(&mut ctx) as u32
+}
+
+/// What leaves through an uplink.
+#[classifier]
+pub fn kube_vip_egress(ctx: TcContext) -> i32 {
+    programs::egress::handle(&ctx) as i32
+}
+
+/// The part of the kernel's interface that is for GPL programs only (`bpf_csum_diff`,
+/// `bpf_trace_printk` and others are not) is not used; the licence string says what is.
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 11] = *b"Apache-2.0\0";

@@ -1,0 +1,52 @@
+//! Counters. Each CPU has its own, so adding needs no lock.
+
+use kube_vip_common::stats::{BackendTraffic, Reason, Traffic};
+
+use crate::maps::{BACKEND_STATS, FRONTEND_STATS, STATS};
+
+/// Counts one packet for a reason.
+#[inline(always)]
+pub fn reason(reason: Reason) {
+    if let Some(count) = STATS.get_ptr_mut(reason as u32) {
+        // SAFETY: this CPU's own value; XDP and TC run with migration and bottom halves off, so
+        // nothing comes between.
+        unsafe { *count += 1 };
+    }
+}
+
+/// Counts what arrived for a frontend.
+#[inline(always)]
+pub fn frontend(id: u32, bytes: u64) {
+    if let Some(traffic) = FRONTEND_STATS.get_ptr_mut(id) {
+        // SAFETY: as in `reason`.
+        add(unsafe { &mut *traffic }, 1, bytes);
+    }
+}
+
+/// Counts what went to a backend.
+#[inline(always)]
+pub fn sent(id: u32, bytes: u64) {
+    if let Some(traffic) = backend(id) {
+        add(&mut traffic.sent, 1, bytes);
+    }
+}
+
+/// Counts what a backend here answered.
+#[inline(always)]
+pub fn replied(id: u32, packets: u64, bytes: u64) {
+    if let Some(traffic) = backend(id) {
+        add(&mut traffic.replies, packets, bytes);
+    }
+}
+
+#[inline(always)]
+fn backend(id: u32) -> Option<&'static mut BackendTraffic> {
+    // SAFETY: as in `reason`; the reference does not outlive its caller here.
+    BACKEND_STATS.get_ptr_mut(id).map(|traffic| unsafe { &mut *traffic })
+}
+
+#[inline(always)]
+fn add(traffic: &mut Traffic, packets: u64, bytes: u64) {
+    traffic.packets += packets;
+    traffic.bytes += bytes;
+}

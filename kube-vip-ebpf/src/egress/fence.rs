@@ -1,0 +1,67 @@
+//! The fence: no ARP and no neighbour discovery leaves in the name of a VIP that is not owned now,
+//! whoever sends it: an agent thawed in the middle of its burst, the kernel resolving a next hop.
+
+use aya_ebpf::programs::TcContext;
+use kube_vip_common::stats::Reason;
+use kube_vip_common::vip::VIRTUAL;
+use network_types::arp::ArpHdr;
+use network_types::eth::EthHdr;
+use network_types::ip::Ipv6Hdr;
+
+use super::Action;
+use crate::family::{Family, V4, V6, protocol};
+use crate::frame::Cursor;
+use crate::{count, maps, ownership};
+
+const ROUTER_SOLICITATION: u8 = 133;
+const SOLICITATION: u8 = 135;
+const ADVERTISEMENT: u8 = 136;
+
+/// ARP of any kind with a VIP as sender.
+#[inline(never)]
+pub(super) fn arp(ctx: &TcContext) -> Action {
+    let mut cursor = Cursor::new(ctx);
+    let _ethernet = cursor.take::<EthHdr>();
+    let Some(arp) = cursor.take::<ArpHdr>() else {
+        return Action::Next;
+    };
+    judge::<V4>(arp.spa, Reason::ArpFenced)
+}
+
+/// Whether the packet is one of the messages that name a sender or target for caches.
+#[inline(always)]
+pub(super) fn is_discovery(ctx: &TcContext) -> bool {
+    let mut cursor = Cursor::new(ctx);
+    let _ethernet = cursor.take::<EthHdr>();
+    let icmp = cursor.take::<Ipv6Hdr>().is_some_and(|ip| ip.next_hdr == protocol::ICMPV6);
+    let kind = cursor.peek::<u8>();
+    icmp && matches!(kind, Some(ROUTER_SOLICITATION | SOLICITATION | ADVERTISEMENT))
+}
+
+/// Neighbour advertisements for a VIP; solicitations, of routers too, that a VIP sends.
+#[inline(never)]
+pub(super) fn discovery(ctx: &TcContext) -> Action {
+    let mut cursor = Cursor::new(ctx);
+    let _ethernet = cursor.take::<EthHdr>();
+    let (Some(ip), Some(head)) = (cursor.take::<Ipv6Hdr>(), cursor.take::<[u8; 8]>()) else {
+        return Action::Next;
+    };
+    if head[0] == ADVERTISEMENT
+        && let Some(target) = cursor.take::<[u8; 16]>()
+        && judge::<V6>(*target, Reason::NdFenced) == Action::Drop
+    {
+        return Action::Drop;
+    }
+    judge::<V6>(ip.src_addr, Reason::NdFenced)
+}
+
+#[inline(always)]
+fn judge<F: Family>(sender: F::Bytes, reason: Reason) -> Action {
+    match maps::vip(&F::address(sender)).filter(|vip| vip.flags & VIRTUAL != 0) {
+        Some(vip) if !ownership::owned(vip) => {
+            count::reason(reason);
+            Action::Drop
+        }
+        _ => Action::Next,
+    }
+}

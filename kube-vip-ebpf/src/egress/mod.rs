@@ -1,0 +1,42 @@
+//! What leaves through an uplink: the fence, then replies.
+
+use aya_ebpf::programs::TcContext;
+use network_types::eth::EthHdr;
+
+use crate::family::{V4, V6};
+use crate::frame::Cursor;
+
+mod fence;
+mod reply;
+
+/// What becomes of a packet. The values mean the same to TCX and to clsact with direct action.
+#[repr(i32)]
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Action {
+    /// On, to the next program (`TCX_NEXT`, `TC_ACT_UNSPEC`).
+    Next = -1,
+    /// It ends here (`TCX_DROP`, `TC_ACT_SHOT`).
+    Drop = 2,
+}
+
+/// EtherTypes, as they lie in memory.
+mod ethertype {
+    pub(super) const IPV4: u16 = 0x0800_u16.to_be();
+    pub(super) const ARP: u16 = 0x0806_u16.to_be();
+    pub(super) const IPV6: u16 = 0x86dd_u16.to_be();
+}
+
+/// Judges one packet.
+#[inline(always)]
+pub fn handle(ctx: &TcContext) -> Action {
+    let Some(ethernet) = Cursor::new(ctx).peek::<EthHdr>() else {
+        return Action::Next;
+    };
+    match ethernet.ether_type {
+        ethertype::IPV4 => reply::handle::<V4>(ctx),
+        ethertype::IPV6 if fence::is_discovery(ctx) => fence::discovery(ctx),
+        ethertype::IPV6 => reply::handle::<V6>(ctx),
+        ethertype::ARP => fence::arp(ctx),
+        _ => Action::Next,
+    }
+}

@@ -1,0 +1,79 @@
+//! A backend's reply: its source becomes the VIP again.
+//!
+//! The packet may carry a partial checksum or stand for many segments, so it is changed by the
+//! kernel's helpers, which know about both.
+
+use aya_ebpf::programs::TcContext;
+use kube_vip_common::filter::BACKENDS;
+use kube_vip_common::stats::Reason;
+use network_types::eth::EthHdr;
+
+use super::Action;
+use crate::family::{Family, Payload, Ports, protocol};
+use crate::frame::Cursor;
+use crate::maps::FILTER;
+use crate::{count, helpers};
+
+/// Offsets of the checksum in TCP (RFC 9293 §3.1) and UDP (RFC 768) headers.
+const TCP_CHECK: usize = 16;
+const UDP_CHECK: usize = 6;
+
+#[inline(always)]
+pub(super) fn handle<F: Family>(ctx: &TcContext) -> Action {
+    let mut cursor = Cursor::new(ctx);
+    let (Some(_), Some(ip)) = (cursor.take::<EthHdr>(), cursor.take::<F::Header>()) else {
+        return Action::Next;
+    };
+    let Payload::Protocol(protocol @ (protocol::TCP | protocol::UDP)) = F::payload(ip, &mut cursor)
+    else {
+        return Action::Next;
+    };
+    let Some([s0, s1, d0, d1]) = cursor.peek::<[u8; 4]>() else {
+        return Action::Next;
+    };
+    let (source, ports) = (F::source(ip), Ports {
+        source: u16::from_be_bytes([s0, s1]),
+        destination: u16::from_be_bytes([d0, d1]),
+        protocol,
+    });
+    let is_backend = |filter| F::bit(source).with_port(ports.source).is_set(filter);
+    if !FILTER.get(BACKENDS).is_some_and(is_backend) {
+        return Action::Next;
+    }
+    let Some(origin) = F::reverse(&F::tuple(source, F::destination(ip), ports)) else {
+        return Action::Next;
+    };
+    let transport = size_of::<EthHdr>() + F::header_words(ip) * 4;
+    let (vip, port, backend) = F::parts(&origin);
+    let (packets, bytes) = (helpers::segments(ctx), u64::from(ctx.len()));
+    match rewrite::<F>(ctx, transport, source, ports, vip, port) {
+        Ok(()) => {
+            count::replied(backend, packets, bytes);
+            Action::Next
+        }
+        // Half rewritten it would reach the client from a stranger.
+        Err(_) => {
+            count::reason(Reason::ReplyFailed);
+            Action::Drop
+        }
+    }
+}
+
+#[inline(always)]
+fn rewrite<F: Family>(
+    ctx: &TcContext,
+    transport: usize,
+    old: F::Bytes,
+    ports: Ports,
+    vip: F::Bytes,
+    port: u16,
+) -> Result<(), i64> {
+    let udp = ports.protocol == protocol::UDP;
+    let check = transport + if udp { UDP_CHECK } else { TCP_CHECK };
+    F::replace_source(ctx, check, old, vip, udp)?;
+    if port != ports.source {
+        helpers::replace_port(ctx, check, ports.source, port, udp)?;
+        ctx.store(transport, &port.to_be_bytes(), 0)?;
+    }
+    Ok(())
+}

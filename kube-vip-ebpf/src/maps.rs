@@ -1,0 +1,166 @@
+//! The maps, by the names `bpftool map` shows, and safe ways to read them.
+//!
+//! Sizes here are the smallest that make sense; the agent sets the real ones when it loads.
+
+use aya_ebpf::btf_maps::{Array, ArrayOfMaps, HashMap, LruHashMap, PerCpuArray, RingBuf};
+use aya_ebpf::macros::btf_map;
+use kube_vip_common::address::Address;
+use kube_vip_common::backend::Backend;
+use kube_vip_common::event::{Event, KINDS};
+use kube_vip_common::filter::Filter;
+use kube_vip_common::flow::{Endpoint4, Endpoint6, Tuple4, Tuple6};
+use kube_vip_common::frontend::{Frontend, FrontendKey};
+use kube_vip_common::lease::Lease;
+use kube_vip_common::node::{Node, PeerKey, Uplink};
+use kube_vip_common::settings::Settings;
+use kube_vip_common::stats::{BackendTraffic, Reason, Traffic};
+use kube_vip_common::table::Line;
+use kube_vip_common::vip::Vip;
+
+/// `BPF_F_INNER_MAP` (Linux 5.10): tables of different lengths fit into one outer map.
+const INNER_MAP: usize = 0x1000;
+
+/// One bit per hashed address or port; see [`kube_vip_common::filter`].
+#[btf_map]
+pub static FILTER: Array<Filter, 2> = Array::new();
+
+/// Addresses that are ours to judge.
+#[btf_map]
+pub static VIPS: HashMap<Address, Vip, 256> = HashMap::new();
+
+/// Until when this host owns what.
+#[btf_map]
+pub static LEASES: Array<Lease, 64> = Array::new();
+
+/// Balanced ports.
+#[btf_map]
+pub static FRONTENDS: HashMap<FrontendKey, Frontend, 16> = HashMap::new();
+
+/// A table on its own, the pattern for those in `TABLES`; nothing is ever in it.
+#[btf_map]
+pub static TABLE: Array<Line, 1, INNER_MAP> = Array::new();
+
+/// Frontend id → its table.
+#[btf_map]
+pub static TABLES: ArrayOfMaps<Array<Line, 1, INNER_MAP>, 16> = ArrayOfMaps::new();
+
+/// Backend id → where it listens.
+#[btf_map]
+pub static BACKENDS: Array<Backend, 16> = Array::new();
+
+/// Hosts that take part.
+#[btf_map]
+pub static NODES: Array<Node, 256> = Array::new();
+
+/// Ethernet address → index into `NODES`.
+#[btf_map]
+pub static PEERS: HashMap<PeerKey, u32, 256> = HashMap::new();
+
+/// Interface index → own Ethernet address there.
+#[btf_map]
+pub static UPLINKS: HashMap<u32, Uplink, 64> = HashMap::new();
+
+/// Connections delivered here, by the tuple client → VIP.
+#[btf_map]
+pub static FLOWS4: LruHashMap<Tuple4, Endpoint4, 1024> = LruHashMap::new();
+
+/// As `FLOWS4`, for IPv6.
+#[btf_map]
+pub static FLOWS6: LruHashMap<Tuple6, Endpoint6, 1024> = LruHashMap::new();
+
+/// Their replies, by the tuple backend → client.
+#[btf_map]
+pub static REVERSE4: LruHashMap<Tuple4, Endpoint4, 1024> = LruHashMap::new();
+
+/// As `REVERSE4`, for IPv6.
+#[btf_map]
+pub static REVERSE6: LruHashMap<Tuple6, Endpoint6, 1024> = LruHashMap::new();
+
+/// Counters by [`Reason`].
+#[btf_map]
+pub static STATS: PerCpuArray<u64, { Reason::ALL.len() }> = PerCpuArray::new();
+
+/// What arrived, by frontend id.
+#[btf_map]
+pub static FRONTEND_STATS: PerCpuArray<Traffic, 16> = PerCpuArray::new();
+
+/// What went and came, by backend id.
+#[btf_map]
+pub static BACKEND_STATS: PerCpuArray<BackendTraffic, 16> = PerCpuArray::new();
+
+/// Rare things the agent should know at once.
+#[btf_map]
+pub static EVENTS: RingBuf<Event, 65536> = RingBuf::new();
+
+/// Time of the last event of each kind, nanoseconds since boot.
+#[btf_map]
+pub static EVENT_TIMES: Array<u64, KINDS> = Array::new();
+
+/// What the agent tells the programs.
+#[btf_map]
+pub static SETTINGS: Array<Settings, 1> = Array::new();
+
+/// The entry of an address that is ours to judge.
+#[inline(always)]
+pub fn vip(address: &Address) -> Option<&'static Vip> {
+    // SAFETY: the agent may change the entry meanwhile; each field is read once and no two of them
+    // depend on each other.
+    unsafe { VIPS.get(address) }
+}
+
+/// The entry of a balanced port.
+#[inline(always)]
+pub fn frontend(key: &FrontendKey) -> Option<&'static Frontend> {
+    // SAFETY: the agent replaces an entry as a whole (a new element, RCU), never in place.
+    unsafe { FRONTENDS.get(key) }
+}
+
+/// The index into `NODES` of the agent with that Ethernet address.
+#[inline(always)]
+pub fn peer(mac: [u8; 6]) -> Option<u32> {
+    // SAFETY: one word, copied.
+    unsafe { PEERS.get(PeerKey::new(mac)).copied() }
+}
+
+/// This host's own Ethernet address on an uplink.
+#[inline(always)]
+pub fn own_mac(ifindex: u32) -> Option<[u8; 6]> {
+    // SAFETY: copied at once; the agent replaces an entry as a whole.
+    unsafe { UPLINKS.get(ifindex).map(|uplink| uplink.mac.0) }
+}
+
+/// Where a connection goes, or its reply comes from.
+#[inline(always)]
+pub fn endpoint<K, V: Copy, const N: usize>(map: &LruHashMap<K, V, N>, key: &K) -> Option<V> {
+    // SAFETY: copied at once. An element that is evicted meanwhile may be reused for another
+    // connection within the copy; the kernel offers nothing better for LRU maps (Linux
+    // Documentation/bpf/map_hash.rst, "Concurrency"), and the next packet reads it right.
+    unsafe { map.get(key).copied() }
+}
+
+/// Which slot, member or header a line holds follows from its place, so reading a [`Line`] is safe
+/// wherever the index is right: every byte pattern is a value of each view.
+pub mod line {
+    use kube_vip_common::table::{Header, Line, MEMBERS_PER_LINE, Member, SLOTS_PER_LINE};
+
+    /// The header in line 0.
+    #[inline(always)]
+    pub fn header(line: &Line) -> &Header {
+        // SAFETY: all views are plain numbers filling the line.
+        unsafe { &line.header }
+    }
+
+    /// The slot with that number in its line.
+    #[inline(always)]
+    pub fn slot(line: &Line, slot: u32) -> u16 {
+        // SAFETY: as above.
+        unsafe { line.slots[(slot % SLOTS_PER_LINE) as usize] }
+    }
+
+    /// The member with that index in its line.
+    #[inline(always)]
+    pub fn member(line: &Line, index: u32) -> Member {
+        // SAFETY: as above.
+        unsafe { line.members[(index % MEMBERS_PER_LINE) as usize] }
+    }
+}

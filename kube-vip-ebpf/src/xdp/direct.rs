@@ -1,0 +1,26 @@
+//! A client that speaks straight to a backend here. If it uses the port that a balanced connection
+//! of its had before, the record of that would rewrite the backend's replies: it ends now.
+
+use kube_vip_common::stats::Reason;
+
+use super::transport::Transport;
+use crate::count;
+use crate::family::{Family, Ports};
+
+#[inline(always)]
+pub(super) fn handle<F: Family>(ip: &F::Header, transport: &Transport<'_>) {
+    // Inside a TCP connection nothing can have changed since its SYN.
+    if transport.is_tcp() && !transport.opens {
+        return;
+    }
+    let (client, backend, ports) = (F::source(ip), F::destination(ip), transport.ports);
+    let reply_ports =
+        Ports { source: ports.destination, destination: ports.source, protocol: ports.protocol };
+    let reply = F::tuple(backend, client, reply_ports);
+    if let Some(origin) = F::reverse(&reply) {
+        let (vip, port, _) = F::parts(&origin);
+        let flow = F::tuple(client, vip, Ports { destination: port, ..ports });
+        F::forget(&flow, &reply);
+        count::reason(Reason::FlowReplaced);
+    }
+}

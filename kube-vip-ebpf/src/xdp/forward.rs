@@ -1,0 +1,45 @@
+//! To a peer on this L2: new Ethernet addresses and the mark, nothing else, and no state.
+
+use aya_ebpf::programs::XdpContext;
+use kube_vip_common::mark;
+use kube_vip_common::stats::Reason;
+use kube_vip_common::table::Member;
+use network_types::eth::EthHdr;
+
+use super::{Action, Verdict};
+use crate::family::Family;
+use crate::frame::length;
+use crate::maps::NODES;
+use crate::{count, helpers, log};
+
+#[inline(always)]
+pub(super) fn handle<F: Family>(
+    ctx: &XdpContext,
+    ethernet: &mut EthHdr,
+    ip: &mut F::Header,
+    member: Member,
+) -> Verdict {
+    let node = NODES.get(member.node.into());
+    let Some(node) = node.filter(|node| node.ifindex != 0) else {
+        return dropped(ctx, Reason::NoNextHop, ethernet.src_addr);
+    };
+    if node.mac.0 == ethernet.src_addr {
+        return dropped(ctx, Reason::BackToSender, ethernet.src_addr);
+    }
+    ethernet.dst_addr = node.mac.0;
+    ethernet.src_addr = node.source_mac.0;
+    F::set_ttl(ip, mark::ttl(0));
+    count::sent(member.backend, length(ctx));
+    if node.ifindex == ctx.ingress_ifindex() as u32 {
+        return Verdict::Done(Action::Transmit);
+    }
+    helpers::redirect(node.ifindex);
+    Verdict::Done(Action::Redirect)
+}
+
+#[inline(always)]
+fn dropped(ctx: &XdpContext, reason: Reason, mac: [u8; 6]) -> Verdict {
+    count::reason(reason);
+    log::rare(ctx, reason, mac);
+    Verdict::Done(Action::Drop)
+}

@@ -1,0 +1,165 @@
+//! What arrives on an uplink, stage by stage.
+//!
+//! ```text
+//! handle ─┬─ arp, nd        requests for a VIP, claims to it
+//!         ├─ judge ─┬─ filter: not ours ────────────────> up, untouched
+//!         │         ├─ balance: a frontend's packet ─┬──> deliver: to a backend here, up
+//!         │         │                                └──> forward: to a peer, out again
+//!         │         └─ unbalanced: ours, no frontend ─┬─> echo
+//!         │                                           └─> up where held
+//!         └─ refuse: reset, unreachable or closed
+//! ```
+
+use aya_ebpf::bindings::xdp_action;
+use aya_ebpf::programs::XdpContext;
+use kube_vip_common::filter::ADDRESSES;
+use kube_vip_common::stats::Reason;
+use network_types::eth::EthHdr;
+
+use crate::count;
+use crate::family::{Family, Payload, V4, V6, protocol};
+use crate::frame::Cursor;
+use crate::maps::FILTER;
+
+mod agent;
+mod arp;
+mod balance;
+mod closed;
+mod deliver;
+mod direct;
+mod echo;
+mod forward;
+mod nd;
+mod pick;
+mod reset;
+mod transport;
+mod unbalanced;
+mod unreachable;
+
+/// What becomes of a frame.
+#[repr(u32)]
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Action {
+    /// It ends here.
+    Drop = xdp_action::XDP_DROP,
+    /// Up, to the kernel.
+    Pass = xdp_action::XDP_PASS,
+    /// Out through the interface it came in by.
+    Transmit = xdp_action::XDP_TX,
+    /// Out through another interface.
+    Redirect = xdp_action::XDP_REDIRECT,
+}
+
+/// What a stage that only reads says.
+enum Verdict {
+    /// The frame is done with.
+    Done(Action),
+    /// It is no frontend's.
+    Unbalanced,
+    /// The client is told that nobody serves it.
+    Refuse(Refusal),
+}
+
+/// How a client is told.
+#[derive(Clone, Copy)]
+enum Refusal {
+    /// By a TCP RST.
+    Reset(Reason),
+    /// By an ICMP or ICMPv6 error.
+    Unreachable(Reason),
+    /// By the kernel's own RST: an agent's frame does not say where its client is on the link.
+    Closed(Reason),
+}
+
+/// EtherTypes, as they lie in memory.
+mod ethertype {
+    pub(super) const IPV4: u16 = 0x0800_u16.to_be();
+    pub(super) const ARP: u16 = 0x0806_u16.to_be();
+    pub(super) const IPV6: u16 = 0x86dd_u16.to_be();
+}
+
+/// Judges one frame.
+#[inline(always)]
+pub fn handle(ctx: &mut XdpContext) -> Action {
+    let Some(ethernet) = Cursor::new(ctx).peek::<EthHdr>() else {
+        return Action::Pass;
+    };
+    match ethernet.ether_type {
+        ethertype::IPV4 => ip::<V4>(ctx),
+        // Solicitations go to a multicast address, so they are looked for before the filter.
+        ethertype::IPV6 if nd::is_solicitation_or_advertisement(ctx) => nd::handle(ctx),
+        ethertype::IPV6 => ip::<V6>(ctx),
+        ethertype::ARP => arp::handle(ctx),
+        _ => Action::Pass,
+    }
+}
+
+#[inline(always)]
+fn ip<F: Family>(ctx: &mut XdpContext) -> Action {
+    match judge::<F>(ctx) {
+        Verdict::Done(action) => action,
+        Verdict::Unbalanced => match unbalanced::handle::<F>(ctx) {
+            Verdict::Done(action) => action,
+            Verdict::Refuse(refusal) => refuse::<F>(ctx, refusal),
+            Verdict::Unbalanced => Action::Pass,
+        },
+        Verdict::Refuse(refusal) => refuse::<F>(ctx, refusal),
+    }
+}
+
+#[inline(always)]
+fn judge<F: Family>(ctx: &XdpContext) -> Verdict {
+    const NOT_OURS: Verdict = Verdict::Done(Action::Pass);
+    let mut cursor = Cursor::new(ctx);
+    let (Some(ethernet), Some(ip)) = (cursor.take::<EthHdr>(), cursor.take::<F::Header>()) else {
+        return NOT_OURS;
+    };
+    // Before any judgement on the rest: what is not for an address of ours passes as it is.
+    let Some(filter) = FILTER.get(ADDRESSES) else {
+        return NOT_OURS;
+    };
+    if !F::bit(F::destination(ip)).is_set(filter) {
+        return NOT_OURS;
+    }
+    match F::payload(ip, &mut cursor) {
+        Payload::Protocol(protocol @ (protocol::TCP | protocol::UDP)) => {
+            match transport::parse(&mut cursor, protocol) {
+                Some(transport) => balance::handle::<F>(ctx, ethernet, ip, transport),
+                None => Verdict::Unbalanced,
+            }
+        }
+        _ => Verdict::Unbalanced,
+    }
+}
+
+#[inline(always)]
+fn refuse<F: Family>(ctx: &mut XdpContext, refusal: Refusal) -> Action {
+    let (reason, answer) = match refusal {
+        Refusal::Reset(reason) => (reason, reset::answer::<F>(ctx)),
+        Refusal::Unreachable(reason) => (reason, unreachable::answer::<F>(ctx)),
+        Refusal::Closed(reason) => (reason, closed::answer::<F>(ctx)),
+    };
+    match answer {
+        Some(action) => {
+            count::reason(reason);
+            action
+        }
+        None => {
+            count::reason(Reason::Unanswerable);
+            Action::Drop
+        }
+    }
+}
+
+/// Whether the frame was for this host alone: errors are never sent about others (RFC 1122 §3.2.2).
+#[inline(always)]
+fn is_unicast(ethernet: &EthHdr) -> bool {
+    ethernet.dst_addr[0] & 1 == 0
+}
+
+/// Turns the frame's direction on the link.
+#[inline(always)]
+fn turn(ethernet: &mut EthHdr) {
+    (ethernet.src_addr, ethernet.dst_addr) = (ethernet.dst_addr, ethernet.src_addr);
+}
+

@@ -1,0 +1,64 @@
+//! Answers a TCP segment with RST (RFC 9293 §3.10.7.1), as a host without the connection would.
+
+use aya_ebpf::programs::XdpContext;
+use network_types::eth::EthHdr;
+use network_types::tcp::TcpHdr;
+
+use super::transport::{flags, tcp_flags};
+use super::{Action, is_unicast, turn};
+use crate::family::{Family, Payload, protocol};
+use crate::frame::{Cursor, Word};
+use crate::helpers;
+
+/// Shortest frame without its check sequence (IEEE 802.3 §3.2.8).
+const SHORTEST_FRAME: usize = 60;
+
+/// Nothing where it must not be answered.
+#[inline(never)]
+pub(super) fn answer<F: Family>(ctx: &mut XdpContext) -> Option<Action> {
+    let mut cursor = Cursor::new(ctx);
+    let ethernet = cursor.take::<EthHdr>()?;
+    let ip = cursor.take::<F::Header>()?;
+    let Payload::Protocol(protocol::TCP) = F::payload(ip, &mut cursor) else {
+        return None;
+    };
+    let flags = tcp_flags(&cursor)?;
+    let tcp = *cursor.take::<TcpHdr>()?;
+    let (client, vip) = (F::source(ip), F::destination(ip));
+    // An RST is never answered, else two hosts could reset each other for ever.
+    if flags & flags::RST != 0 || !is_unicast(ethernet) || !F::is_answerable(client) {
+        return None;
+    }
+    let (sequence, acknowledgement, flags) = if flags & flags::ACK != 0 {
+        (tcp.ack_seq, [0; 4], flags::RST)
+    } else {
+        let text = u32::from(F::payload_length(ip)).wrapping_sub(u32::from(tcp.doff()) * 4);
+        let marks = u32::from(flags & flags::SYN != 0) + u32::from(flags & flags::FIN != 0);
+        let next = u32::from_be_bytes(tcp.seq).wrapping_add(text).wrapping_add(marks);
+        ([0; 4], next.to_be_bytes(), flags::RST | flags::ACK)
+    };
+
+    let length = size_of::<EthHdr>() + size_of::<F::Header>() + size_of::<TcpHdr>();
+    helpers::set_length(ctx, length.max(SHORTEST_FRAME) as u64)?;
+    let mut cursor = Cursor::new(ctx);
+    let ethernet = cursor.take::<EthHdr>()?;
+    let ip = cursor.take::<F::Header>()?;
+    let segment = cursor.take::<[Word; 5]>()?;
+    turn(ethernet);
+    let length = size_of::<TcpHdr>() as u16;
+    F::write(ip, vip, client, protocol::TCP, length);
+    let [d0, d1] = tcp.dest;
+    let [s0, s1] = tcp.source;
+    // Five words of header, no window, no urgent pointer.
+    let offset_and_flags = [5 << 4, flags, 0, 0];
+    let words = [[d0, d1, s0, s1], sequence, acknowledgement, offset_and_flags];
+    let sum = words
+        .into_iter()
+        .fold(F::pseudo(vip, client, protocol::TCP, length), |sum, word| {
+            sum.add(u32::from_ne_bytes(word))
+        });
+    let [c0, c1] = sum.checksum().to_ne_bytes();
+    let [ports, sequence, acknowledgement, offset_and_flags] = words;
+    *segment = [ports, sequence, acknowledgement, offset_and_flags, [c0, c1, 0, 0]];
+    Some(Action::Transmit)
+}
