@@ -33,14 +33,14 @@ const OBJECTS: &[&str] = &["kube-vip-ebpf", "bench"];
 ///
 /// Needs a compiler with core for bpfel-unknown-none and bpf-linker. Missing ones are installed
 /// first, see `cargo xtask setup --help`. Compiling needs no root.
-#[derive(Debug, Default, clap::Args)]
+#[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   cargo xtask build-ebpf
   cargo xtask build-ebpf --toolchain nightly
   llvm-objdump -dS target/bpf/kube-vip-ebpf.o     what was made of it")]
 pub(crate) struct Args {
     #[command(flatten)]
-    pub(crate) toolchain: ToolchainArgs,
+    toolchain: ToolchainArgs,
     /// Compile even if nothing changed
     #[arg(long)]
     force: bool,
@@ -49,6 +49,11 @@ pub(crate) struct Args {
 /// The compiled programs.
 pub(crate) struct Objects {
     pub(crate) dir: PathBuf,
+}
+
+/// The compiled programs for another command.
+pub(crate) fn ensure(toolchain: ToolchainArgs) -> Result<Objects> {
+    run(&Args { toolchain, force: false })
 }
 
 pub(crate) fn run(args: &Args) -> Result<Objects> {

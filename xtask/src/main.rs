@@ -1,7 +1,10 @@
 //! `cargo xtask`: what a developer types.
 
+mod bench;
+mod build;
 mod build_ebpf;
 mod child;
+mod demo;
 mod fingerprint;
 mod linker;
 mod packages;
@@ -9,6 +12,8 @@ mod paths;
 mod privilege;
 mod progress;
 mod setup;
+mod show;
+mod test;
 mod toolchain;
 
 use std::process::ExitCode;
@@ -27,12 +32,20 @@ struct Cli {
 enum Command {
     Setup(setup::Args),
     BuildEbpf(build_ebpf::Args),
+    Build(build::Args),
+    Demo(demo::Args),
+    Test(test::Args),
+    Bench(bench::Args),
 }
 
 fn main() -> ExitCode {
     let done = match Cli::parse().command {
         Command::Setup(args) => setup::run(&args),
         Command::BuildEbpf(args) => build_ebpf::run(&args).map(drop),
+        Command::Build(args) => build::run(&args),
+        Command::Demo(args) => demo::run(args),
+        Command::Test(args) => test::run(&args),
+        Command::Bench(args) => bench::run(args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -39,9 +39,9 @@ const BUILD_PROGRAMS: &[Program] = &[
 /// running it by hand is never necessary.
 ///
 /// The compiler is, in this order: what --toolchain asks for; a rustc that brings core for
-/// bpfel-unknown-none (/usr/bin/rustc, or the one named by KUBE_VIP_BPF_RUSTC); a nightly with
+/// bpfel-unknown-none (/usr/bin/rustc, or the one named by `KUBE_VIP_BPF_RUSTC`); a nightly with
 /// rust-src; else Debian's packages are installed. bpf-linker is looked for in PATH, or named by
-/// KUBE_VIP_BPF_LINKER.
+/// `KUBE_VIP_BPF_LINKER`.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   cargo xtask setup                        install what is missing
