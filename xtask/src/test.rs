@@ -1,7 +1,10 @@
 //! `cargo xtask test`: everything that can be tested on one machine.
 
-use std::io::{Read, Write};
-use std::process::Stdio;
+use std::io::{IsTerminal, Read, Write};
+use std::process::{Command, ExitStatus};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
@@ -61,12 +64,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     cargo.args(&args.arguments);
 
     let step = Step::start("testing", "cargo test and its output follow");
-    let mut child = cargo.stdout(Stdio::piped()).spawn().context("cannot start cargo test")?;
     let mut summary = Summary::default();
-    if let Some(stdout) = child.stdout.take() {
-        relay(stdout, &mut std::io::stdout().lock(), &mut summary)?;
-    }
-    let status = child.wait()?;
+    let status = run_relayed(cargo, &mut summary)?;
     step.done("tested");
     if !status.success() && summary.suites == 0 {
         bail!("cargo test ran no test ({status}); its messages are above");
@@ -119,33 +118,70 @@ impl Summary {
     }
 }
 
-/// Passes output on as it comes, not by lines: a test's name is shown before its result.
-fn relay(mut from: impl Read, to: &mut impl Write, summary: &mut Summary) -> Result<()> {
-    let mut buffer = [0; 8192];
-    let mut line = Vec::new();
-    loop {
-        let count = from.read(&mut buffer).context("cannot read the tests' output")?;
-        if count == 0 {
-            break;
+/// Runs the tests, passing their output on and adding up their results.
+///
+/// Standard output and standard error are one stream, or cargo's headings land in the middle of
+/// the test runner's lines. A process that a test left behind holds the stream open; it must not
+/// hold us.
+fn run_relayed(mut cargo: Command, summary: &mut Summary) -> Result<ExitStatus> {
+    let (mut output, input) = std::io::pipe().context("cannot make a pipe")?;
+    if std::io::stdout().is_terminal() {
+        cargo.env("CARGO_TERM_COLOR", "always");
+    }
+    cargo.stdout(input.try_clone()?).stderr(input);
+    let mut child = cargo.spawn().context("cannot start cargo test")?;
+    // The command holds the pipe's other end; only the tests may.
+    drop(cargo);
+    let (sender, pieces) = mpsc::channel();
+    thread::spawn(move || {
+        let mut buffer = [0; 8192];
+        while let Ok(count @ 1..) = output.read(&mut buffer) {
+            if sender.send(buffer[..count].to_vec()).is_err() {
+                break;
+            }
         }
-        to.write_all(&buffer[..count])?;
-        to.flush()?;
-        for byte in &buffer[..count] {
-            if *byte == b'\n' {
-                summary.line(&String::from_utf8_lossy(&line));
-                line.clear();
-            } else {
-                line.push(*byte);
+    });
+    let mut relay = Relay::default();
+    loop {
+        match pieces.recv_timeout(Duration::from_secs(1)) {
+            Ok(piece) => relay.piece(&piece, &mut std::io::stdout().lock(), summary)?,
+            Err(RecvTimeoutError::Disconnected) => break,
+            Err(RecvTimeoutError::Timeout) => {
+                if child.try_wait()?.is_some() {
+                    eprintln!("    a process started by the tests is still running");
+                    break;
+                }
             }
         }
     }
-    summary.line(&String::from_utf8_lossy(&line));
-    Ok(())
+    Ok(child.wait()?)
+}
+
+/// Output on its way through, shown as it comes and not by lines: a test's name is there before
+/// its result.
+#[derive(Debug, Default)]
+struct Relay {
+    line: Vec<u8>,
+}
+
+impl Relay {
+    fn piece(&mut self, piece: &[u8], to: &mut impl Write, summary: &mut Summary) -> Result<()> {
+        to.write_all(piece).and_then(|()| to.flush()).context("cannot write the tests' output")?;
+        for byte in piece {
+            if *byte == b'\n' {
+                summary.line(&String::from_utf8_lossy(&self.line));
+                self.line.clear();
+            } else {
+                self.line.push(*byte);
+            }
+        }
+        Ok(())
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Args, Summary, relay, selection};
+    use super::{Args, Relay, Summary, selection};
     use crate::toolchain::ToolchainArgs;
 
     const OUTPUT: &str = "\
@@ -157,22 +193,13 @@ test result: FAILED. 1 passed; 1 failed; 0 ignored; 0 measured; 3 filtered out; 
 test result: ok. 40 passed; 0 failed; 2 ignored; 0 measured; 0 filtered out; finished in 1.20s
 ";
 
-    /// Hands out its text in pieces of seven bytes.
-    struct Pieces<'a>(&'a [u8]);
-
-    impl std::io::Read for Pieces<'_> {
-        fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
-            let count = self.0.len().min(7);
-            buffer[..count].copy_from_slice(&self.0[..count]);
-            self.0 = &self.0[count..];
-            Ok(count)
-        }
-    }
-
     #[test]
     fn results_are_summed_and_the_output_is_passed_on() {
-        let (mut shown, mut summary) = (Vec::new(), Summary::default());
-        relay(Pieces(OUTPUT.as_bytes()), &mut shown, &mut summary).unwrap();
+        let (mut shown, mut summary, mut relay) =
+            (Vec::new(), Summary::default(), Relay::default());
+        for piece in OUTPUT.as_bytes().chunks(7) {
+            relay.piece(piece, &mut shown, &mut summary).unwrap();
+        }
         assert_eq!(shown, OUTPUT.as_bytes());
         assert_eq!(summary, Summary { suites: 2, passed: 41, failed: 1 });
     }
