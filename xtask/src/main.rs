@@ -7,6 +7,8 @@ mod child;
 mod demo;
 mod fingerprint;
 mod linker;
+mod lint;
+mod lint_tables;
 mod packages;
 mod paths;
 mod privilege;
@@ -36,6 +38,7 @@ enum Command {
     Demo(demo::Args),
     Test(test::Args),
     Bench(bench::Args),
+    Lint(lint::Args),
 }
 
 fn main() -> ExitCode {
@@ -46,6 +49,7 @@ fn main() -> ExitCode {
         Command::Demo(args) => demo::run(args),
         Command::Test(args) => test::run(&args),
         Command::Bench(args) => bench::run(args),
+        Command::Lint(args) => lint::run(&args),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
