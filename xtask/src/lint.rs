@@ -128,9 +128,9 @@ fn deny(advisories: bool) -> Result<&'static str> {
     for manifest in ["Cargo.toml", "kube-vip-ebpf/Cargo.toml"] {
         let mut cargo: Command = child::cargo();
         cargo
-            .args(["deny", "--manifest-path", manifest, "--all-features"])
-            .args(["check", "--hide-inclusion-graph", "--config"])
+            .args(["deny", "--all-features", "--manifest-path", manifest, "--config"])
             .arg(paths::root().join("deny.toml"))
+            .args(["check", "--hide-inclusion-graph"])
             .args(&checks);
         child::stream(&mut cargo, &format!("cargo deny for {manifest}"))?;
     }

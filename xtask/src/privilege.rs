@@ -1,6 +1,5 @@
 //! Who we are, and what to say to somebody who is not root.
 
-use std::env;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 
@@ -34,10 +33,9 @@ pub(crate) fn require_lab(step: &str, instead: &str) -> Result<()> {
     Ok(())
 }
 
-/// `sudo` with the `PATH` that finds cargo, in front of `command`.
+/// `command` with root, where cargo and rustup still find what is in the developer's home.
 pub(crate) fn with_sudo(command: &str) -> String {
-    let path = env::var("PATH").unwrap_or_default();
-    format!("  sudo env \"PATH={path}\" {command}")
+    format!("  sudo env \"HOME=$HOME\" \"PATH=$PATH\" {command}")
 }
 
 fn has_capability(status: &str, bit: u32) -> bool {

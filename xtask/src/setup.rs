@@ -5,7 +5,7 @@ use anyhow::{Context, Result, bail};
 use crate::linker::{self, Linker};
 use crate::packages::{self, Program};
 use crate::paths;
-use crate::progress::{Step, note};
+use crate::progress::note;
 use crate::toolchain::{self, Choice, Kind, Toolchain, ToolchainArgs};
 
 /// Brings core for BPF, its cargo, and the inspection tool every developer wants beside them.
@@ -236,12 +236,10 @@ fn install(survey: Survey, needs: &[Need], args: ToolchainArgs) -> Result<Tools>
     if !survey.packages.is_empty() {
         packages::install(&survey.packages, &survey.missing.join("; "))?;
     }
-    let step = Step::start("looking again", "something was missing");
     let mut after = self::survey(needs, args)?;
     if let Some(stop) = after.stop {
         bail!("{stop}");
     }
-    step.done("looked");
     if !after.packages.is_empty() {
         bail!(
             "still missing after installing packages: {}\n{}",
