@@ -1,1 +1,61 @@
-fn main() {}
+//! `cargo xtask`: what a developer types.
+
+mod bench;
+mod build;
+mod build_ebpf;
+mod child;
+mod demo;
+mod fingerprint;
+mod linker;
+mod lint;
+mod lint_tables;
+mod packages;
+mod paths;
+mod privilege;
+mod progress;
+mod setup;
+mod show;
+mod test;
+mod toolchain;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Builds, tests and shows kube-vip. Each command has a --help that teaches.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Setup(setup::Args),
+    BuildEbpf(build_ebpf::Args),
+    Build(build::Args),
+    Demo(demo::Args),
+    Test(test::Args),
+    Bench(bench::Args),
+    Lint(lint::Args),
+}
+
+fn main() -> ExitCode {
+    let done = match Cli::parse().command {
+        Command::Setup(args) => setup::run(&args),
+        Command::BuildEbpf(args) => build_ebpf::run(&args).map(drop),
+        Command::Build(args) => build::run(&args),
+        Command::Demo(args) => demo::run(args),
+        Command::Test(args) => test::run(&args),
+        Command::Bench(args) => bench::run(args),
+        Command::Lint(args) => lint::run(&args),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
