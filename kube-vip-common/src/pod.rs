@@ -43,5 +43,6 @@ pod!(
     Traffic,
     Tuple4,
     Tuple6,
+    Uplink,
     Vip,
 );

@@ -9,6 +9,7 @@
 pub mod address;
 pub mod announce;
 pub mod config;
+pub mod dataplane;
 pub mod plan;
 pub mod source;
 pub mod view;

@@ -1,0 +1,88 @@
+//! The fence: writes until when this host owns the VIPs.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use aya::maps::{Array, MapData, MapError};
+use kube_vip_common::lease::Lease;
+
+use super::sys::boot_time;
+use crate::plan::Grant;
+
+/// A handle to `LEASES`; all copies are the same fence.
+#[derive(Clone)]
+pub struct Fence {
+    leases: Option<Arc<Mutex<Array<MapData, Lease>>>>,
+}
+
+/// A lease could not be written.
+#[derive(Debug, thiserror::Error)]
+#[error("writing lease {index}")]
+pub struct FenceError {
+    /// Which one.
+    pub index: u32,
+    /// What the kernel said.
+    pub source: MapError,
+}
+
+impl Fence {
+    /// The fence in that map.
+    pub fn new(leases: Array<MapData, Lease>) -> Self {
+        Self { leases: Some(Arc::new(Mutex::new(leases))) }
+    }
+
+    /// Where there are no kernel programs nothing is fenced.
+    pub fn none() -> Self {
+        Self { leases: None }
+    }
+
+    /// Ownership as it stands in the kernel.
+    pub fn read(&self, index: u32) -> Option<Lease> {
+        self.with(|leases| leases.get(&index, 0)).and_then(Result::ok)
+    }
+
+    /// Begins ownership, or ends it: with a grant, from now for `term`; without, at once. A grant
+    /// that holds already goes on.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel said.
+    pub fn grant(
+        &self,
+        index: u32,
+        grant: Option<Grant>,
+        term: Duration,
+    ) -> Result<(), FenceError> {
+        let now = boot_time();
+        let lease = match (grant, self.read(index)) {
+            (None, _) => Lease::default(),
+            (Some(grant), Some(old)) if old.epoch == grant.epoch && old.until > now => {
+                Lease { since: old.since, until: end(now, grant, term), epoch: grant.epoch }
+            }
+            (Some(grant), _) => {
+                Lease { since: now, until: end(now, grant, term), epoch: grant.epoch }
+            }
+        };
+        self.with(|leases| leases.set(index, lease, 0))
+            .unwrap_or(Ok(()))
+            .map_err(|source| FenceError { index, source })
+    }
+
+    /// Nanoseconds that remain of a lease; nothing where it is not held, `u64::MAX` without end.
+    pub fn remaining(&self, index: u32) -> Option<u64> {
+        let (lease, now) = (self.read(index)?, boot_time());
+        match lease.until {
+            u64::MAX => Some(u64::MAX),
+            _ => lease.holds_at(now).then(|| lease.until - now),
+        }
+    }
+
+    fn with<T>(&self, f: impl FnOnce(&mut Array<MapData, Lease>) -> T) -> Option<T> {
+        let leases = self.leases.as_ref()?;
+        Some(f(&mut leases.lock().unwrap_or_else(PoisonError::into_inner)))
+    }
+}
+
+fn end(now: u64, grant: Grant, term: Duration) -> u64 {
+    if grant.forever { u64::MAX } else { now + term.as_nanos() as u64 }
+}

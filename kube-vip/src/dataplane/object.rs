@@ -1,0 +1,254 @@
+//! The kernel programs this agent carries inside, and how they are loaded.
+
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::path::PathBuf;
+
+use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, RingBuf};
+use aya::programs::{SchedClassifier, Xdp};
+use aya::{Ebpf, EbpfLoader};
+use kube_vip_common::address::Address;
+use kube_vip_common::backend::Backend;
+use kube_vip_common::event::Event;
+use kube_vip_common::filter::Filter;
+use kube_vip_common::frontend::{Frontend, FrontendKey};
+use kube_vip_common::lease::Lease;
+use kube_vip_common::node::{Node, PeerKey, Uplink};
+use kube_vip_common::settings::Settings;
+use kube_vip_common::stats::{BackendTraffic, Traffic};
+use kube_vip_common::vip::Vip;
+
+use crate::config::Limits;
+
+/// The ELF object, aligned as its parser needs.
+static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("KUBE_VIP_EBPF_OBJECT"));
+
+/// Name of the XDP program.
+pub const XDP: &str = "kube_vip_xdp";
+/// Name of the TC egress program.
+pub const EGRESS: &str = "kube_vip_egress";
+
+/// Why the programs could not be loaded.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// The build had no object to embed.
+    #[error(
+        "this kube-vip was built without its kernel programs: build it with `cargo xtask build`"
+    )]
+    Empty,
+    /// The kernel, or aya, refused them.
+    #[error("loading the kernel programs")]
+    Aya(#[from] aya::EbpfError),
+    /// The verifier refused one.
+    #[error("loading program {name}")]
+    Program {
+        /// Which one.
+        name: &'static str,
+        /// What the kernel said.
+        source: aya::programs::ProgramError,
+    },
+    /// The object has no such program or map: it is of another version.
+    #[error("the kernel programs have no {0}")]
+    Missing(&'static str),
+    /// A map is of another type.
+    #[error("map {name}")]
+    Map {
+        /// Which one.
+        name: &'static str,
+        /// What is wrong with it.
+        source: MapError,
+    },
+}
+
+/// The loaded programs with their maps. Dropping it detaches what is not pinned.
+pub struct Object {
+    /// The programs; the maps have been taken out.
+    pub programs: Ebpf,
+    /// The maps.
+    pub maps: Maps,
+    /// The kernel's side of the log, if it has one.
+    pub logger: Option<aya_log::EbpfLogger<&'static dyn log::Log>>,
+}
+
+/// The maps, by the names they have in the kernel.
+pub struct Maps {
+    /// `FILTER`.
+    pub filter: Array<MapData, Filter>,
+    /// `VIPS`.
+    pub vips: HashMap<MapData, Address, Vip>,
+    /// `LEASES`.
+    pub leases: Array<MapData, Lease>,
+    /// `FRONTENDS`.
+    pub frontends: HashMap<MapData, FrontendKey, Frontend>,
+    /// `FRONTENDS` again, for batches.
+    pub frontends_fd: OwnedFd,
+    /// `TABLE`, the pattern for tables.
+    pub table: MapData,
+    /// `TABLES`.
+    pub tables: MapData,
+    /// `BACKENDS`.
+    pub backends: Array<MapData, Backend>,
+    /// `BACKENDS` again, for batches.
+    pub backends_fd: OwnedFd,
+    /// `NODES`.
+    pub nodes: Array<MapData, Node>,
+    /// `PEERS`.
+    pub peers: HashMap<MapData, PeerKey, u32>,
+    /// `UPLINKS`.
+    pub uplinks: HashMap<MapData, u32, Uplink>,
+    /// `SETTINGS`.
+    pub settings: Array<MapData, Settings>,
+    /// `STATS`.
+    pub stats: PerCpuArray<MapData, u64>,
+    /// `FRONTEND_STATS`.
+    pub frontend_stats: PerCpuArray<MapData, Traffic>,
+    /// `BACKEND_STATS`.
+    pub backend_stats: PerCpuArray<MapData, BackendTraffic>,
+    /// `EVENTS`; taken by whoever reads it.
+    pub events: Option<RingBuf<MapData>>,
+}
+
+/// Every map but the log, which belongs to one load of the programs only.
+pub const MAP_NAMES: &[&str] = &[
+    "FILTER",
+    "VIPS",
+    "LEASES",
+    "FRONTENDS",
+    "TABLE",
+    "TABLES",
+    "BACKENDS",
+    "NODES",
+    "PEERS",
+    "UPLINKS",
+    "SETTINGS",
+    "STATS",
+    "FRONTEND_STATS",
+    "BACKEND_STATS",
+    "EVENTS",
+    "EVENT_TIMES",
+    "FLOWS4",
+    "FLOWS6",
+    "REVERSE4",
+    "REVERSE6",
+];
+
+impl Object {
+    /// Loads the programs and makes their maps, or takes maps over that are pinned in `pins`.
+    ///
+    /// Minimum kernel: 5.10 (maps of different length in one outer map).
+    ///
+    /// # Errors
+    ///
+    /// Whatever the kernel refuses; nothing stays behind but pins, which the caller removes.
+    pub fn load(limits: &Limits, pins: Option<&PathBuf>) -> Result<Self, LoadError> {
+        if OBJECT.is_empty() {
+            return Err(LoadError::Empty);
+        }
+        let mut loader = EbpfLoader::new();
+        // No program asks the kernel for the layout of its types: reading those would only cost
+        // memory.
+        loader.btf(None);
+        for (map, size) in [
+            ("FRONTENDS", limits.frontends),
+            ("TABLES", limits.frontends),
+            ("FRONTEND_STATS", limits.frontends),
+            ("BACKENDS", limits.backends),
+            ("BACKEND_STATS", limits.backends),
+            ("FLOWS4", limits.flows),
+            ("FLOWS6", limits.flows),
+            ("REVERSE4", limits.flows),
+            ("REVERSE6", limits.flows),
+        ] {
+            loader.map_max_entries(map, size);
+        }
+        if let Some(pins) = pins {
+            for name in MAP_NAMES {
+                loader.map_pin_path(name, pins.join(name));
+            }
+        }
+        let mut programs = loader.load(OBJECT)?;
+        let load = |name, result: Result<(), aya::programs::ProgramError>| {
+            result.map_err(|source| LoadError::Program { name, source })
+        };
+        load(XDP, xdp(&mut programs)?.load())?;
+        load(EGRESS, egress(&mut programs)?.load())?;
+        let logger = aya_log::EbpfLogger::init(&mut programs).ok();
+        Ok(Self { maps: Maps::take(&mut programs)?, programs, logger })
+    }
+
+    /// The XDP program.
+    pub fn xdp(&mut self) -> Result<&mut Xdp, LoadError> {
+        xdp(&mut self.programs)
+    }
+
+    /// The TC egress program.
+    pub fn egress(&mut self) -> Result<&mut SchedClassifier, LoadError> {
+        egress(&mut self.programs)
+    }
+}
+
+fn xdp(programs: &mut Ebpf) -> Result<&mut Xdp, LoadError> {
+    let program = programs.program_mut(XDP).ok_or(LoadError::Missing(XDP))?;
+    program.try_into().map_err(|source| LoadError::Program { name: XDP, source })
+}
+
+fn egress(programs: &mut Ebpf) -> Result<&mut SchedClassifier, LoadError> {
+    let program = programs.program_mut(EGRESS).ok_or(LoadError::Missing(EGRESS))?;
+    program.try_into().map_err(|source| LoadError::Program { name: EGRESS, source })
+}
+
+impl Maps {
+    fn take(programs: &mut Ebpf) -> Result<Self, LoadError> {
+        let fd = |name| {
+            let map = programs.map(name).ok_or(LoadError::Missing(name))?;
+            let (Map::Array(data) | Map::HashMap(data)) = map else {
+                return Err(LoadError::Missing(name));
+            };
+            data.fd()
+                .as_fd()
+                .try_clone_to_owned()
+                .map_err(|source| LoadError::Map { name, source: MapError::IoError(source) })
+        };
+        Ok(Self {
+            backends_fd: fd("BACKENDS")?,
+            frontends_fd: fd("FRONTENDS")?,
+            filter: typed(programs, "FILTER")?,
+            vips: typed(programs, "VIPS")?,
+            leases: typed(programs, "LEASES")?,
+            frontends: typed(programs, "FRONTENDS")?,
+            table: data(programs, "TABLE")?,
+            tables: data(programs, "TABLES")?,
+            backends: typed(programs, "BACKENDS")?,
+            nodes: typed(programs, "NODES")?,
+            peers: typed(programs, "PEERS")?,
+            uplinks: typed(programs, "UPLINKS")?,
+            settings: typed(programs, "SETTINGS")?,
+            stats: typed(programs, "STATS")?,
+            frontend_stats: typed(programs, "FRONTEND_STATS")?,
+            backend_stats: typed(programs, "BACKEND_STATS")?,
+            events: Some(typed(programs, "EVENTS")?),
+        })
+    }
+}
+
+fn take(programs: &mut Ebpf, name: &'static str) -> Result<Map, LoadError> {
+    programs.take_map(name).ok_or(LoadError::Missing(name))
+}
+
+fn typed<M: TryFrom<Map, Error = MapError>>(
+    programs: &mut Ebpf,
+    name: &'static str,
+) -> Result<M, LoadError> {
+    take(programs, name)?.try_into().map_err(|source| LoadError::Map { name, source })
+}
+
+fn data(programs: &mut Ebpf, name: &'static str) -> Result<MapData, LoadError> {
+    match take(programs, name)? {
+        Map::Array(data) | Map::ArrayOfMaps(data) => Ok(data),
+        _ => Err(LoadError::Missing(name)),
+    }
+}
+
+/// Reads one event out of its bytes.
+pub fn event(bytes: &[u8]) -> Option<Event> {
+    super::sys::read(bytes)
+}

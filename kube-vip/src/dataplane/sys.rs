@@ -1,0 +1,280 @@
+//! The parts of the `bpf` system call that aya has no function for: batches, and maps made with the
+//! types of another map. All of the data plane's `unsafe` is here.
+
+use std::ffi::c_long;
+use std::io;
+use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
+
+use aya::Pod;
+
+/// Commands (`enum bpf_cmd`, include/uapi/linux/bpf.h).
+mod command {
+    pub(super) const MAP_CREATE: i64 = 0;
+    pub(super) const OBJ_GET_INFO_BY_FD: i64 = 15;
+    pub(super) const BTF_GET_FD_BY_ID: i64 = 19;
+    pub(super) const MAP_UPDATE_BATCH: i64 = 26;
+    pub(super) const MAP_DELETE_BATCH: i64 = 27;
+}
+
+/// `BPF_MAP_TYPE_ARRAY`.
+const ARRAY: u32 = 2;
+/// `BPF_F_INNER_MAP`: arrays of different lengths fit into one outer map. Minimum kernel: 5.10.
+const INNER_MAP: u32 = 0x1000;
+
+/// A failed call, with its name and what it was about.
+#[derive(Debug, thiserror::Error)]
+#[error("{call} on {what}")]
+pub struct SysError {
+    /// The command.
+    pub call: &'static str,
+    /// The map.
+    pub what: &'static str,
+    /// The kernel's answer.
+    pub source: io::Error,
+}
+
+/// `union bpf_attr` for `BPF_MAP_CREATE`, up to the fields used here.
+#[repr(C)]
+#[derive(Default)]
+struct MapCreate {
+    map_type: u32,
+    key_size: u32,
+    value_size: u32,
+    max_entries: u32,
+    map_flags: u32,
+    inner_map_fd: u32,
+    numa_node: u32,
+    map_name: [u8; 16],
+    map_ifindex: u32,
+    btf_fd: u32,
+    btf_key_type_id: u32,
+    btf_value_type_id: u32,
+}
+
+/// … for `BPF_OBJ_GET_INFO_BY_FD`.
+#[repr(C)]
+struct GetInfo {
+    fd: u32,
+    length: u32,
+    info: u64,
+}
+
+/// … for `BPF_BTF_GET_FD_BY_ID`.
+#[repr(C)]
+struct GetById {
+    id: u32,
+    next_id: u32,
+    open_flags: u32,
+}
+
+/// … for `BPF_MAP_*_BATCH`.
+#[repr(C)]
+struct Batch {
+    in_batch: u64,
+    out_batch: u64,
+    keys: u64,
+    values: u64,
+    count: u32,
+    map_fd: u32,
+    elem_flags: u64,
+    flags: u64,
+}
+
+/// `struct bpf_map_info`, up to the fields used here (all there since Linux 4.18).
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+pub struct MapInfo {
+    /// `enum bpf_map_type`.
+    pub kind: u32,
+    /// Unique while the map exists.
+    pub id: u32,
+    /// Bytes of a key.
+    pub key_size: u32,
+    /// Bytes of a value.
+    pub value_size: u32,
+    /// Most elements.
+    pub max_entries: u32,
+    /// Flags it was made with.
+    pub flags: u32,
+    /// Its name.
+    pub name: [u8; 16],
+    ifindex: u32,
+    vmlinux_value_type_id: u32,
+    netns_dev: u64,
+    netns_inode: u64,
+    btf_id: u32,
+    btf_key_type_id: u32,
+    btf_value_type_id: u32,
+}
+
+fn bpf<T>(command: i64, attr: &mut T) -> io::Result<c_long> {
+    // SAFETY: `attr` is the union's variant for this command, as long as it says; the kernel takes
+    // the rest of the union as zeros. Pointers in it are valid for the call, by the callers below.
+    let result =
+        unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_mut(attr), size_of::<T>()) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result) }
+}
+
+fn owned(fd: c_long) -> OwnedFd {
+    // SAFETY: a new descriptor from the kernel, that nobody else has.
+    unsafe { OwnedFd::from_raw_fd(fd as i32) }
+}
+
+fn number(fd: BorrowedFd<'_>) -> u32 {
+    fd.as_raw_fd().cast_unsigned()
+}
+
+/// What the kernel says of a map.
+///
+/// # Errors
+///
+/// The kernel's answer.
+pub fn map_info(map: BorrowedFd<'_>, what: &'static str) -> Result<MapInfo, SysError> {
+    let mut info = MapInfo::default();
+    let mut attr = GetInfo {
+        fd: number(map),
+        length: size_of::<MapInfo>() as u32,
+        info: std::ptr::from_mut(&mut info) as u64,
+    };
+    bpf(command::OBJ_GET_INFO_BY_FD, &mut attr).map_err(|source| SysError {
+        call: "BPF_OBJ_GET_INFO_BY_FD",
+        what,
+        source,
+    })?;
+    Ok(info)
+}
+
+/// The types that a map shows to bpftool, to make others that show the same.
+pub struct Pattern {
+    btf: Option<OwnedFd>,
+    info: MapInfo,
+}
+
+impl Pattern {
+    /// The types of that map.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's answer.
+    pub fn of(map: BorrowedFd<'_>, what: &'static str) -> Result<Self, SysError> {
+        let info = map_info(map, what)?;
+        let mut attr = GetById { id: info.btf_id, next_id: 0, open_flags: 0 };
+        // Without types the maps work just as well.
+        let btf = (info.btf_id != 0)
+            .then(|| bpf(command::BTF_GET_FD_BY_ID, &mut attr).ok().map(owned))
+            .flatten();
+        Ok(Self { btf, info })
+    }
+
+    /// A new array of the same type with `entries` elements, for an outer map.
+    ///
+    /// Minimum kernel: 5.10.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's answer; `E2BIG` or `ENOMEM` where it is too large.
+    pub fn create(&self, entries: u32) -> Result<OwnedFd, SysError> {
+        let mut attr = MapCreate {
+            map_type: ARRAY,
+            key_size: size_of::<u32>() as u32,
+            value_size: self.info.value_size,
+            max_entries: entries,
+            map_flags: INNER_MAP,
+            map_name: self.info.name,
+            ..MapCreate::default()
+        };
+        if let Some(btf) = &self.btf {
+            attr.btf_fd = btf.as_raw_fd().cast_unsigned();
+            attr.btf_key_type_id = self.info.btf_key_type_id;
+            attr.btf_value_type_id = self.info.btf_value_type_id;
+        }
+        bpf(command::MAP_CREATE, &mut attr).map(owned).map_err(|source| SysError {
+            call: "BPF_MAP_CREATE",
+            what: "a table",
+            source,
+        })
+    }
+}
+
+/// Writes many elements in one call.
+///
+/// Minimum kernel: 5.6 for hashes and arrays, 5.14 for arrays of maps.
+///
+/// # Errors
+///
+/// The kernel's answer; elements before the refused one are written.
+pub fn update_batch<K: Pod, V: Pod>(
+    map: BorrowedFd<'_>,
+    what: &'static str,
+    keys: &[K],
+    values: &[V],
+) -> Result<(), SysError> {
+    assert_eq!(keys.len(), values.len(), "each key has its value");
+    if keys.is_empty() {
+        return Ok(());
+    }
+    let mut attr = Batch {
+        in_batch: 0,
+        out_batch: 0,
+        keys: keys.as_ptr() as u64,
+        values: values.as_ptr() as u64,
+        count: keys.len() as u32,
+        map_fd: number(map),
+        elem_flags: 0,
+        flags: 0,
+    };
+    bpf(command::MAP_UPDATE_BATCH, &mut attr).map(drop).map_err(|source| SysError {
+        call: "BPF_MAP_UPDATE_BATCH",
+        what,
+        source,
+    })
+}
+
+/// Removes many elements in one call; those that are not there are an error.
+///
+/// Minimum kernel: 5.6 for hashes.
+///
+/// # Errors
+///
+/// The kernel's answer; elements before the refused one are removed.
+pub fn delete_batch<K: Pod>(
+    map: BorrowedFd<'_>,
+    what: &'static str,
+    keys: &[K],
+) -> Result<(), SysError> {
+    if keys.is_empty() {
+        return Ok(());
+    }
+    let mut attr = Batch {
+        in_batch: 0,
+        out_batch: 0,
+        keys: keys.as_ptr() as u64,
+        values: 0,
+        count: keys.len() as u32,
+        map_fd: number(map),
+        elem_flags: 0,
+        flags: 0,
+    };
+    bpf(command::MAP_DELETE_BATCH, &mut attr).map(drop).map_err(|source| SysError {
+        call: "BPF_MAP_DELETE_BATCH",
+        what,
+        source,
+    })
+}
+
+/// A value out of bytes, where they are enough.
+pub fn read<T: Pod>(bytes: &[u8]) -> Option<T> {
+    if bytes.len() < size_of::<T>() {
+        return None;
+    }
+    // SAFETY: long enough by the check above; any bytes are a value of a `Pod`; read unaligned.
+    Some(unsafe { bytes.as_ptr().cast::<T>().read_unaligned() })
+}
+
+/// Nanoseconds of `CLOCK_BOOTTIME`, the clock that `bpf_ktime_get_boot_ns` reads.
+pub fn boot_time() -> u64 {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the kernel fills the struct; this clock exists since Linux 2.6.39.
+    unsafe { libc::clock_gettime(libc::CLOCK_BOOTTIME, &mut time) };
+    time.tv_sec.cast_unsigned() * 1_000_000_000 + time.tv_nsec.cast_unsigned()
+}
