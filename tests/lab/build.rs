@@ -48,6 +48,12 @@ impl Lab {
             .map(|spec| Host::start(&reaper, &spec.name, spec.addresses))
             .collect::<Result<Vec<_>>>()?;
         let lab = Self { hosts, wire, core, reaper };
+        // Links take these over when they are made.
+        lab.core.iter().try_for_each(|core| before_links(core, true))?;
+        lab.hosts
+            .iter()
+            .zip(specs())
+            .try_for_each(|(host, spec)| before_links(host, spec.forwards))?;
         lab.lay_wires(topology)?;
         if let Some(core) = &lab.core {
             lab.set_up_core(core, topology.segments.len())?;
@@ -125,7 +131,6 @@ impl Lab {
     }
 
     fn set_up_core(&self, core: &Host, segments: usize) -> Result<()> {
-        before_links(core, true)?;
         let mut batch = "link set lo up\n".to_owned();
         for number in 0..segments {
             let addresses = Addresses::on(number as u8 + 1, 1);
@@ -165,7 +170,6 @@ fn join(
 }
 
 fn set_up_host(host: &Host, spec: &Spec, routed: bool) -> Result<()> {
-    before_links(host, spec.forwards)?;
     let mut batch = "link set lo up\n".to_owned();
     uplink(&mut batch, "eth0", &spec.addresses)?;
     if routed {
@@ -190,7 +194,7 @@ fn uplink(batch: &mut String, link: &str, addresses: &Addresses) -> Result<()> {
     Ok(())
 }
 
-/// What has to be said before the links come up: addresses are usable at once, the reverse path
+/// What has to be said before there are links: addresses are usable at once, the reverse path
 /// is judged as distributions do, clients have enough ports.
 fn before_links(host: &Host, forwards: bool) -> Result<()> {
     let forwarding = if forwards { "1" } else { "0" };
@@ -201,10 +205,7 @@ fn before_links(host: &Host, forwards: bool) -> Result<()> {
         ("net.ipv4.ip_local_port_range", "10000 65000"),
         ("net.ipv6.conf.all.forwarding", forwarding),
     ];
-    // The link is there already (but down), so `default` alone would come too late for it.
-    let links: &[&str] =
-        if host.name() == "core" { &["all", "default"] } else { &["all", "default", "eth0"] };
-    let names = links.iter().flat_map(|link| {
+    let names = ["all", "default"].iter().flat_map(|link| {
         [("accept_dad", "0"), ("accept_ra", "0"), ("router_solicitations", "0")]
             .map(|(name, value)| (format!("net.ipv6.conf.{link}.{name}"), value))
     });

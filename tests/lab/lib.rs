@@ -7,15 +7,25 @@
 
 mod build;
 mod cgroup;
+mod client;
+mod connection;
+mod content;
 mod frame;
 mod host;
+mod net;
 mod process;
 mod reaper;
+mod report;
+mod server;
 mod sys;
 mod topology;
 
 pub use build::{Lab, VIPS};
+pub use client::{Burst, Client};
+pub use connection::{Attempt, Connection, Who, ask_by_datagram};
 pub use frame::{Mac, Seen, What, arp_request, solicitation};
 pub use host::Host;
 pub use process::Process;
+pub use report::{Failure, Progress, Report};
+pub use server::Server;
 pub use topology::Topology;
