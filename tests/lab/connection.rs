@@ -165,9 +165,8 @@ pub enum Attempt {
 impl Attempt {
     /// Tries to connect from inside `host`.
     pub fn to(host: &Host, target: SocketAddr, patience: Duration) -> Result<Self> {
-        let error = match Connection::open_from(host, target, None, patience) {
-            Ok(_) => return Ok(Self::Accepted),
-            Err(error) => error,
+        let Err(error) = Connection::open_from(host, target, None, patience) else {
+            return Ok(Self::Accepted);
         };
         match error.downcast_ref::<std::io::Error>().map(std::io::Error::kind) {
             Some(ErrorKind::ConnectionRefused) => Ok(Self::Refused),

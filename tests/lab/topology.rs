@@ -26,7 +26,7 @@ pub(crate) struct Spec {
 }
 
 impl Topology {
-    /// Nodes n1.. and clients c1.. on one bridge: 10.77.0.0/24 and fd77::/64.
+    /// Nodes n1.. and clients c1.. on one bridge: 10.77.0.0/24 and `fd77::/64`.
     pub fn bridge(nodes: usize, clients: usize) -> Result<Self> {
         let names =
             (1..=nodes).map(|i| format!("n{i}")).chain((1..=clients).map(|i| format!("c{i}")));
@@ -35,7 +35,7 @@ impl Topology {
     }
 
     /// Each group of hosts on a bridge of its own, joined by a router called `core`:
-    /// 10.77.1.0/24 and fd77:0:0:1::/64, 10.77.2.0/24 and so on, the router at .1.
+    /// 10.77.1.0/24 and `fd77:0:0:1::/64`, 10.77.2.0/24 and so on, the router at .1.
     pub fn routed(groups: &[&[&str]]) -> Result<Self> {
         let segments = groups
             .iter()
