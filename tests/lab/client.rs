@@ -114,7 +114,7 @@ pub struct Client {
 impl Client {
     /// A client on `host`.
     pub fn start(host: &Host) -> Result<Self> {
-        Ok(Self { host: host.clone(), runtime: NetRuntime::start(host)? })
+        Ok(Self { host: host.clone(), runtime: NetRuntime::start(Some(host))? })
     }
 
     /// Where it is.

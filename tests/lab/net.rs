@@ -19,14 +19,15 @@ pub(crate) struct NetRuntime {
 }
 
 impl NetRuntime {
-    pub(crate) fn start(host: &Host) -> Result<Self> {
+    /// In the network of `host`, or where the process is.
+    pub(crate) fn start(host: Option<&Host>) -> Result<Self> {
         let (ready, started) = mpsc::channel();
         let (stop, stopped) = oneshot::channel();
-        let inside = host.clone();
+        let inside = host.cloned();
         let thread = std::thread::Builder::new()
-            .name(format!("in {}", host.name()))
+            .name(format!("in {}", host.map_or("place", Host::name)))
             .spawn(move || {
-                let made = inside.enter_net().and_then(|()| {
+                let made = inside.as_ref().map_or(Ok(()), Host::enter_net).and_then(|()| {
                     Builder::new_current_thread().enable_all().build().context("making a runtime")
                 });
                 match made {

@@ -36,12 +36,12 @@ struct Shared {
 impl Server {
     /// TCP and UDP on each of `addresses`, which the host need not hold yet.
     pub fn start(host: &Host, addresses: &[SocketAddr]) -> Result<Self> {
-        Self::launch(host, addresses, None)
+        Self::launch(Some(host), host.name(), addresses, None)
     }
 
     /// A server that greets every TCP connection with `banner`.
     pub fn with_banner(host: &Host, addresses: &[SocketAddr], banner: &str) -> Result<Self> {
-        Self::launch(host, addresses, Some(format!("{banner}\r\n")))
+        Self::launch(Some(host), host.name(), addresses, Some(format!("{banner}\r\n")))
     }
 
     /// TCP and UDP on the host's own IPv4 and IPv6 address at `port`.
@@ -49,10 +49,20 @@ impl Server {
         Self::start(host, &[(host.v4(), port).into(), (host.v6(), port).into()])
     }
 
-    fn launch(host: &Host, addresses: &[SocketAddr], banner: Option<String>) -> Result<Self> {
+    /// Where this process is, for a process that runs in a host already.
+    pub fn here(name: &str, addresses: &[SocketAddr]) -> Result<Self> {
+        Self::launch(None, name, addresses, None)
+    }
+
+    fn launch(
+        host: Option<&Host>,
+        name: &str,
+        addresses: &[SocketAddr],
+        banner: Option<String>,
+    ) -> Result<Self> {
         let runtime = NetRuntime::start(host)?;
         let shared = Arc::new(Shared {
-            name: host.name().to_owned(),
+            name: name.to_owned(),
             banner,
             tcp: Mutex::default(),
             udp: Mutex::default(),

@@ -106,3 +106,39 @@ pub(crate) fn set_offload(interface: &str, command: u32, on: bool) -> io::Result
     let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCETHTOOL, &raw mut request) };
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
+
+/// An XDP program that lets everything pass, on an interface for as long as the result is kept.
+///
+/// To be called inside the network the interface is in.
+pub(crate) fn attach_passing_xdp(index: u32) -> io::Result<OwnedFd> {
+    const PROG_LOAD: u32 = 5;
+    const LINK_CREATE: u32 = 28;
+    const PROG_TYPE_XDP: u32 = 6;
+    const ATTACH_TYPE_XDP: u32 = 37;
+    // r0 = XDP_PASS; exit
+    let instructions: [u64; 2] = [0x0000_0002_0000_00b7, 0x0000_0000_0000_0095];
+    let license = c"GPL";
+    let mut load = [0_u64; 16];
+    load[0] = u64::from(PROG_TYPE_XDP) | (instructions.len() as u64) << 32;
+    load[1] = instructions.as_ptr() as u64;
+    load[2] = license.as_ptr() as u64;
+    let program = bpf(PROG_LOAD, &load)?;
+    let mut link = [0_u64; 16];
+    link[0] = program.as_raw_fd() as u64 | u64::from(index) << 32;
+    link[1] = u64::from(ATTACH_TYPE_XDP);
+    bpf(LINK_CREATE, &link)
+}
+
+/// The two commands above: each reads `attributes` (and what it points to) and returns a
+/// descriptor. Fields are placed as on little-endian machines, the only ones we build for.
+fn bpf(command: u32, attributes: &[u64; 16]) -> io::Result<OwnedFd> {
+    // SAFETY: the attributes are as long as said, and what they point to outlives the call.
+    let fd = unsafe {
+        libc::syscall(libc::SYS_bpf, command, attributes.as_ptr(), size_of_val(attributes))
+    };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel just returned this descriptor and nobody else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+}

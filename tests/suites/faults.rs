@@ -159,6 +159,10 @@ fn a_host_has_everything_of_its_own() -> Result<()> {
     ensure!(n1.shell("ls /sys/class/net")?.split_whitespace().eq(["eth0", "lo"]));
     ensure!(n1.pins()? == ["/sys/fs/bpf/mine"] && n2.pins()?.is_empty());
     ensure!(n1.xdp_program("eth0")?.is_none());
+    let foreign = n1.foreign_xdp("eth0")?;
+    ensure!(n1.xdp_program("eth0")?.is_some() && n2.xdp_program("eth0")?.is_none());
+    drop(foreign);
+    ensure!(n1.xdp_program("eth0")?.is_none());
     Ok(())
 }
 
