@@ -1,1 +1,46 @@
+//! The lab: hosts on one machine that behave like hosts, joined by links, with faults to inject.
+//!
+//! Every host has network, mounts, name and cgroup of its own, kept by one holder process; the
+//! bridges between them live in a namespace of their own too. Nothing is made in the machine's
+//! own network, several labs at once do not meet, and a lab whose process dies, of whatever,
+//! is cleared away by its reaper.
 
+mod agent;
+mod build;
+mod capture;
+mod cgroup;
+mod client;
+mod cluster;
+mod config;
+mod connection;
+mod content;
+mod fault;
+mod frame;
+mod host;
+mod inspect;
+mod net;
+mod observer;
+mod process;
+mod reaper;
+mod report;
+mod server;
+mod sys;
+mod topology;
+mod wait;
+
+pub use agent::{Agent, Agents, PATIENCE, program};
+pub use build::{Lab, VIPS};
+pub use capture::{Capture, Captured};
+pub use client::{Burst, Client};
+pub use cluster::{BACKEND_PORT, Cluster, web};
+pub use config::{Balancer, Config, Peer, Transport, backends};
+pub use connection::{Attempt, Connection, Who, ask_by_datagram};
+pub use frame::{Mac, Seen, What, arp_request, solicitation};
+pub use host::Host;
+pub use inspect::{Counters, Entry, Snapshot};
+pub use observer::{Heard, WINDOW, Watch, owner, who_has};
+pub use process::Process;
+pub use report::{Failure, Progress, Report};
+pub use server::Server;
+pub use topology::Topology;
+pub use wait::eventually;
