@@ -4,11 +4,14 @@ use aya_ebpf::programs::XdpContext;
 use network_types::eth::EthHdr;
 use network_types::tcp::TcpHdr;
 
-use super::transport::{flags, tcp_flags};
 use super::{Action, is_unicast, turn};
 use crate::family::{Family, Payload, protocol};
 use crate::frame::{Cursor, Word};
 use crate::helpers;
+
+/// Flags in their byte (RFC 9293 §3.1).
+const RST: u8 = 0x04;
+const ACK: u8 = 0x10;
 
 /// Shortest frame without its check sequence (IEEE 802.3 §3.2.8).
 const SHORTEST_FRAME: usize = 60;
@@ -22,20 +25,19 @@ pub(super) fn answer<F: Family>(ctx: &mut XdpContext) -> Option<Action> {
     let Payload::Protocol(protocol::TCP) = F::payload(ip, &mut cursor) else {
         return None;
     };
-    let flags = tcp_flags(&cursor)?;
     let tcp = *cursor.take::<TcpHdr>()?;
     let (client, vip) = (F::source(ip), F::destination(ip));
     // An RST is never answered, else two hosts could reset each other for ever.
-    if flags & flags::RST != 0 || !is_unicast(ethernet) || !F::is_answerable(client) {
+    if tcp.rst() != 0 || !is_unicast(ethernet) || !F::is_answerable(client) {
         return None;
     }
-    let (sequence, acknowledgement, flags) = if flags & flags::ACK != 0 {
-        (tcp.ack_seq, [0; 4], flags::RST)
+    let (sequence, acknowledgement, flags) = if tcp.ack() != 0 {
+        (tcp.ack_seq, [0; 4], RST)
     } else {
         let text = u32::from(F::payload_length(ip)).wrapping_sub(u32::from(tcp.doff()) * 4);
-        let marks = u32::from(flags & flags::SYN != 0) + u32::from(flags & flags::FIN != 0);
+        let marks = u32::from(tcp.syn()) + u32::from(tcp.fin());
         let next = u32::from_be_bytes(tcp.seq).wrapping_add(text).wrapping_add(marks);
-        ([0; 4], next.to_be_bytes(), flags::RST | flags::ACK)
+        ([0; 4], next.to_be_bytes(), RST | ACK)
     };
 
     let length = size_of::<EthHdr>() + size_of::<F::Header>() + size_of::<TcpHdr>();

@@ -7,14 +7,6 @@ use network_types::udp::UdpHdr;
 use crate::family::{Ports, protocol};
 use crate::frame::Cursor;
 
-/// TCP flags in their byte (RFC 9293 §3.1).
-pub(super) mod flags {
-    pub(crate) const FIN: u8 = 0x01;
-    pub(crate) const SYN: u8 = 0x02;
-    pub(crate) const RST: u8 = 0x04;
-    pub(crate) const ACK: u8 = 0x10;
-}
-
 /// The parts of a TCP or UDP header that are read or rewritten.
 pub(super) struct Transport<'a> {
     pub(super) ports: Ports,
@@ -27,13 +19,14 @@ pub(super) struct Transport<'a> {
 #[inline(always)]
 pub(super) fn parse<'a>(cursor: &mut Cursor<'a>, protocol: u8) -> Option<Transport<'a>> {
     if protocol == protocol::TCP {
-        let flags = tcp_flags(cursor)?;
-        let TcpHdr { source, dest, check, .. } = cursor.take::<TcpHdr>()?;
+        let tcp = cursor.take::<TcpHdr>()?;
+        let opens = tcp.syn() != 0 && tcp.ack() == 0 && tcp.rst() == 0;
+        let TcpHdr { source, dest, check, .. } = tcp;
         Some(Transport {
             ports: ports(*source, *dest, protocol),
             destination: dest,
             check,
-            opens: flags & (flags::SYN | flags::ACK | flags::RST) == flags::SYN,
+            opens,
         })
     } else {
         let UdpHdr { src, dst, check, .. } = cursor.take::<UdpHdr>()?;
@@ -44,12 +37,6 @@ pub(super) fn parse<'a>(cursor: &mut Cursor<'a>, protocol: u8) -> Option<Transpo
             opens: false,
         })
     }
-}
-
-/// The flags of the TCP header at the cursor.
-#[inline(always)]
-pub(super) fn tcp_flags(cursor: &Cursor<'_>) -> Option<u8> {
-    cursor.peek::<[u8; 14]>().map(|header| header[13])
 }
 
 #[inline(always)]

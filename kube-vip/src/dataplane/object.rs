@@ -11,7 +11,6 @@ use kube_vip_common::backend::Backend;
 use kube_vip_common::event::Event;
 use kube_vip_common::filter::Filter;
 use kube_vip_common::frontend::{Frontend, FrontendKey};
-use kube_vip_common::lease::Lease;
 use kube_vip_common::node::{Node, PeerKey, Uplink};
 use kube_vip_common::settings::Settings;
 use kube_vip_common::stats::{BackendTraffic, Traffic};
@@ -75,8 +74,8 @@ pub struct Maps {
     pub filter: Array<MapData, Filter>,
     /// `VIPS`.
     pub vips: HashMap<MapData, Address, Vip>,
-    /// `LEASES`.
-    pub leases: Array<MapData, Lease>,
+    /// `LEASES`, which only the fence writes.
+    leases_fd: OwnedFd,
     /// `FRONTENDS`.
     pub frontends: HashMap<MapData, FrontendKey, Frontend>,
     /// `FRONTENDS` again, for batches.
@@ -209,11 +208,11 @@ impl Maps {
                 .map_err(|source| LoadError::Map { name, source: MapError::IoError(source) })
         };
         Ok(Self {
+            leases_fd: fd("LEASES")?,
             backends_fd: fd("BACKENDS")?,
             frontends_fd: fd("FRONTENDS")?,
             filter: typed(programs, "FILTER")?,
             vips: typed(programs, "VIPS")?,
-            leases: typed(programs, "LEASES")?,
             frontends: typed(programs, "FRONTENDS")?,
             table: data(programs, "TABLE")?,
             tables: data(programs, "TABLES")?,
@@ -245,6 +244,20 @@ fn data(programs: &mut Ebpf, name: &'static str) -> Result<MapData, LoadError> {
     match take(programs, name)? {
         Map::Array(data) | Map::ArrayOfMaps(data) => Ok(data),
         _ => Err(LoadError::Missing(name)),
+    }
+}
+
+impl Maps {
+    /// The fence in `LEASES`, which stays usable while the rest of the maps is being written.
+    ///
+    /// # Errors
+    ///
+    /// The descriptor could not be duplicated.
+    pub fn fence(&self) -> Result<super::Fence, LoadError> {
+        let error = |source| LoadError::Map { name: "LEASES", source };
+        let fd = self.leases_fd.try_clone().map_err(MapError::IoError).map_err(error)?;
+        let data = MapData::from_fd(fd).map_err(error)?;
+        Ok(super::Fence::new(Map::Array(data).try_into().map_err(error)?))
     }
 }
 
