@@ -114,11 +114,12 @@ pub(crate) fn hidden(command: &mut Command, what: &str, log: &str) -> Result<Str
     command.stdin(std::process::Stdio::null()).stdout(file.try_clone()?).stderr(file);
     let mut child = command.spawn().with_context(|| cannot_start(command, what))?;
     let terminal = std::io::stderr().is_terminal();
+    let mut polls = 0_u32..;
     let status = loop {
         if let Some(status) = child.try_wait()? {
             break status;
         }
-        if terminal {
+        if terminal && polls.next().is_some_and(|poll| poll % 10 == 9) {
             show_last_line(&path);
         }
         thread::sleep(Duration::from_millis(20));

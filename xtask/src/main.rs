@@ -42,17 +42,18 @@ enum Command {
 }
 
 fn main() -> ExitCode {
-    let done = match Cli::parse().command {
-        Command::Setup(args) => setup::run(&args),
-        Command::BuildEbpf(args) => build_ebpf::run(&args).map(drop),
-        Command::Build(args) => build::run(&args),
-        Command::Demo(args) => demo::run(args),
+    let passed = match Cli::parse().command {
+        Command::Setup(args) => setup::run(&args).map(|()| true),
+        Command::BuildEbpf(args) => build_ebpf::run(&args).map(|_| true),
+        Command::Build(args) => build::run(&args).map(|()| true),
+        Command::Demo(args) => demo::run(args).map(|()| true),
         Command::Test(args) => test::run(&args),
-        Command::Bench(args) => bench::run(args),
-        Command::Lint(args) => lint::run(&args),
+        Command::Bench(args) => bench::run(args).map(|()| true),
+        Command::Lint(args) => lint::run(&args).map(|()| true),
     };
-    match done {
-        Ok(()) => ExitCode::SUCCESS,
+    match passed {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
         Err(error) => {
             eprintln!("error: {error:#}");
             ExitCode::FAILURE

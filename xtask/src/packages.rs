@@ -37,13 +37,14 @@ pub(crate) fn install(packages: &[String], why: &str) -> Result<()> {
              again:\n  sudo apt-get install --no-install-recommends {list}"
         );
     }
+    note(&format!("missing: {why}"));
     let step = Step::start("refreshing apt's package lists", "packages are missing");
     match retried(&mut || apt(&["update"]), "apt-get update", "apt-update") {
         Ok(()) => step.done("refreshed"),
         // Old lists may do; if they do not, apt's own message follows.
         Err(error) => step.done(&format!("not refreshed: {error:#}")),
     }
-    let step = Step::start(&format!("installing {list}"), why);
+    let step = Step::start(&format!("installing {list}"), "with apt-get");
     let mut arguments = vec!["install", "-y", "--no-install-recommends"];
     arguments.extend(packages.iter().map(String::as_str));
     retried(&mut || apt(&arguments), "apt-get install", "apt-install")?;

@@ -44,7 +44,8 @@ pub(crate) struct Args {
     arguments: Vec<String>,
 }
 
-pub(crate) fn run(args: &Args) -> Result<()> {
+/// Runs the tests; says whether all passed.
+pub(crate) fn run(args: &Args) -> Result<bool> {
     let mut cargo = build::cargo("test");
     cargo.arg("--no-fail-fast").args(selection(args));
     if !args.unit {
@@ -74,11 +75,11 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         eprintln!("    a test program ended without saying so (see above); counted as one failure");
         summary.failed = 1;
     }
-    println!("{} passed, {} failed", summary.passed, summary.failed);
-    if summary.failed > 0 {
-        bail!("tests failed");
+    if summary.passed + summary.failed == 0 {
+        bail!("no test ran; does `{}` match the name of any?", args.arguments.join(" "));
     }
-    Ok(())
+    println!("{} passed, {} failed", summary.passed, summary.failed);
+    Ok(summary.failed == 0)
 }
 
 /// Which packages: all, unless the arguments name some.
