@@ -5,7 +5,10 @@ use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use crate::assert_size;
 
 /// An IPv6 address, or an IPv4 address in its mapped form (`::ffff:a.b.c.d`), in network order.
-#[repr(C, align(4))]
+///
+/// Aligned, like everything that programs keep on their stack: there the verifier takes no word at
+/// an odd place.
+#[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Address(pub [u8; 16]);
 

@@ -7,7 +7,7 @@
 use crate::assert_size;
 
 /// A connection's direction, IPv4.
-#[repr(C, align(4))]
+#[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Tuple4 {
     /// Source address.
@@ -25,7 +25,7 @@ pub struct Tuple4 {
 }
 
 /// A connection's direction, IPv6.
-#[repr(C, align(4))]
+#[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Tuple6 {
     /// Source address.
@@ -45,7 +45,7 @@ pub struct Tuple6 {
 /// Value of `FLOWS4` and `REVERSE4`.
 ///
 /// In `FLOWS4` the address and port of the backend, in `REVERSE4` those of the VIP.
-#[repr(C, align(4))]
+#[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Endpoint4 {
     /// Address to rewrite to.
@@ -56,10 +56,12 @@ pub struct Endpoint4 {
     pub pad: u16,
     /// Index into `BACKENDS` and `BACKEND_STATS`.
     pub backend: u32,
+    /// Always 0.
+    pub pad2: u32,
 }
 
 /// Value of `FLOWS6` and `REVERSE6`, as [`Endpoint4`].
-#[repr(C, align(4))]
+#[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Endpoint6 {
     /// Address to rewrite to.
@@ -72,4 +74,4 @@ pub struct Endpoint6 {
     pub backend: u32,
 }
 
-assert_size!(Tuple4: 16, Tuple6: 40, Endpoint4: 12, Endpoint6: 24);
+assert_size!(Tuple4: 16, Tuple6: 40, Endpoint4: 16, Endpoint6: 24);

@@ -44,7 +44,7 @@ pub struct FrontendKey {
     /// IP protocol number.
     pub protocol: u8,
     /// Always 0.
-    pub pad: u8,
+    pub pad: [u8; 5],
 }
 
 /// Value of `FRONTENDS`.
@@ -66,4 +66,4 @@ pub struct Frontend {
 /// Flag of [`Frontend`]: the client's address alone chooses the backend.
 pub const CLIENT_AFFINITY: u32 = 1;
 
-assert_size!(FrontendKey: 20, Frontend: 24);
+assert_size!(FrontendKey: 24, Frontend: 24);

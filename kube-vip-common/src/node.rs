@@ -23,7 +23,7 @@ pub struct Node {
 }
 
 /// Key of `PEERS`; the value is an index into `NODES`.
-#[repr(C, align(4))]
+#[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct PeerKey {
     /// Source address of the frame.

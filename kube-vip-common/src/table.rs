@@ -109,6 +109,17 @@ pub struct Member {
 
 assert_size!(Line: 64, Header: 64, Member: 8);
 
+impl Member {
+    /// No backend: no table has a member like it, because node 0 is never a host.
+    pub const NONE: Self = Self { backend: 0, node: 0, flags: 0 };
+
+    /// Whether there is a backend.
+    #[inline(always)]
+    pub const fn is_some(self) -> bool {
+        self.node != 0
+    }
+}
+
 /// Where the parts of a table are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Geometry {

@@ -13,7 +13,7 @@ use kube_vip_common::node::Node;
 use network_types::eth::EthHdr;
 use network_types::ip::{Ipv4Hdr, Ipv6Hdr};
 
-use crate::frame::{Cursor, Wire};
+use crate::frame::{self, Cursor, Wire, Word};
 use crate::helpers;
 use crate::maps::{self, FLOWS4, FLOWS6, REVERSE4, REVERSE6};
 
@@ -63,6 +63,9 @@ pub trait Family {
     type Tuple;
     /// Value of the flow maps.
     type Endpoint: Copy;
+
+    /// The fixed part of the header and the eight bytes behind it: what an error quotes.
+    type Quotation: Wire + AsRef<[Word]> + 'static;
 
     /// IP protocol number of this version's control messages.
     const ICMP: u8;
@@ -157,6 +160,36 @@ pub struct V4;
 /// IPv6 (RFC 8200).
 pub struct V6;
 
+/// An IPv6 address as two numbers, bytes as they lie in memory: sixteen single bytes would each take
+/// a register or a place on the stack.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Halves {
+    high: u64,
+    low: u64,
+}
+
+impl Halves {
+    /// Out of memory.
+    #[inline(always)]
+    pub fn of(bytes: &[u8; 16]) -> Self {
+        let [high, low] = frame::numbers(bytes);
+        Self { high, low }
+    }
+
+    /// The bytes.
+    #[inline(always)]
+    pub fn octets(self) -> [u8; 16] {
+        frame::octets([self.high, self.low])
+    }
+
+    /// Four numbers, for sums.
+    #[inline(always)]
+    pub fn numbers(self) -> [u32; 4] {
+        let Self { high, low } = self;
+        [high as u32, (high >> 32) as u32, low as u32, (low >> 32) as u32]
+    }
+}
+
 /// Where the IP header begins.
 const NETWORK: usize = size_of::<EthHdr>();
 
@@ -170,6 +203,7 @@ impl Family for V4 {
     type Bytes = [u8; 4];
     type Tuple = Tuple4;
     type Endpoint = Endpoint4;
+    type Quotation = [Word; 7];
 
     const ICMP: u8 = protocol::ICMP;
 
@@ -342,7 +376,7 @@ impl Family for V4 {
 
     #[inline(always)]
     fn endpoint(address: [u8; 4], port: u16, backend: u32) -> Endpoint4 {
-        Endpoint4 { address, port, pad: 0, backend }
+        Endpoint4 { address, port, pad: 0, backend, pad2: 0 }
     }
 
     #[inline(always)]
@@ -394,20 +428,21 @@ impl Family for V4 {
 
 impl Family for V6 {
     type Header = Ipv6Hdr;
-    type Bytes = [u8; 16];
+    type Bytes = Halves;
     type Tuple = Tuple6;
     type Endpoint = Endpoint6;
+    type Quotation = [Word; 12];
 
     const ICMP: u8 = protocol::ICMPV6;
 
     #[inline(always)]
-    fn source(ip: &Ipv6Hdr) -> [u8; 16] {
-        ip.src_addr
+    fn source(ip: &Ipv6Hdr) -> Halves {
+        Halves::of(&ip.src_addr)
     }
 
     #[inline(always)]
-    fn destination(ip: &Ipv6Hdr) -> [u8; 16] {
-        ip.dst_addr
+    fn destination(ip: &Ipv6Hdr) -> Halves {
+        Halves::of(&ip.dst_addr)
     }
 
     #[inline(always)]
@@ -421,8 +456,8 @@ impl Family for V6 {
     }
 
     #[inline(always)]
-    fn set_destination(ip: &mut Ipv6Hdr, destination: [u8; 16]) {
-        ip.dst_addr = destination;
+    fn set_destination(ip: &mut Ipv6Hdr, destination: Halves) {
+        ip.dst_addr = destination.octets();
     }
 
     #[inline(always)]
@@ -433,8 +468,8 @@ impl Family for V6 {
     #[inline(always)]
     fn write(
         ip: &mut Ipv6Hdr,
-        source: [u8; 16],
-        destination: [u8; 16],
+        source: Halves,
+        destination: Halves,
         protocol: u8,
         length: u16,
     ) {
@@ -443,18 +478,17 @@ impl Family for V6 {
             payload_len: length.to_be_bytes(),
             next_hdr: protocol,
             hop_limit: ORDINARY_TTL,
-            src_addr: source,
-            dst_addr: destination,
+            src_addr: source.octets(),
+            dst_addr: destination.octets(),
         };
     }
 
     #[inline(always)]
-    fn pseudo(source: [u8; 16], destination: [u8; 16], protocol: u8, length: u16) -> Sum {
+    fn pseudo(source: Halves, destination: Halves, protocol: u8, length: u16) -> Sum {
         let [high, low] = length.to_be_bytes();
-        words(source)
-            .into_iter()
-            .chain(words(destination))
-            .fold(Sum::default(), |sum, word| sum.add(u32::from_ne_bytes(word)))
+        let ([a, b, c, d], [e, f, g, h]) = (source.numbers(), destination.numbers());
+        let addresses = Sum::default().add(a).add(b).add(c).add(d).add(e).add(f).add(g).add(h);
+        addresses
             .add(u32::from_ne_bytes([0, 0, high, low]))
             .add(u32::from_ne_bytes([0, 0, 0, protocol]))
     }
@@ -470,9 +504,9 @@ impl Family for V6 {
     }
 
     #[inline(always)]
-    fn is_answerable(source: [u8; 16]) -> bool {
-        // Not multicast, not unspecified, not loopback.
-        source[0] != 0xff && (u64::from_ne_bytes(halves(source)[0]) != 0 || source[8] != 0)
+    fn is_answerable(source: Halves) -> bool {
+        // Not multicast; the upper half of the unspecified and the loopback address is zero.
+        source.high.to_be() >> 56 != 0xff && source.high != 0
     }
 
     #[inline(always)]
@@ -492,54 +526,49 @@ impl Family for V6 {
     }
 
     #[inline(always)]
-    fn address(bytes: [u8; 16]) -> Address {
-        Address(bytes)
+    fn address(bytes: Halves) -> Address {
+        Address(bytes.octets())
     }
 
     #[inline(always)]
-    fn bytes(address: &Address) -> [u8; 16] {
-        address.0
+    fn bytes(address: &Address) -> Halves {
+        Halves::of(&address.0)
     }
 
     #[inline(always)]
-    fn bit(bytes: [u8; 16]) -> Bit {
-        let [high, low] = halves(bytes).map(u64::from_ne_bytes);
-        Bit::of_v6(high, low)
+    fn bit(bytes: Halves) -> Bit {
+        Bit::of_v6(bytes.high, bytes.low)
     }
 
     #[inline(always)]
-    fn of_node(node: &Node) -> [u8; 16] {
-        node.v6.0
+    fn of_node(node: &Node) -> Halves {
+        Halves::of(&node.v6.0)
     }
 
     #[inline(always)]
-    fn change(old: [u8; 16], new: [u8; 16]) -> Sum {
-        let mut sum = Sum::default();
-        for (old, new) in words(old).into_iter().zip(words(new)) {
-            sum = sum.remove(u32::from_ne_bytes(old)).add(u32::from_ne_bytes(new));
-        }
-        sum
+    fn change(old: Halves, new: Halves) -> Sum {
+        let ([a, b, c, d], [e, f, g, h]) = (old.numbers(), new.numbers());
+        Sum::default().remove(a).add(e).remove(b).add(f).remove(c).add(g).remove(d).add(h)
     }
 
     #[inline(always)]
-    fn hash_client(seed: u64, source: [u8; 16]) -> FlowHash {
-        let [high, low] = halves(source).map(u64::from_be_bytes);
-        FlowHash::new(seed).mix(high).mix(low)
+    fn hash_client(seed: u64, source: Halves) -> FlowHash {
+        FlowHash::new(seed).mix(source.high.to_be()).mix(source.low.to_be())
     }
 
     #[inline(always)]
-    fn hash_flow(seed: u64, source: [u8; 16], destination: [u8; 16], p: Ports) -> FlowHash {
-        let [high, low] = halves(destination).map(u64::from_be_bytes);
+    fn hash_flow(seed: u64, source: Halves, destination: Halves, p: Ports) -> FlowHash {
+        let (high, low) = (destination.high.to_be(), destination.low.to_be());
         Self::hash_client(seed, source)
             .mix(high ^ low.rotate_left(32))
             .mix(ports(p.source, p.destination, p.protocol))
     }
 
     #[inline(always)]
-    fn tuple(source: [u8; 16], destination: [u8; 16], p: Ports) -> Tuple6 {
+    fn tuple(source: Halves, destination: Halves, p: Ports) -> Tuple6 {
         Tuple6 {
-            source,
-            destination,
+            source: source.octets(),
+            destination: destination.octets(),
             source_port: p.source,
             destination_port: p.destination,
             protocol: p.protocol,
@@ -548,23 +577,23 @@ impl Family for V6 {
     }
 
     #[inline(always)]
-    fn tuple_parts(tuple: &Tuple6) -> ([u8; 16], [u8; 16], Ports) {
+    fn tuple_parts(tuple: &Tuple6) -> (Halves, Halves, Ports) {
         let ports = Ports {
             source: tuple.source_port,
             destination: tuple.destination_port,
             protocol: tuple.protocol,
         };
-        (tuple.source, tuple.destination, ports)
+        (Halves::of(&tuple.source), Halves::of(&tuple.destination), ports)
     }
 
     #[inline(always)]
-    fn endpoint(address: [u8; 16], port: u16, backend: u32) -> Endpoint6 {
-        Endpoint6 { address, port, pad: 0, backend }
+    fn endpoint(address: Halves, port: u16, backend: u32) -> Endpoint6 {
+        Endpoint6 { address: address.octets(), port, pad: 0, backend }
     }
 
     #[inline(always)]
-    fn parts(endpoint: &Endpoint6) -> ([u8; 16], u16, u32) {
-        (endpoint.address, endpoint.port, endpoint.backend)
+    fn parts(endpoint: &Endpoint6) -> (Halves, u16, u32) {
+        (Halves::of(&endpoint.address), endpoint.port, endpoint.backend)
     }
 
     #[inline(always)]
@@ -598,30 +627,12 @@ impl Family for V6 {
     fn replace_source(
         ctx: &TcContext,
         check: usize,
-        old: [u8; 16],
-        new: [u8; 16],
+        old: Halves,
+        new: Halves,
         udp: bool,
     ) -> Result<(), i64> {
-        helpers::replace_v6(ctx, check, &old, &new, udp)?;
+        let new = new.octets();
+        helpers::replace_v6(ctx, check, &old.octets(), &new, udp)?;
         ctx.store(NETWORK + offset_of!(Ipv6Hdr, src_addr), &new, 0)
     }
-}
-
-#[inline(always)]
-fn halves(b: [u8; 16]) -> [[u8; 8]; 2] {
-    [
-        [b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7]],
-        [b[8], b[9], b[10], b[11], b[12], b[13], b[14], b[15]],
-    ]
-}
-
-/// The four words of an IPv6 address.
-#[inline(always)]
-pub fn words(b: [u8; 16]) -> [[u8; 4]; 4] {
-    [
-        [b[0], b[1], b[2], b[3]],
-        [b[4], b[5], b[6], b[7]],
-        [b[8], b[9], b[10], b[11]],
-        [b[12], b[13], b[14], b[15]],
-    ]
 }

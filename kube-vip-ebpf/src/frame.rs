@@ -18,28 +18,44 @@ pub trait Frame {
     fn end(&self) -> usize;
 }
 
+/// Reads a word of a context. Volatile, because LLVM would otherwise read it before a call and hand
+/// the number to the function called: there the verifier does not know it for a packet's address.
+macro_rules! word {
+    ($context:expr, $field:ident) => {
+        // SAFETY: the context is valid for the program's whole run.
+        unsafe { (&raw const (*$context).$field).read_volatile() as usize }
+    };
+}
+
 impl Frame for XdpContext {
     #[inline(always)]
     fn start(&self) -> usize {
-        self.data()
+        word!(self.ctx, data)
     }
 
     #[inline(always)]
     fn end(&self) -> usize {
-        self.data_end()
+        word!(self.ctx, data_end)
     }
 }
 
 impl Frame for TcContext {
     #[inline(always)]
     fn start(&self) -> usize {
-        self.data()
+        word!(self.skb.skb, data)
     }
 
     #[inline(always)]
     fn end(&self) -> usize {
-        self.data_end()
+        word!(self.skb.skb, data_end)
     }
+}
+
+/// The same context once more, for a stage that is a function of its own: such a one takes it by
+/// value, in a register, because the verifier does not follow a context through memory.
+#[inline(always)]
+pub fn again(ctx: &mut XdpContext) -> XdpContext {
+    XdpContext::new(ctx.ctx)
 }
 
 /// Types that can lie anywhere in a frame.
@@ -66,8 +82,30 @@ unsafe impl Wire for u8 {}
 // SAFETY: an array of values that may lie anywhere.
 unsafe impl<T: Wire, const N: usize> Wire for [T; N] {}
 
+// SAFETY: two values that may lie anywhere, one behind the other (`repr(C)`).
+unsafe impl<A: Wire, B: Wire> Wire for Both<A, B> {}
+
+/// A header and what follows it.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Both<A, B>(pub A, pub B);
+
 /// A word of four bytes that may lie anywhere; checksums add these.
 pub type Word = [u8; 4];
+
+/// Sixteen bytes as two numbers, in the order they lie in memory.
+#[inline(always)]
+pub fn numbers(bytes: &[u8; 16]) -> [u64; 2] {
+    // SAFETY: sixteen readable bytes; any bytes are numbers; read unaligned.
+    unsafe { core::ptr::from_ref(bytes).cast::<[u64; 2]>().read_unaligned() }
+}
+
+/// Two numbers as the sixteen bytes they are in memory.
+#[inline(always)]
+pub fn octets(numbers: [u64; 2]) -> [u8; 16] {
+    // SAFETY: same size, and any bytes are bytes.
+    unsafe { core::mem::transmute(numbers) }
+}
 
 /// A place in a frame that moves towards its end.
 pub struct Cursor<'a> {
@@ -109,7 +147,11 @@ impl<'a> Cursor<'a> {
     /// Leaves bytes out. Whether they exist is seen at the next `take`.
     #[inline(always)]
     pub fn skip(&mut self, bytes: usize) {
-        self.at += bytes;
+        let at = self.at + bytes;
+        // LLVM likes to compute the sum again at each use; the verifier would take each for another
+        // place and not see that its end was checked.
+        // SAFETY: reads a local variable.
+        self.at = unsafe { core::ptr::read_volatile(&raw const at) };
     }
 }
 

@@ -11,11 +11,11 @@ use crate::maps::SETTINGS;
 #[inline(always)]
 pub fn rare(ctx: &XdpContext, reason: Reason, mac: [u8; 6]) {
     if SETTINGS.get(0).is_some_and(|settings| settings.flags & settings::LOG != 0) {
-        write(ctx, reason as u32, mac);
+        write(XdpContext::new(ctx.ctx), reason as u32, mac);
     }
 }
 
 #[inline(never)]
-fn write(ctx: &XdpContext, reason: u32, mac: [u8; 6]) {
-    info!(ctx, "reason {} from {:mac} on interface {}", reason, mac, ctx.ingress_ifindex());
+fn write(ctx: XdpContext, reason: u32, mac: [u8; 6]) {
+    info!(&ctx, "reason {} from {:mac} on interface {}", reason, mac, ctx.ingress_ifindex());
 }

@@ -258,23 +258,23 @@ pub struct Parsed {
 pub fn parse(frame: &[u8]) -> Parsed {
     let mac = |at: usize| Mac(frame[at..at + 6].try_into().expect("six bytes"));
     let ip = &frame[14..];
-    let (source, destination, ttl, protocol, segment): (IpAddr, IpAddr, u8, u8, &[u8]) =
-        match frame[12..14] {
-            [0x08, 0x00] => {
-                let header = usize::from(ip[0] & 15) * 4;
-                assert_eq!(checksum(&[&ip[..header]]), 0, "IPv4 header checksum");
-                let total = usize::from(u16::from_be_bytes([ip[2], ip[3]]));
-                let at = |n: usize| <[u8; 4]>::try_from(&ip[n..n + 4]).expect("four bytes").into();
-                (at(12), at(16), ip[8], ip[9], &ip[header..total])
-            }
-            [0x86, 0xdd] => {
-                let length = usize::from(u16::from_be_bytes([ip[4], ip[5]]));
-                let at =
-                    |n: usize| <[u8; 16]>::try_from(&ip[n..n + 16]).expect("sixteen bytes").into();
-                (at(8), at(24), ip[7], ip[6], &ip[40..40 + length])
-            }
-            _ => panic!("ethertype {:02x?}", &frame[12..14]),
-        };
+    let (source, destination, ttl, protocol, segment): (IpAddr, IpAddr, u8, u8, &[u8]) = match frame
+        [12..14]
+    {
+        [0x08, 0x00] => {
+            let header = usize::from(ip[0] & 15) * 4;
+            assert_eq!(checksum(&[&ip[..header]]), 0, "IPv4 header checksum");
+            let total = usize::from(u16::from_be_bytes([ip[2], ip[3]]));
+            let at = |n: usize| <[u8; 4]>::try_from(&ip[n..n + 4]).expect("four bytes").into();
+            (at(12), at(16), ip[8], ip[9], &ip[header..total])
+        }
+        [0x86, 0xdd] => {
+            let length = usize::from(u16::from_be_bytes([ip[4], ip[5]]));
+            let at = |n: usize| <[u8; 16]>::try_from(&ip[n..n + 16]).expect("sixteen bytes").into();
+            (at(8), at(24), ip[7], ip[6], &ip[40..40 + length])
+        }
+        _ => panic!("ethertype {:02x?}", &frame[12..14]),
+    };
     let none = protocol == 17 && source.is_ipv4() && segment[6..8] == [0, 0];
     if !none {
         let pseudo = match protocol {

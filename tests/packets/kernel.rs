@@ -10,9 +10,9 @@ use kube_vip::config::Limits;
 use kube_vip::dataplane::{Fence, LEASE, Mirror, Object, counters};
 use kube_vip::plan::{Backend, DataPlane, Frontend, Grant, Node, Vip, Way};
 use kube_vip::view::Mac;
+use kube_vip_common::address::MacAddress;
 use kube_vip_common::frontend::{Affinity, Protocol};
 use kube_vip_common::node::Uplink;
-use kube_vip_common::address::MacAddress;
 use kube_vip_common::stats::Reason;
 use kube_vip_common::table::TableSize;
 

@@ -9,8 +9,8 @@ use network_types::eth::EthHdr;
 use network_types::ip::Ipv6Hdr;
 
 use super::Action;
-use crate::family::{Family, V4, V6, protocol};
-use crate::frame::Cursor;
+use crate::family::{Family, Halves, V4, V6, protocol};
+use crate::frame::{Both, Cursor};
 use crate::{count, maps, ownership};
 
 const ROUTER_SOLICITATION: u8 = 133;
@@ -19,8 +19,8 @@ const ADVERTISEMENT: u8 = 136;
 
 /// ARP of any kind with a VIP as sender.
 #[inline(never)]
-pub(super) fn arp(ctx: &TcContext) -> Action {
-    let mut cursor = Cursor::new(ctx);
+pub(super) fn arp(ctx: TcContext) -> Action {
+    let mut cursor = Cursor::new(&ctx);
     let _ethernet = cursor.take::<EthHdr>();
     let Some(arp) = cursor.take::<ArpHdr>() else {
         return Action::Next;
@@ -30,29 +30,29 @@ pub(super) fn arp(ctx: &TcContext) -> Action {
 
 /// Whether the packet is one of the messages that name a sender or target for caches.
 #[inline(always)]
-pub(super) fn is_discovery(ctx: &TcContext) -> bool {
-    let mut cursor = Cursor::new(ctx);
-    let _ethernet = cursor.take::<EthHdr>();
-    let icmp = cursor.take::<Ipv6Hdr>().is_some_and(|ip| ip.next_hdr == protocol::ICMPV6);
-    let kind = cursor.peek::<u8>();
-    icmp && matches!(kind, Some(ROUTER_SOLICITATION | SOLICITATION | ADVERTISEMENT))
+pub(super) fn is_discovery(cursor: &Cursor<'_>) -> bool {
+    let packet = cursor.peek::<Both<Ipv6Hdr, u8>>();
+    packet.is_some_and(|Both(ip, kind)| {
+        ip.next_hdr == protocol::ICMPV6
+            && matches!(kind, ROUTER_SOLICITATION | SOLICITATION | ADVERTISEMENT)
+    })
 }
 
 /// Neighbour advertisements for a VIP; solicitations, of routers too, that a VIP sends.
 #[inline(never)]
-pub(super) fn discovery(ctx: &TcContext) -> Action {
-    let mut cursor = Cursor::new(ctx);
+pub(super) fn discovery(ctx: TcContext) -> Action {
+    let mut cursor = Cursor::new(&ctx);
     let _ethernet = cursor.take::<EthHdr>();
     let (Some(ip), Some(head)) = (cursor.take::<Ipv6Hdr>(), cursor.take::<[u8; 8]>()) else {
         return Action::Next;
     };
     if head[0] == ADVERTISEMENT
         && let Some(target) = cursor.take::<[u8; 16]>()
-        && judge::<V6>(*target, Reason::NdFenced) == Action::Drop
+        && judge::<V6>(Halves::of(target), Reason::NdFenced) == Action::Drop
     {
         return Action::Drop;
     }
-    judge::<V6>(ip.src_addr, Reason::NdFenced)
+    judge::<V6>(V6::source(ip), Reason::NdFenced)
 }
 
 #[inline(always)]

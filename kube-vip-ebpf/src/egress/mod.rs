@@ -26,17 +26,24 @@ mod ethertype {
     pub(super) const IPV6: u16 = 0x86dd_u16.to_be();
 }
 
+/// As [`crate::frame::again`].
+#[inline(always)]
+fn again(ctx: &TcContext) -> TcContext {
+    TcContext::new(ctx.skb.skb)
+}
+
 /// Judges one packet.
 #[inline(always)]
 pub fn handle(ctx: &TcContext) -> Action {
-    let Some(ethernet) = Cursor::new(ctx).peek::<EthHdr>() else {
+    let mut cursor = Cursor::new(ctx);
+    let Some(ethernet) = cursor.take::<EthHdr>() else {
         return Action::Next;
     };
     match ethernet.ether_type {
-        ethertype::IPV4 => reply::handle::<V4>(ctx),
-        ethertype::IPV6 if fence::is_discovery(ctx) => fence::discovery(ctx),
-        ethertype::IPV6 => reply::handle::<V6>(ctx),
-        ethertype::ARP => fence::arp(ctx),
+        ethertype::IPV4 => reply::handle::<V4>(ctx, cursor),
+        ethertype::IPV6 if fence::is_discovery(&cursor) => fence::discovery(again(ctx)),
+        ethertype::IPV6 => reply::handle::<V6>(ctx, cursor),
+        ethertype::ARP => fence::arp(again(ctx)),
         _ => Action::Next,
     }
 }

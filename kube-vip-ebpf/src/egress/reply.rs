@@ -19,9 +19,8 @@ const TCP_CHECK: usize = 16;
 const UDP_CHECK: usize = 6;
 
 #[inline(always)]
-pub(super) fn handle<F: Family>(ctx: &TcContext) -> Action {
-    let mut cursor = Cursor::new(ctx);
-    let (Some(_), Some(ip)) = (cursor.take::<EthHdr>(), cursor.take::<F::Header>()) else {
+pub(super) fn handle<F: Family>(ctx: &TcContext, mut cursor: Cursor<'_>) -> Action {
+    let Some(ip) = cursor.take::<F::Header>() else {
         return Action::Next;
     };
     let Payload::Protocol(protocol @ (protocol::TCP | protocol::UDP)) = F::payload(ip, &mut cursor)

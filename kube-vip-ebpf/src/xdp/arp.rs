@@ -19,8 +19,8 @@ const REQUEST: [u8; 2] = [0, 1];
 const REPLY: [u8; 2] = [0, 2];
 
 #[inline(never)]
-pub(super) fn handle(ctx: &mut XdpContext) -> Action {
-    let mut cursor = Cursor::new(ctx);
+pub(super) fn handle(ctx: XdpContext) -> Action {
+    let mut cursor = Cursor::new(&ctx);
     let (Some(ethernet), Some(arp)) = (cursor.take::<EthHdr>(), cursor.take::<ArpHdr>()) else {
         return Action::Pass;
     };
@@ -33,7 +33,7 @@ pub(super) fn handle(ctx: &mut XdpContext) -> Action {
         if nd::is_legitimate(vip, arp.sha) {
             return Action::Pass;
         }
-        event::conflict(ctx, ARP_CONFLICT, Address::from_v4(arp.spa), arp.sha);
+        event::conflict(&ctx, ARP_CONFLICT, Address::from_v4(arp.spa), arp.sha);
         return Action::Drop;
     }
     if arp.oper != REQUEST {

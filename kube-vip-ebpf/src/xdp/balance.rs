@@ -4,6 +4,7 @@ use aya_ebpf::programs::XdpContext;
 use kube_vip_common::frontend::{CLIENT_AFFINITY, FrontendKey};
 use kube_vip_common::node::THIS_NODE;
 use kube_vip_common::stats::Reason;
+use kube_vip_common::table::Member;
 use network_types::eth::EthHdr;
 
 use super::transport::Transport;
@@ -25,7 +26,7 @@ pub(super) fn handle<F: Family>(
         address: F::address(F::destination(ip)),
         port: ports.destination,
         protocol: ports.protocol,
-        pad: 0,
+        pad: [0; 5],
     };
     let Some(frontend) = maps::frontend(&key) else {
         return Verdict::Unbalanced;
@@ -39,19 +40,25 @@ pub(super) fn handle<F: Family>(
         F::hash_client(frontend.seed, source)
     };
     let from_agent = agent::position::<F>(ethernet, ip).is_some();
-    let picked = TABLES.get(frontend.id).and_then(|table| {
-        let member = pick::member(table, frontend.slots, hash)?;
-        if from_agent && member.node != THIS_NODE {
-            // The sender's choice of node counts: its table and ours may differ for a moment.
-            return pick::local(table, hash);
+    let member = match TABLES.get(frontend.id) {
+        Some(table) => {
+            let member = pick::member(table, frontend.slots, hash);
+            if from_agent && member.node != THIS_NODE {
+                // The sender's choice of node counts: its table and ours may differ for a moment.
+                pick::local(table, hash)
+            } else {
+                member
+            }
         }
-        Some(member)
-    });
-    match picked {
-        Some(member) if member.node != THIS_NODE => forward::handle::<F>(ctx, ethernet, ip, member),
-        None if !from_agent => Verdict::Refuse(no_backend(&transport, false)),
-        picked => deliver::handle::<F>(ip, transport, picked, length(ctx), from_agent),
+        None => Member::NONE,
+    };
+    if from_agent || member.node == THIS_NODE {
+        return deliver::handle::<F>(ip, transport, member, length(ctx), from_agent);
     }
+    if !member.is_some() {
+        return Verdict::Refuse(no_backend(&transport, false));
+    }
+    forward::handle::<F>(ctx, ethernet, ip, member)
 }
 
 /// Nobody serves this frontend.

@@ -16,8 +16,8 @@ use crate::frame::Cursor;
 use crate::maps::{NODES, SETTINGS};
 
 #[inline(never)]
-pub(super) fn answer<F: Family>(ctx: &mut XdpContext) -> Option<Action> {
-    let mut cursor = Cursor::new(ctx);
+pub(super) fn answer<F: Family>(ctx: XdpContext) -> Option<Action> {
+    let mut cursor = Cursor::new(&ctx);
     let _ethernet = cursor.take::<EthHdr>()?;
     let ip = cursor.take::<F::Header>()?;
     let Payload::Protocol(protocol::TCP) = F::payload(ip, &mut cursor) else {

@@ -17,7 +17,7 @@ use crate::maps::BACKENDS;
 pub(super) fn handle<F: Family>(
     ip: &mut F::Header,
     mut transport: Transport<'_>,
-    member: Option<Member>,
+    member: Member,
     length: u64,
     from_agent: bool,
 ) -> Verdict {
@@ -36,9 +36,9 @@ pub(super) fn handle<F: Family>(
             });
         }
         _ => {
-            let Some(member) = member else {
+            if !member.is_some() {
                 return Verdict::Refuse(no_backend(&transport, from_agent));
-            };
+            }
             match record::<F>(&flow, member.backend) {
                 Some(endpoint) => endpoint,
                 None => {

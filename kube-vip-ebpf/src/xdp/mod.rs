@@ -18,7 +18,7 @@ use network_types::eth::EthHdr;
 
 use crate::count;
 use crate::family::{Family, Payload, V4, V6, protocol};
-use crate::frame::Cursor;
+use crate::frame::{Cursor, again};
 use crate::maps::FILTER;
 
 mod agent;
@@ -81,37 +81,30 @@ mod ethertype {
 /// Judges one frame.
 #[inline(always)]
 pub fn handle(ctx: &mut XdpContext) -> Action {
-    let Some(ethernet) = Cursor::new(ctx).peek::<EthHdr>() else {
+    let mut cursor = Cursor::new(ctx);
+    let Some(ethernet) = cursor.take::<EthHdr>() else {
         return Action::Pass;
     };
     match ethernet.ether_type {
-        ethertype::IPV4 => ip::<V4>(ctx),
+        ethertype::IPV4 => {
+            let verdict = judge::<V4>(ctx, ethernet, cursor);
+            finish::<V4>(ctx, verdict)
+        }
         // Solicitations go to a multicast address, so they are looked for before the filter.
-        ethertype::IPV6 if nd::is_solicitation_or_advertisement(ctx) => nd::handle(ctx),
-        ethertype::IPV6 => ip::<V6>(ctx),
-        ethertype::ARP => arp::handle(ctx),
+        ethertype::IPV6 if nd::is_solicitation_or_advertisement(&cursor) => nd::handle(again(ctx)),
+        ethertype::IPV6 => {
+            let verdict = judge::<V6>(ctx, ethernet, cursor);
+            finish::<V6>(ctx, verdict)
+        }
+        ethertype::ARP => arp::handle(again(ctx)),
         _ => Action::Pass,
     }
 }
 
 #[inline(always)]
-fn ip<F: Family>(ctx: &mut XdpContext) -> Action {
-    match judge::<F>(ctx) {
-        Verdict::Done(action) => action,
-        Verdict::Unbalanced => match unbalanced::handle::<F>(ctx) {
-            Verdict::Done(action) => action,
-            Verdict::Refuse(refusal) => refuse::<F>(ctx, refusal),
-            Verdict::Unbalanced => Action::Pass,
-        },
-        Verdict::Refuse(refusal) => refuse::<F>(ctx, refusal),
-    }
-}
-
-#[inline(always)]
-fn judge<F: Family>(ctx: &XdpContext) -> Verdict {
+fn judge<F: Family>(ctx: &XdpContext, ethernet: &mut EthHdr, mut cursor: Cursor<'_>) -> Verdict {
     const NOT_OURS: Verdict = Verdict::Done(Action::Pass);
-    let mut cursor = Cursor::new(ctx);
-    let (Some(ethernet), Some(ip)) = (cursor.take::<EthHdr>(), cursor.take::<F::Header>()) else {
+    let Some(ip) = cursor.take::<F::Header>() else {
         return NOT_OURS;
     };
     // Before any judgement on the rest: what is not for an address of ours passes as it is.
@@ -133,11 +126,23 @@ fn judge<F: Family>(ctx: &XdpContext) -> Verdict {
 }
 
 #[inline(always)]
+fn finish<F: Family>(ctx: &mut XdpContext, mut verdict: Verdict) -> Action {
+    if let Verdict::Unbalanced = verdict {
+        verdict = unbalanced::handle::<F>(again(ctx));
+    }
+    match verdict {
+        Verdict::Done(action) => action,
+        Verdict::Refuse(refusal) => refuse::<F>(ctx, refusal),
+        Verdict::Unbalanced => Action::Pass,
+    }
+}
+
+#[inline(always)]
 fn refuse<F: Family>(ctx: &mut XdpContext, refusal: Refusal) -> Action {
     let (reason, answer) = match refusal {
-        Refusal::Reset(reason) => (reason, reset::answer::<F>(ctx)),
-        Refusal::Unreachable(reason) => (reason, unreachable::answer::<F>(ctx)),
-        Refusal::Closed(reason) => (reason, closed::answer::<F>(ctx)),
+        Refusal::Reset(reason) => (reason, reset::answer::<F>(again(ctx))),
+        Refusal::Unreachable(reason) => (reason, unreachable::answer::<F>(again(ctx))),
+        Refusal::Closed(reason) => (reason, closed::answer::<F>(again(ctx))),
     };
     match answer {
         Some(action) => {

@@ -2,7 +2,6 @@
 //! for one.
 
 use aya_ebpf::programs::XdpContext;
-use kube_vip_common::address::Address;
 use kube_vip_common::event::ND_CONFLICT;
 use kube_vip_common::stats::Reason;
 use kube_vip_common::vip::{VIRTUAL, Vip};
@@ -10,8 +9,8 @@ use network_types::eth::EthHdr;
 use network_types::ip::Ipv6Hdr;
 
 use super::Action;
-use crate::family::{Family as _, V6, protocol};
-use crate::frame::{Cursor, Word};
+use crate::family::{Family as _, Halves, V6, protocol};
+use crate::frame::{Both, Cursor, Word};
 use crate::{count, event, helpers, maps, ownership};
 
 const SOLICITATION: u8 = 135;
@@ -36,16 +35,16 @@ const OPTIONS: usize = 8;
 
 /// Whether the packet is one of the two messages that name a target.
 #[inline(always)]
-pub(super) fn is_solicitation_or_advertisement(ctx: &XdpContext) -> bool {
-    let mut cursor = Cursor::new(ctx);
-    let _ethernet = cursor.take::<EthHdr>();
-    let icmp = cursor.take::<Ipv6Hdr>().is_some_and(|ip| ip.next_hdr == protocol::ICMPV6);
-    icmp && matches!(cursor.peek::<u8>(), Some(SOLICITATION | ADVERTISEMENT))
+pub(super) fn is_solicitation_or_advertisement(cursor: &Cursor<'_>) -> bool {
+    let packet = cursor.peek::<Both<Ipv6Hdr, u8>>();
+    packet.is_some_and(|Both(ip, kind)| {
+        ip.next_hdr == protocol::ICMPV6 && matches!(kind, SOLICITATION | ADVERTISEMENT)
+    })
 }
 
 #[inline(never)]
-pub(super) fn handle(ctx: &mut XdpContext) -> Action {
-    let mut cursor = Cursor::new(ctx);
+pub(super) fn handle(ctx: XdpContext) -> Action {
+    let mut cursor = Cursor::new(&ctx);
     let (Some(ethernet), Some(ip)) = (cursor.take::<EthHdr>(), cursor.take::<Ipv6Hdr>()) else {
         return Action::Pass;
     };
@@ -58,42 +57,37 @@ pub(super) fn handle(ctx: &mut XdpContext) -> Action {
         Some([a, b, mac @ ..]) if kind == ADVERTISEMENT && [a, b] == TARGET_LINK_LAYER => mac,
         _ => ethernet.src_addr,
     };
-    let named = if kind == ADVERTISEMENT { *target } else { ip.src_addr };
+    let named = if kind == ADVERTISEMENT { Halves::of(target) } else { V6::source(ip) };
     if let Some(vip) = virtual_ip(named) {
         if is_legitimate(vip, claimed) {
             return Action::Pass;
         }
-        event::conflict(ctx, ND_CONFLICT, Address(named), claimed);
+        event::conflict(&ctx, ND_CONFLICT, V6::address(named), claimed);
         return Action::Drop;
     }
     if kind == ADVERTISEMENT {
         return Action::Pass;
     }
-    let Some(vip) = virtual_ip(*target) else {
+    let Some(vip) = virtual_ip(Halves::of(target)) else {
         return Action::Pass;
     };
-    let (ip, head, target) = (*ip, *head, *target);
     let own = maps::own_mac(ctx.ingress_ifindex() as u32);
-    let (Some(asker), true, Some(own)) =
-        (asker(ethernet.src_addr, &ip, head, target, &mut cursor), ownership::owned(vip), own)
-    else {
+    let owned = ownership::owned(vip);
+    let asker = asker(XdpContext::new(ctx.ctx));
+    let answered = match own {
+        Some(own) if owned && asker != INVALID => advertise(ctx, Packed::new(own), asker),
+        _ => None,
+    };
+    if answered.is_none() {
         count::reason(Reason::NdSwallowed);
         return Action::Drop;
-    };
-    match advertise(ctx, own, ip.src_addr, target, asker) {
-        Some(()) => {
-            count::reason(Reason::NdAnswered);
-            Action::Transmit
-        }
-        None => {
-            count::reason(Reason::NdSwallowed);
-            Action::Drop
-        }
     }
+    count::reason(Reason::NdAnswered);
+    Action::Transmit
 }
 
 #[inline(always)]
-fn virtual_ip(address: [u8; 16]) -> Option<&'static Vip> {
+fn virtual_ip(address: Halves) -> Option<&'static Vip> {
     maps::vip(&V6::address(address)).filter(|vip| vip.flags & VIRTUAL != 0)
 }
 
@@ -105,38 +99,46 @@ pub(super) fn is_legitimate(vip: &Vip, mac: [u8; 6]) -> bool {
 }
 
 /// The Ethernet address of who asks, if the solicitation is valid (RFC 4861 §7.1.1).
+#[inline(never)]
+fn asker(ctx: XdpContext) -> Packed {
+    let mut cursor = Cursor::new(&ctx);
+    valid_asker(&mut cursor).unwrap_or(INVALID)
+}
+
 #[inline(always)]
-fn asker(
-    sender: [u8; 6],
-    ip: &Ipv6Hdr,
-    head: [Word; 2],
-    target: [u8; 16],
-    cursor: &mut Cursor<'_>,
-) -> Option<[u8; 6]> {
+fn valid_asker(cursor: &mut Cursor<'_>) -> Option<Packed> {
+    let sender = cursor.take::<EthHdr>()?.src_addr;
+    let ip = cursor.take::<Ipv6Hdr>()?;
+    let head = *cursor.take::<[Word; 2]>()?;
+    let target = Halves::of(cursor.take::<[u8; 16]>()?);
     let length = V6::payload_length(ip);
     if ip.hop_limit != 255 || head[0][1] != 0 || length < 24 || length % 8 != 0 {
         return None;
     }
-    let mut sum = V6::pseudo(ip.src_addr, ip.dst_addr, protocol::ICMPV6, length);
-    for word in head.into_iter().chain(crate::family::words(target)) {
-        sum = sum.add(u32::from_ne_bytes(word));
-    }
+    let [t0, t1, t2, t3] = target.numbers();
+    let mut sum = V6::pseudo(V6::source(ip), V6::destination(ip), protocol::ICMPV6, length)
+        .add(u32::from_ne_bytes(head[0]))
+        .add(u32::from_ne_bytes(head[1]))
+        .add(t0)
+        .add(t1)
+        .add(t2)
+        .add(t3);
     let mut link_layer = None;
     let mut inside = 0;
     for unit in 0..OPTIONS {
         if 24 + unit as u16 * 8 >= length {
             break;
         }
-        let [first, second] = cursor.take::<[Word; 2]>()?;
-        sum = sum.add(u32::from_ne_bytes(*first)).add(u32::from_ne_bytes(*second));
+        let option = *cursor.take::<[u8; 8]>()?;
+        let option = u64::from_ne_bytes(option);
+        sum = sum.add(option as u32).add((option >> 32) as u32);
         if inside > 0 {
             inside -= 1;
             continue;
         }
-        let [kind, units, a, b] = *first;
-        let [c, d, e, f] = *second;
+        let [kind, units] = ((option.to_be() >> 48) as u16).to_be_bytes();
         if [kind, units] == SOURCE_LINK_LAYER {
-            link_layer = Some([a, b, c, d, e, f]);
+            link_layer = Some(Packed(option.to_be() << 16 >> 16));
         }
         inside = units.checked_sub(1)?;
     }
@@ -144,49 +146,76 @@ fn asker(
     if too_long || inside != 0 || sum.checksum() != 0 {
         return None;
     }
-    if ip.src_addr == UNSPECIFIED {
+    if V6::source(ip) == Halves::of(&UNSPECIFIED) {
         // Duplicate address detection (RFC 4862 §5.4): to the group, and without an address to
         // answer to.
         let to_group = ip.dst_addr.first_chunk() == Some(&SOLICITED_NODE);
-        return (to_group && link_layer.is_none()).then_some(ALL_NODES_MAC);
+        return (to_group && link_layer.is_none()).then_some(Packed::new(ALL_NODES_MAC));
     }
-    Some(link_layer.unwrap_or(sender))
+    Some(match link_layer {
+        Some(link_layer) => link_layer,
+        None => Packed::new(sender),
+    })
+}
+
+/// An Ethernet address in the lower 48 bits of a number: kept in a register, where six bytes on the
+/// stack would be stored in ways the verifier calls misaligned.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Packed(u64);
+
+/// Nobody asks from here.
+const INVALID: Packed = Packed(0);
+
+impl Packed {
+    #[inline(always)]
+    const fn new([a, b, c, d, e, f]: [u8; 6]) -> Self {
+        Self(u64::from_be_bytes([0, 0, a, b, c, d, e, f]))
+    }
+
+    #[inline(always)]
+    const fn bytes(self) -> [u8; 6] {
+        let [_, _, a, b, c, d, e, f] = self.0.to_be_bytes();
+        [a, b, c, d, e, f]
+    }
 }
 
 /// Makes the frame the advertisement that answers it (RFC 4861 §7.2.4).
-#[inline(always)]
-fn advertise(
-    ctx: &mut XdpContext,
-    own: [u8; 6],
-    source: [u8; 16],
-    target: [u8; 16],
-    asker: [u8; 6],
-) -> Option<()> {
+#[inline(never)]
+fn advertise(mut ctx: XdpContext, own: Packed, asker: Packed) -> Option<()> {
     /// The message with its one option.
     const LENGTH: usize = 32;
-    let unspecified = source == UNSPECIFIED;
-    let destination = if unspecified { ALL_NODES } else { source };
+    let mut cursor = Cursor::new(&ctx);
+    let _ethernet = cursor.take::<EthHdr>()?;
+    let source = V6::source(cursor.take::<Ipv6Hdr>()?);
+    let _head = cursor.take::<[Word; 2]>()?;
+    let target = Halves::of(cursor.take::<[u8; 16]>()?);
+    let unspecified = source == Halves::of(&UNSPECIFIED);
+    let destination = if unspecified { Halves::of(&ALL_NODES) } else { source };
     let flags = if unspecified { OVERRIDE } else { SOLICITED | OVERRIDE };
 
-    helpers::set_length(ctx, (size_of::<EthHdr>() + size_of::<Ipv6Hdr>() + LENGTH) as u64)?;
-    let mut cursor = Cursor::new(ctx);
+    helpers::set_length(&mut ctx, (size_of::<EthHdr>() + size_of::<Ipv6Hdr>() + LENGTH) as u64)?;
+    let mut cursor = Cursor::new(&ctx);
     let ethernet = cursor.take::<EthHdr>()?;
     let ip = cursor.take::<Ipv6Hdr>()?;
     let message = cursor.take::<[Word; LENGTH / 4]>()?;
-    (ethernet.dst_addr, ethernet.src_addr) = (asker, own);
+    (ethernet.dst_addr, ethernet.src_addr) = (asker.bytes(), own.bytes());
     V6::write(ip, target, destination, protocol::ICMPV6, LENGTH as u16);
     ip.hop_limit = 255;
-    let [t0, t1, t2, t3] = crate::family::words(target);
-    let [a, b, c, d, e, f] = own;
+    let [t0, t1, t2, t3] = target.numbers();
     let [kind, units] = TARGET_LINK_LAYER;
-    let rest = [[flags, 0, 0, 0], t0, t1, t2, t3, [kind, units, a, b], [c, d, e, f]];
-    let mut sum = V6::pseudo(target, destination, protocol::ICMPV6, LENGTH as u16)
-        .add(u32::from_ne_bytes([ADVERTISEMENT, 0, 0, 0]));
-    for word in rest {
-        sum = sum.add(u32::from_ne_bytes(word));
-    }
+    let [a, b, c, d, e, f] = own.bytes();
+    let (head, tail) = ([flags, 0, 0, 0], ([kind, units, a, b], [c, d, e, f]));
+    let sum = V6::pseudo(target, destination, protocol::ICMPV6, LENGTH as u16)
+        .add(u32::from_ne_bytes([ADVERTISEMENT, 0, 0, 0]))
+        .add(u32::from_ne_bytes(head))
+        .add(t0)
+        .add(t1)
+        .add(t2)
+        .add(t3)
+        .add(u32::from_ne_bytes(tail.0))
+        .add(u32::from_ne_bytes(tail.1));
     let [c0, c1] = sum.checksum().to_ne_bytes();
-    let [r0, r1, r2, r3, r4, r5, r6] = rest;
-    *message = [[ADVERTISEMENT, 0, c0, c1], r0, r1, r2, r3, r4, r5, r6];
+    let [t0, t1, t2, t3] = [t0, t1, t2, t3].map(u32::to_ne_bytes);
+    *message = [[ADVERTISEMENT, 0, c0, c1], head, t0, t1, t2, t3, tail.0, tail.1];
     Some(())
 }

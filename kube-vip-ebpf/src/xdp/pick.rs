@@ -3,7 +3,7 @@
 use aya_ebpf::btf_maps::Array;
 use kube_vip_common::hash::FlowHash;
 use kube_vip_common::table::{
-    Geometry, INDEX_MASK, Line, MEMBERS_PER_LINE, Member, NO_MEMBER, SLOTS_PER_LINE, members_start,
+    Geometry, Header, INDEX_MASK, Line, MEMBERS_PER_LINE, Member, NO_MEMBER, SLOTS_PER_LINE, members_start,
 };
 
 use crate::maps::line;
@@ -16,13 +16,12 @@ pub(super) fn member<const N: usize, const FLAGS: usize>(
     table: &Table<N, FLAGS>,
     slots: u32,
     hash: FlowHash,
-) -> Option<Member> {
+) -> Member {
     let slot = hash.slot(slots);
-    let index = line::slot(table.get(1 + slot / SLOTS_PER_LINE)?, slot) & INDEX_MASK;
-    if index == NO_MEMBER {
-        return None;
+    match table.get(1 + slot / SLOTS_PER_LINE) {
+        Some(at) => nth(table, members_start(slots), line::slot(at, slot) & INDEX_MASK),
+        None => Member::NONE,
     }
-    nth(table, members_start(slots), index)
 }
 
 /// One of the backends on this host, where the slot's own is elsewhere.
@@ -30,24 +29,29 @@ pub(super) fn member<const N: usize, const FLAGS: usize>(
 pub(super) fn local<const N: usize, const FLAGS: usize>(
     table: &Table<N, FLAGS>,
     hash: FlowHash,
-) -> Option<Member> {
-    let header = *line::header(table.get(0)?);
-    let geometry =
-        Geometry { slots: header.slots, members: header.members, locals: header.locals };
-    if geometry.locals == 0 {
-        return None;
+) -> Member {
+    let Some(first) = table.get(0) else {
+        return Member::NONE;
+    };
+    let Header { slots, members, locals, .. } = *line::header(first);
+    let geometry = Geometry { slots, members, locals };
+    let nth_local = hash.slot(locals);
+    match table.get(geometry.locals_start() + nth_local / SLOTS_PER_LINE) {
+        Some(at) => nth(table, geometry.members_start(), line::slot(at, nth_local)),
+        None => Member::NONE,
     }
-    let nth_local = hash.slot(geometry.locals);
-    let at = table.get(geometry.locals_start() + nth_local / SLOTS_PER_LINE)?;
-    nth(table, geometry.members_start(), line::slot(at, nth_local))
 }
 
+/// A slot without a backend has an index that no table is long enough for.
 #[inline(always)]
 fn nth<const N: usize, const FLAGS: usize>(
     table: &Table<N, FLAGS>,
     members_start: u32,
     index: u16,
-) -> Option<Member> {
+) -> Member {
     let index = u32::from(index);
-    table.get(members_start + index / MEMBERS_PER_LINE).map(|at| line::member(at, index))
+    match table.get(members_start + index / MEMBERS_PER_LINE) {
+        Some(at) if index != NO_MEMBER.into() => line::member(at, index),
+        _ => Member::NONE,
+    }
 }

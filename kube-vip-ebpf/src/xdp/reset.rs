@@ -18,8 +18,8 @@ const SHORTEST_FRAME: usize = 60;
 
 /// Nothing where it must not be answered.
 #[inline(never)]
-pub(super) fn answer<F: Family>(ctx: &mut XdpContext) -> Option<Action> {
-    let mut cursor = Cursor::new(ctx);
+pub(super) fn answer<F: Family>(mut ctx: XdpContext) -> Option<Action> {
+    let mut cursor = Cursor::new(&ctx);
     let ethernet = cursor.take::<EthHdr>()?;
     let ip = cursor.take::<F::Header>()?;
     let Payload::Protocol(protocol::TCP) = F::payload(ip, &mut cursor) else {
@@ -41,8 +41,8 @@ pub(super) fn answer<F: Family>(ctx: &mut XdpContext) -> Option<Action> {
     };
 
     let length = size_of::<EthHdr>() + size_of::<F::Header>() + size_of::<TcpHdr>();
-    helpers::set_length(ctx, length.max(SHORTEST_FRAME) as u64)?;
-    let mut cursor = Cursor::new(ctx);
+    helpers::set_length(&mut ctx, length.max(SHORTEST_FRAME) as u64)?;
+    let mut cursor = Cursor::new(&ctx);
     let ethernet = cursor.take::<EthHdr>()?;
     let ip = cursor.take::<F::Header>()?;
     let segment = cursor.take::<[Word; 5]>()?;

@@ -13,8 +13,8 @@ use crate::frame::Cursor;
 use crate::{count, log, maps};
 
 #[inline(never)]
-pub(super) fn handle<F: Family>(ctx: &XdpContext) -> Verdict {
-    let mut cursor = Cursor::new(ctx);
+pub(super) fn handle<F: Family>(ctx: XdpContext) -> Verdict {
+    let mut cursor = Cursor::new(&ctx);
     let (Some(ethernet), Some(ip)) = (cursor.take::<EthHdr>(), cursor.take::<F::Header>()) else {
         return Verdict::Done(Action::Pass);
     };
@@ -38,7 +38,7 @@ pub(super) fn handle<F: Family>(ctx: &XdpContext) -> Verdict {
         // Not known here yet: the kernel would route it in circles, an RST would end a connection
         // that a moment later goes on.
         count::reason(Reason::UnknownFromAgent);
-        log::rare(ctx, Reason::UnknownFromAgent, ethernet.src_addr);
+        log::rare(&ctx, Reason::UnknownFromAgent, ethernet.src_addr);
         return Verdict::Done(Action::Drop);
     }
     if vip.flags & VIRTUAL == 0 {
@@ -63,7 +63,7 @@ fn held<F: Family>(ip: &F::Header, payload: Payload, transport: Option<Transport
             address: F::address(F::destination(ip)),
             port: transport.ports.destination,
             protocol: transport.ports.protocol,
-            pad: 0,
+            pad: [0; 5],
         };
         if maps::frontend(&key).is_some() {
             count::reason(Reason::Fragment);

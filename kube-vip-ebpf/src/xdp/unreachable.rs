@@ -1,5 +1,6 @@
 //! Answers a packet with "destination unreachable" (RFC 792, RFC 4443 §3.1), quoting its header and
-//! the eight bytes behind it: what every receiver needs to find the socket.
+//! the eight bytes behind it: what every receiver needs to find the socket. A header with options
+//! is too long for that; such a packet is dropped and counted.
 
 use aya_ebpf::programs::XdpContext;
 use network_types::eth::EthHdr;
@@ -18,27 +19,23 @@ const HOST_V6: [u8; 2] = [1, 3];
 
 /// Words of the ICMP header.
 const HEADER: usize = 2;
-/// Words that are quoted behind the IP header.
-const QUOTED: usize = 2;
-/// Most words of an IP header: fifteen with options (RFC 791 §3.1).
-const LONGEST_HEADER: usize = 15;
 
 /// Nothing where it must not be answered.
 #[inline(never)]
-pub(super) fn answer<F: Family>(ctx: &mut XdpContext) -> Option<Action> {
-    let mut cursor = Cursor::new(ctx);
+pub(super) fn answer<F: Family>(mut ctx: XdpContext) -> Option<Action> {
+    let mut cursor = Cursor::new(&ctx);
     let ethernet = *cursor.take::<EthHdr>()?;
     let ip = cursor.take::<F::Header>()?;
     let Payload::Protocol(protocol) = F::payload(ip, &mut cursor) else {
         return None;
     };
-    let (client, vip, words) = (F::source(ip), F::destination(ip), F::header_words(ip));
+    let (client, vip) = (F::source(ip), F::destination(ip));
+    let options = F::header_words(ip) * 4 != size_of::<F::Header>();
     // Where the client of an agent's frame is on the link is not known here.
     let from_agent = agent::position::<F>(&ethernet, ip).is_some();
-    if !is_unicast(&ethernet) || !F::is_answerable(client) || from_agent {
+    if !is_unicast(&ethernet) || !F::is_answerable(client) || from_agent || options {
         return None;
     }
-    let words = (words + QUOTED).min(LONGEST_HEADER + QUOTED);
     let kind = match (F::ICMP, protocol) {
         (protocol::ICMP, protocol::UDP) => PORT_V4,
         (protocol::ICMP, _) => HOST_V4,
@@ -48,16 +45,16 @@ pub(super) fn answer<F: Family>(ctx: &mut XdpContext) -> Option<Action> {
 
     // The old IP header stays where it is and becomes the quotation.
     let room = size_of::<F::Header>() + HEADER * 4;
-    helpers::grow_head(ctx, room as i32)?;
+    helpers::grow_head(&mut ctx, room as i32)?;
     let quotation = size_of::<EthHdr>() + room;
-    helpers::set_length(ctx, (quotation + words * 4) as u64)?;
-    let mut cursor = Cursor::new(ctx);
+    helpers::set_length(&mut ctx, (quotation + size_of::<F::Quotation>()) as u64)?;
+    let mut cursor = Cursor::new(&ctx);
     let turned = cursor.take::<EthHdr>()?;
     let ip = cursor.take::<F::Header>()?;
     let icmp = cursor.take::<[Word; HEADER]>()?;
     *turned =
         EthHdr { dst_addr: ethernet.src_addr, src_addr: ethernet.dst_addr, ether_type: ethernet.ether_type };
-    let length = ((HEADER + words) * 4) as u16;
+    let length = (HEADER * 4 + size_of::<F::Quotation>()) as u16;
     F::write(ip, vip, client, F::ICMP, length);
     // ICMPv6 covers the pseudo-header (RFC 4443 §2.3), ICMP does not.
     let mut sum = if F::ICMP == protocol::ICMPV6 {
@@ -66,11 +63,8 @@ pub(super) fn answer<F: Family>(ctx: &mut XdpContext) -> Option<Action> {
         Default::default()
     };
     sum = sum.add(u16::from_ne_bytes(kind).into());
-    for word in 0..LONGEST_HEADER + QUOTED {
-        if word >= words {
-            break;
-        }
-        sum = sum.add(u32::from_ne_bytes(*cursor.take::<Word>()?));
+    for word in cursor.take::<F::Quotation>()?.as_ref() {
+        sum = sum.add(u32::from_ne_bytes(*word));
     }
     let [c0, c1] = sum.checksum().to_ne_bytes();
     *icmp = [[kind[0], kind[1], c0, c1], [0; 4]];

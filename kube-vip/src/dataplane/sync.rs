@@ -395,7 +395,7 @@ fn usable(backend: &plan::Backend) -> Option<&str> {
 }
 
 fn key((address, port, protocol): &Port) -> FrontendKey {
-    FrontendKey { address: (*address).into(), port: *port, protocol: *protocol as u8, pad: 0 }
+    FrontendKey { address: (*address).into(), port: *port, protocol: *protocol as u8, pad: [0; 5] }
 }
 
 fn port(key: &FrontendKey) -> Port {
