@@ -1,1 +1,6 @@
 //! What is learnt from outside.
+
+pub mod links;
+pub mod netlink;
+#[cfg(test)]
+pub(crate) mod testing;
