@@ -144,7 +144,7 @@ fn read_link(message: &LinkMessage, addresses: Vec<IpNet>) -> Option<(String, Li
 }
 
 /// The host's own end: on a point-to-point link `IFA_ADDRESS` is the other one
-/// (include/uapi/linux/if_addr.h).
+/// (`include/uapi/linux/if_addr.h`).
 pub(crate) fn local_address(message: &AddressMessage) -> Option<IpAddr> {
     let mut end = None;
     for attribute in &message.attributes {

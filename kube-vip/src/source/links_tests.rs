@@ -9,6 +9,7 @@ const SOON: Duration = Duration::from_secs(2);
 fn a_snapshot_lists_what_there_is() {
     in_namespace(|| async {
         let _peer = Peer::new("up0", "far0");
+        ip("addr flush dev up0");
         ip("link set up0 address 02:00:00:00:00:07 mtu 1400");
         ip("addr add 192.0.2.7/24 dev up0");
         ip("addr add 2001:db8::7/64 dev up0 nodad");
@@ -29,6 +30,7 @@ fn a_snapshot_lists_what_there_is() {
 fn changes_are_followed() {
     in_namespace(|| async {
         let peer = Peer::new("up0", "far0");
+        ip("addr flush dev up0");
         let mut links = follow().await.unwrap();
         assert!(links.borrow()["up0"].carrier);
 
@@ -50,6 +52,7 @@ fn changes_are_followed() {
 fn the_first_change_goes_out_at_once() {
     in_namespace(|| async {
         let _peer = Peer::new("up0", "far0");
+        ip("addr flush dev up0");
         let mut links = follow().await.unwrap();
         sleep(Duration::from_millis(50)).await;
         let started = Instant::now();
@@ -64,6 +67,7 @@ fn the_first_change_goes_out_at_once() {
 fn lost_events_are_repaired() {
     in_namespace(|| async {
         let _peer = Peer::new("up0", "far0");
+        ip("addr flush dev up0");
         // The kernel's least buffer holds a handful of these events.
         let mut links = follow_with(1).await.unwrap();
         let mut probe = Events::open(&GROUPS, 1).unwrap();

@@ -28,6 +28,8 @@ pub(crate) fn in_namespace<F: Future<Output = ()>>(body: impl FnOnce() -> F + Se
 fn enter() {
     unshare(CloneFlags::CLONE_NEWNET).unwrap();
     ip("link set lo up");
+    // Addresses of this namespace are used at once, the links' own included.
+    sysctl("net/ipv6/conf/default/accept_dad", "0");
 }
 
 /// `ip` in the namespace of the calling thread.
@@ -52,8 +54,7 @@ pub(crate) struct Peer {
 }
 
 impl Peer {
-    /// `here` in the caller's namespace, `there` in the peer's; both up, without IPv6's own
-    /// addresses, so that a test sees only what it made.
+    /// `here` in the caller's namespace, `there` in the peer's; both up, with link-local addresses.
     pub(crate) fn new(here: &str, there: &str) -> Self {
         let (jobs, queue) = mpsc::channel::<Box<dyn FnOnce() + Send>>();
         let (ready, thread_id) = mpsc::channel();
@@ -64,10 +65,10 @@ impl Peer {
         });
         let id = thread_id.recv().unwrap();
         ip(&format!("link add {here} type veth peer name {there} netns {id}"));
-        ip(&format!("link set {here} addrgenmode none up"));
+        ip(&format!("link set {here} up"));
         let peer = Self { jobs: Some(jobs), thread: Some(thread) };
         let there = there.to_owned();
-        peer.run(move || ip(&format!("link set {there} addrgenmode none up")));
+        peer.run(move || ip(&format!("link set {there} up")));
         peer
     }
 
@@ -99,9 +100,9 @@ pub(crate) async fn until<T: Clone + std::fmt::Debug>(
     within: Duration,
     mut wanted: impl FnMut(&T) -> bool,
 ) -> T {
-    match tokio::time::timeout(within, receiver.wait_for(|value| wanted(value))).await {
-        Ok(value) => return value.unwrap().clone(),
-        Err(_) => {}
+    let waited = tokio::time::timeout(within, receiver.wait_for(|value| wanted(value))).await;
+    if let Some(value) = waited.ok().map(|value| value.unwrap().clone()) {
+        return value;
     }
     panic!("after {within:?} it is still {:#?}", receiver.borrow());
 }
