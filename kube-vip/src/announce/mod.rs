@@ -11,3 +11,6 @@ mod socket;
 
 pub use announcer::{Announcer, Wire};
 pub use socket::PacketSocket;
+
+#[cfg(test)]
+mod tests;
