@@ -38,8 +38,9 @@ pub(super) fn message(index: u32, address: IpAddr, tag: u32) -> AddressMessage {
         // The election decides who has it; detection would only delay it by seconds.
         flags |= AddressFlags::Nodad;
     }
-    // Deprecated from the start: never chosen as the source of a new connection (RFC 6724 §5,
-    // rule 3), but good for answering.
+    // Deprecated from the start: good for answering, but not chosen as the source of a new
+    // connection (RFC 6724 §5, rule 3). For IPv4 Linux has no such rule; there a /32 is not chosen
+    // because it shares no network with any next hop (`inet_select_addr` in net/ipv4/devinet.c).
     let mut lifetime = CacheInfo::default();
     lifetime.ifa_preferred = 0;
     lifetime.ifa_valid = u32::MAX;

@@ -75,7 +75,17 @@ fn vips_answer_but_are_never_a_source() {
         peer.ip("addr add 192.0.2.2/24 dev far0");
         peer.ip("addr add 2001:db8::2/64 dev far0 nodad");
         assert_clean(&Addresses::new("test").build(&held("up0", &VIPS)).await);
-        for (there, source) in [("192.0.2.2", "192.0.2.1"), ("2001:db8::2", "2001:db8::1")] {
+        // As a renewed lease might: the VIP is the first address of the interface now.
+        ip("addr del 192.0.2.1/24 dev up0");
+        ip("addr add 192.0.2.1/24 dev up0");
+        ip("route add default via 192.0.2.2");
+        ip("-6 route add default via 2001:db8::2");
+        for (there, source) in [
+            ("192.0.2.2", "192.0.2.1"),
+            ("203.0.113.1", "192.0.2.1"),
+            ("2001:db8::2", "2001:db8::1"),
+            ("2001:db8:1::2", "2001:db8::1"),
+        ] {
             let route = ip(&format!("route get {there}"));
             assert!(route.contains(&format!("src {source} ")), "{route}");
         }
