@@ -3,7 +3,8 @@
 use super::*;
 use crate::source::testing::{Peer, in_namespace, ip, until};
 
-const SOON: Duration = Duration::from_secs(2);
+/// Generous: what is tested is that things happen at all, on a machine that does much else.
+const SOON: Duration = Duration::from_secs(5);
 
 #[test]
 fn a_snapshot_lists_what_there_is() {
@@ -59,7 +60,7 @@ fn the_first_change_goes_out_at_once() {
         ip("addr add 192.0.2.7/24 dev up0");
         until(&mut links, SOON, |links| links["up0"].addresses.len() == 1).await;
         // Generous: most of it is starting the `ip` command.
-        assert!(started.elapsed() < Duration::from_millis(250), "{:?}", started.elapsed());
+        assert!(started.elapsed() < Duration::from_millis(500), "{:?}", started.elapsed());
     });
 }
 
@@ -85,6 +86,21 @@ fn lost_events_are_repaired() {
         assert!(lost, "the buffer held everything: the test proved nothing");
         ip("addr flush dev up0");
         until(&mut links, SOON, |links| links["up0"].addresses.is_empty()).await;
+    });
+}
+
+#[test]
+fn a_dead_connection_is_opened_again() {
+    in_namespace(|| async {
+        let _peer = Peer::new("up0", "far0");
+        let events = Events::open(&GROUPS, EVENT_BUFFER).unwrap();
+        events.kill();
+        let (sender, mut links) = watch::channel(Links::new());
+        tokio::spawn(run(events, EVENT_BUFFER, sender));
+        until(&mut links, 2 * RETRY, |links| links.contains_key("up0")).await;
+        sleep(DEBOUNCE * 5).await;
+        ip("link del up0");
+        until(&mut links, SOON, |links| !links.contains_key("up0")).await;
     });
 }
 

@@ -60,28 +60,31 @@ pub type Hops = BTreeMap<IpAddr, Hop>;
 pub async fn follow(
     wanted: watch::Receiver<BTreeSet<IpAddr>>,
 ) -> Result<watch::Receiver<Hops>, NetlinkError> {
-    follow_with(wanted, EVENT_BUFFER).await
+    follow_with(wanted, EVENT_BUFFER, CONFIRM).await
 }
 
 async fn follow_with(
     mut wanted: watch::Receiver<BTreeSet<IpAddr>>,
     buffer: usize,
+    confirm: Duration,
 ) -> Result<watch::Receiver<Hops>, NetlinkError> {
     // Listening first: what changes during the first look is seen as an event.
     let events = Events::open(&GROUPS, buffer)?;
     let mut table = Table::default();
     table.want(&wanted.borrow_and_update());
     let (hops, receiver) = watch::channel(Hops::new());
-    let mut follower = Follower { table, hops, look_at: Instant::now(), next: None };
+    let mut follower = Follower { table, hops, buffer, look_at: Instant::now(), next: None };
     look(&mut follower.table).await?;
     follower.publish();
-    tokio::spawn(follower.run(events, buffer, wanted));
+    tokio::spawn(follower.run(events, wanted, every(confirm)));
     Ok(receiver)
 }
 
 struct Follower {
     table: Table,
     hops: watch::Sender<Hops>,
+    /// Size of the event buffer.
+    buffer: usize,
     /// Not before this is anything looked up again.
     look_at: Instant,
     /// The unresolved address that is next to be asked for.
@@ -92,11 +95,10 @@ impl Follower {
     async fn run(
         mut self,
         mut events: Events,
-        buffer: usize,
         mut wanted: watch::Receiver<BTreeSet<IpAddr>>,
+        mut confirm: Interval,
     ) {
         let mut resolve = every(RESOLVE);
-        let mut confirm = every(CONFIRM);
         let mut everything = every(LOOK);
         loop {
             tokio::select! {
@@ -107,7 +109,7 @@ impl Follower {
                 }
                 event = events.next() => match event {
                     Some(event) => self.handle(event, &mut events).await,
-                    None => events = self.listen_again(buffer).await,
+                    None => events = self.listen_again().await,
                 },
                 () = sleep_until(self.look_at), if self.table.is_dirty() => self.look().await,
                 _ = resolve.tick(), if self.table.has_unresolved() => self.resolve().await,
@@ -144,11 +146,11 @@ impl Follower {
         }
     }
 
-    async fn listen_again(&mut self, buffer: usize) -> Events {
+    async fn listen_again(&mut self) -> Events {
         warn!("the kernel's events of neighbours have ended, listening again");
         loop {
             sleep(RETRY).await;
-            match Events::open(&GROUPS, buffer) {
+            match Events::open(&GROUPS, self.buffer) {
                 Ok(events) => {
                     self.table.all_dirty();
                     return events;

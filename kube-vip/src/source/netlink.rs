@@ -205,6 +205,12 @@ impl Events {
         }
     }
 
+    /// As if the socket had failed.
+    #[cfg(test)]
+    pub(crate) fn kill(&self) {
+        self.task.abort();
+    }
+
     /// An event that has already happened.
     pub(crate) fn waiting(&mut self) -> Option<Event> {
         self.next().now_or_never().flatten()

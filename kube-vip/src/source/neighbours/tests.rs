@@ -4,7 +4,10 @@ use super::*;
 use crate::source::testing::{Peer, in_namespace, ip, sysctl, until};
 use crate::view::Mac;
 
-const SOON: Duration = Duration::from_secs(2);
+/// Generous: what is tested is that things happen at all, on a machine that does much else.
+const SOON: Duration = Duration::from_secs(5);
+/// More often than in earnest, to wait less.
+const OFTEN: Duration = Duration::from_secs(1);
 const PEER_MAC: Mac = Mac([2, 0, 0, 0, 0, 9]);
 
 /// This host is number 1 of 192.0.2.0/24 and `2001:db8::/64`, the peer number 2.
@@ -33,14 +36,13 @@ fn neighbour() -> Hop {
 async fn start(addresses: &[&str]) -> (watch::Sender<BTreeSet<IpAddr>>, watch::Receiver<Hops>) {
     let wanted = addresses.iter().map(|text| address(text)).collect();
     let (sender, receiver) = watch::channel(wanted);
-    (sender, follow(receiver).await.unwrap())
+    (sender, follow_with(receiver, EVENT_BUFFER, OFTEN).await.unwrap())
 }
 
 #[test]
 fn peers_are_resolved_without_any_traffic() {
     in_namespace(|| async {
         let _peer = hosts();
-        let started = Instant::now();
         let all = ["192.0.2.1", "192.0.2.2", "2001:db8::1", "2001:db8::2", "203.0.113.1"];
         let (_wanted, mut hops) = start(&all).await;
         let expected: Hops = all
@@ -49,7 +51,6 @@ fn peers_are_resolved_without_any_traffic() {
             .zip([Hop::Here, neighbour(), Hop::Here, neighbour(), Hop::Unreachable])
             .collect();
         until(&mut hops, SOON, |hops| *hops == expected).await;
-        assert!(started.elapsed() < Duration::from_millis(500), "{:?}", started.elapsed());
     });
 }
 
@@ -80,9 +81,9 @@ fn a_peer_that_fails_is_unresolved_and_noticed_when_it_is_back() {
 
         peer.ip("link set far0 arp off");
         peer.ip("addr flush dev far0");
-        // Confirmed every 10 s, given up after three probes of 1 s.
+        // The kernel gives up after three probes of 1 s.
         let gone = Hop::Unresolved { interface: index() };
-        until(&mut hops, Duration::from_secs(16), |hops| {
+        until(&mut hops, Duration::from_secs(10), |hops| {
             both.iter().all(|one| hops.get(one) == Some(&gone))
         })
         .await;
@@ -91,7 +92,9 @@ fn a_peer_that_fails_is_unresolved_and_noticed_when_it_is_back() {
         peer.ip("link set far0 arp on");
         peer.ip("addr add 192.0.2.2/24 dev far0");
         peer.ip("addr add 2001:db8::2/64 dev far0 nodad");
+        let back = Instant::now();
         until(&mut hops, SOON, known).await;
+        println!("noticed after {:?}", back.elapsed());
     });
 }
 
@@ -105,7 +108,7 @@ fn entries_do_not_go_stale() {
         ip("neigh change 192.0.2.2 dev up0 nud stale");
         ip("neigh change 2001:db8::2 dev up0 nud stale");
         hops.mark_unchanged();
-        sleep(CONFIRM + Duration::from_secs(1)).await;
+        sleep(2 * OFTEN).await;
         for one in ["192.0.2.2", "2001:db8::2"] {
             let entry = ip(&format!("neigh show {one}"));
             assert!(entry.contains("REACHABLE"), "{entry}");
@@ -151,7 +154,7 @@ fn permanent_entries_are_left_alone() {
         let (_wanted, hops) = start(&["192.0.2.5"]).await;
         let fixed = Hop::Neighbour { mac: Mac([2, 0, 0, 0, 0, 5]), interface: index() };
         assert!(hops.borrow().values().eq([&fixed]));
-        sleep(CONFIRM + Duration::from_secs(1)).await;
+        sleep(2 * OFTEN).await;
         assert!(ip("neigh show 192.0.2.5").contains("PERMANENT"));
     });
 }
@@ -207,7 +210,7 @@ fn lost_events_are_repaired() {
     in_namespace(|| async {
         let _peer = hosts();
         let (_wanted, receiver) = watch::channel([address("203.0.113.7")].into());
-        let mut hops = follow_with(receiver, 1).await.unwrap();
+        let mut hops = follow_with(receiver, 1, OFTEN).await.unwrap();
         // Blocks this thread, and with it the runtime: nobody reads meanwhile.
         for n in 0..50 {
             ip(&format!("addr add 198.51.100.{}/32 dev up0", n + 1));
