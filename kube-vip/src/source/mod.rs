@@ -1,1 +1,7 @@
 //! What is learnt from outside.
+
+pub mod links;
+pub mod neighbours;
+pub mod netlink;
+#[cfg(test)]
+pub(crate) mod testing;
