@@ -16,6 +16,10 @@ use crate::host::Host;
 use crate::net::NetRuntime;
 use crate::report::{Failure, Progress, Report};
 
+/// A veth has room for 256 frames and a neighbour that is being resolved for about as many:
+/// more at once would lose some to the lab itself.
+const MOST_AT_ONCE: usize = 64;
+
 /// What to do how often.
 #[derive(Clone, Debug)]
 pub struct Burst {
@@ -36,7 +40,7 @@ impl Burst {
         Self {
             target: target.into(),
             count,
-            at_once: 256,
+            at_once: MOST_AT_ONCE,
             patience: Duration::from_secs(10),
             source: None,
             ports: None,
@@ -46,7 +50,7 @@ impl Burst {
         }
     }
 
-    /// How many may be under way at once (256 unless said).
+    /// How many may be under way at once (64 unless said).
     pub fn at_once(mut self, most: usize) -> Self {
         self.at_once = most;
         self

@@ -63,12 +63,12 @@ fn a_port_nobody_serves_is_refused_by_whichever_host_is_asked() -> Result<()> {
 }
 
 const MASQUERADE: &str = "
-table ip masquerade {
-  chain post { type nat hook postrouting priority srcnat; oifname \"eth0\" masquerade; }
-}
-table ip6 masquerade {
-  chain post { type nat hook postrouting priority srcnat; oifname \"eth0\" masquerade; }
-}
+add table ip hide
+add chain ip hide post { type nat hook postrouting priority srcnat; }
+add rule ip hide post oifname eth0 masquerade
+add table ip6 hide
+add chain ip6 hide post { type nat hook postrouting priority srcnat; }
+add rule ip6 hide post oifname eth0 masquerade
 ";
 
 #[test]
