@@ -117,7 +117,7 @@ fn start_agents(
             paint.good(&format!("owns {}", owned.join(" and ")))
         };
         paint.line(&format!(
-            "{:>4} ready after {ready:.2} s, XDP {}, replies by {}, {role}",
+            "{:>4} ready after {ready:.2} s, XDP {}, egress {}, {role}",
             agent.host().name(),
             text(&uplink["xdp"]),
             text(&uplink["egress"]),

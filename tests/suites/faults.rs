@@ -204,30 +204,64 @@ fn a_lab_that_waits_to_die() -> Result<()> {
     }
 }
 
+/// Another process with a lab of its own, and what it must not leave behind.
+struct Victim {
+    process: std::process::Child,
+    /// A process in a host, its holder, the lab's directory.
+    left: [String; 3],
+}
+
+impl Victim {
+    fn start(name: &str) -> Result<Self> {
+        let note = std::env::temp_dir().join(format!("lab-note-{name}-{}", std::process::id()));
+        let process = std::process::Command::new(std::env::current_exe()?)
+            .args(["--ignored", "--exact", "a_lab_that_waits_to_die"])
+            .env("LAB_NOTE", &note)
+            .stdout(std::process::Stdio::null())
+            .stderr(std::process::Stdio::null())
+            .spawn()?;
+        let patience = Duration::from_secs(10);
+        let text = eventually(patience, "the other lab", || Ok(fs::read_to_string(&note)?))?;
+        fs::remove_file(&note)?;
+        let mut words = text.split(' ');
+        let mut next = || words.next().context("the note is short");
+        let left = [format!("/proc/{}", next()?), format!("/proc/{}", next()?), next()?.to_owned()];
+        Ok(Self { process, left })
+    }
+
+    fn kill(&mut self) -> Result<()> {
+        self.process.kill()?;
+        self.process.wait()?;
+        Ok(())
+    }
+
+    fn expect_gone(&self, left: &[String]) -> Result<()> {
+        eventually(Duration::from_secs(10), "everything gone", || {
+            let still = left.iter().filter(|path| Path::new(path).exists()).collect::<Vec<_>>();
+            ensure!(still.is_empty(), "still there: {still:?}");
+            Ok(())
+        })
+    }
+}
+
 #[test]
 fn a_lab_goes_when_its_process_is_killed() -> Result<()> {
-    let note = std::env::temp_dir().join(format!("lab-note-{}", std::process::id()));
-    let mut victim = std::process::Command::new(std::env::current_exe()?)
-        .args(["--ignored", "--exact", "a_lab_that_waits_to_die"])
-        .env("LAB_NOTE", &note)
-        .stdout(std::process::Stdio::null())
-        .stderr(std::process::Stdio::null())
-        .spawn()?;
-    let text =
-        eventually(Duration::from_secs(10), "the other lab", || Ok(fs::read_to_string(&note)?));
+    let mut victim = Victim::start("killed")?;
     victim.kill()?;
-    victim.wait()?;
     let killed = Instant::now();
-    let text = text?;
-    fs::remove_file(&note)?;
-    let mut words = text.split(' ');
-    let mut next = || words.next().context("the note is short");
-    let left = [format!("/proc/{}", next()?), format!("/proc/{}", next()?), next()?.to_owned()];
-    eventually(Duration::from_secs(5), "everything gone", || {
-        let still = left.iter().filter(|path| Path::new(path).exists()).collect::<Vec<_>>();
-        ensure!(still.is_empty(), "still there: {still:?}");
-        Ok(())
-    })?;
+    victim.expect_gone(&victim.left)?;
     println!("gone {:?} after the kill", killed.elapsed());
     Ok(())
+}
+
+#[test]
+fn a_lab_whose_reaper_is_killed_too_goes_when_the_next_one_starts() -> Result<()> {
+    let mut victim = Victim::start("reaper")?;
+    let reaper = victim.left[2].rsplit('-').next().context("no number")?.parse::<i32>()?;
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(reaper), nix::sys::signal::Signal::SIGKILL)?;
+    victim.kill()?;
+    // The holders see to the processes; directories are left.
+    victim.expect_gone(&victim.left[..2])?;
+    let _next = Lab::bridge(1, 0)?;
+    victim.expect_gone(&victim.left)
 }
