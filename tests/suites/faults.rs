@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use lab::{
-    Attempt, Capture, Connection, Entry, Lab, Server, VIPS, Watch, What, eventually, owner, who_has,
+    Attempt, Capture, Connection, Entry, Foreign, Lab, Server, VIPS, Watch, What, eventually,
+    experiment, owner, who_has,
 };
 
 const BRIEFLY: Duration = Duration::from_millis(300);
@@ -122,6 +123,36 @@ fn what_passes_is_captured_and_counted() -> Result<()> {
 }
 
 #[test]
+fn what_xdp_sends_back_arrives_and_is_counted() -> Result<()> {
+    let lab = Lab::bridge(1, 1)?;
+    let (node, client) = (lab.host("n1"), lab.host("c1"));
+    let _reflector = node.foreign_xdp("eth0", Foreign::Reflect)?;
+    let (at_port, at_client) = (Capture::of_host(&lab, "n1")?, Capture::start(client, "eth0")?);
+    let before = node.counters("eth0")?;
+    for _ in 0..100 {
+        client.send_frame("eth0", &experiment(node.mac(), client.mac()))?;
+    }
+    std::thread::sleep(Duration::from_millis(100));
+    let passed = node.counters("eth0")? - before;
+    let back = |frames: Vec<lab::Captured>| {
+        let back = frames.iter().filter(|frame| {
+            !frame.sent && frame.seen.from == node.mac() && frame.seen.to == client.mac()
+        });
+        back.count()
+    };
+    let (port, end) = (back(at_port.finish()?), back(at_client.finish()?));
+    println!("{passed:?} {}", node.shell("ethtool -S eth0; cat /proc/net/dev; ethtool -k eth0 | grep -E 'generic-receive|checksum|gro'")?);
+    println!(
+        "wire {} {}",
+        lab.wire().shell("ethtool -S n1; cat /proc/net/dev")?,
+        client.shell("cat /proc/net/dev")?
+    );
+    ensure!(port == 100 && end == 100, "{port} seen at the port, {end} at the client");
+    ensure!(passed.tx_frames >= 100 && passed.tx_bytes >= 6000, "not counted: {passed:?}");
+    Ok(())
+}
+
+#[test]
 fn a_believed_neighbour_is_sent_to() -> Result<()> {
     let lab = Lab::bridge(2, 1)?;
     let client = lab.host("c1");
@@ -159,7 +190,7 @@ fn a_host_has_everything_of_its_own() -> Result<()> {
     ensure!(n1.shell("ls /sys/class/net")?.split_whitespace().eq(["eth0", "lo"]));
     ensure!(n1.pins()? == ["/sys/fs/bpf/mine"] && n2.pins()?.is_empty());
     ensure!(n1.xdp_program("eth0")?.is_none());
-    let foreign = n1.foreign_xdp("eth0")?;
+    let foreign = n1.foreign_xdp("eth0", Foreign::Pass)?;
     ensure!(n1.xdp_program("eth0")?.is_some() && n2.xdp_program("eth0")?.is_none());
     drop(foreign);
     ensure!(n1.xdp_program("eth0")?.is_none());

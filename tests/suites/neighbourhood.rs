@@ -189,7 +189,7 @@ fn a_frontend_on_the_hosts_own_addresses_works_on_every_host() -> Result<()> {
 fn somebody_elses_xdp_program_stays_and_the_kernel_answers_instead() -> Result<()> {
     let lab = Lab::bridge(1, 1)?;
     let (node, client) = (lab.host("n1"), lab.host("c1"));
-    let _foreign = node.foreign_xdp("eth0")?;
+    let _foreign = node.foreign_xdp("eth0", lab::Foreign::Pass)?;
     let program = node.xdp_program("eth0")?;
     ensure!(program.is_some(), "the foreign program is not there");
     let mut agent = Agent::start(node, &Config::of(&lab, node, &web(&lab)))?;
