@@ -16,7 +16,7 @@ use lab::Server;
 /// The hosts are made on this machine, with networks of their own, and are gone when the demo
 /// ends. Everything shown is measured while it happens.
 #[derive(Parser)]
-#[command(name = "cargo xtask demo")]
+#[command(bin_name = "cargo xtask demo")]
 struct Arguments {
     /// Leave the hosts running at the end, and say how to enter them
     #[arg(long)]

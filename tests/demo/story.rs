@@ -46,8 +46,10 @@ pub(crate) fn tell(connections: usize, keep: bool) -> Result<()> {
         let status = agent.stop()?;
         ensure!(status.success(), "{} ended with {status}:\n{}", agent.host().name(), agent.log());
     }
+    let files = lab.directory().to_owned();
     drop((agents, servers, lab));
-    paint.line("The agents have ended, the hosts are gone, nothing is left on this machine.");
+    ensure!(!files.exists(), "{} is still there", files.display());
+    paint.line("The agents have ended and the hosts are gone.");
     paint.line(&paint.dim("--keep leaves everything running, to look around."));
     Ok(())
 }
@@ -115,7 +117,7 @@ fn start_agents(
             paint.good(&format!("owns {}", owned.join(" and ")))
         };
         paint.line(&format!(
-            "{:>4} ready after {ready:.2} s, XDP {}, replies by {}, {role}",
+            "{:>4} ready after {ready:.2} s, XDP {}, egress {}, {role}",
             agent.host().name(),
             text(&uplink["xdp"]),
             text(&uplink["egress"]),

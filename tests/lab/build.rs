@@ -127,7 +127,8 @@ impl Lab {
             }
         }
         self.wire.feed(&["ip", "-batch", "-"], &batch)?;
-        self.wire.in_net(|| ports.iter().try_for_each(|port| plain_frames(port)))
+        self.wire.in_net(|| ports.iter().try_for_each(|port| plain_frames(port)))?;
+        self.wire.pass_through_xdp(&ports)
     }
 
     fn set_up_core(&self, core: &Host, segments: usize) -> Result<()> {
@@ -214,8 +215,8 @@ fn before_links(host: &Host, forwards: bool) -> Result<()> {
     host.sysctl(&values)
 }
 
-/// veth would leave checksums to a card that is not there, and drops what XDP sends back unless
-/// the receiving end polls.
+/// veth would leave checksums to a card that is not there, and drops what XDP sends unless the
+/// receiving end polls.
 fn plain_frames(link: &str) -> Result<()> {
     sys::set_offload(link, sys::TX_CHECKSUM, false)
         .and_then(|()| sys::set_offload(link, sys::GRO, true))

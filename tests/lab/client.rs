@@ -3,6 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
@@ -15,6 +16,13 @@ use crate::connection::{Connection, Who};
 use crate::host::Host;
 use crate::net::NetRuntime;
 use crate::report::{Failure, Progress, Report};
+
+/// A veth has room for 256 frames and a neighbour that is being resolved for about as many:
+/// more at once would lose some to the lab itself.
+const MOST_AT_ONCE: usize = 64;
+
+/// After so many failures nothing more is tried: the rest would only take its time.
+const MOST_FAILURES: usize = 64;
 
 /// What to do how often.
 #[derive(Clone, Debug)]
@@ -36,7 +44,7 @@ impl Burst {
         Self {
             target: target.into(),
             count,
-            at_once: 256,
+            at_once: MOST_AT_ONCE,
             patience: Duration::from_secs(10),
             source: None,
             ports: None,
@@ -46,7 +54,7 @@ impl Burst {
         }
     }
 
-    /// How many may be under way at once (256 unless said).
+    /// How many may be under way at once (64 unless said).
     pub fn at_once(mut self, most: usize) -> Self {
         self.at_once = most;
         self
@@ -141,15 +149,20 @@ impl Client {
         self.runtime.run(async move {
             let began = Instant::now();
             let permits = Arc::new(Semaphore::new(burst.at_once));
+            let failed = Arc::new(AtomicUsize::new(0));
             let mut tasks = Vec::with_capacity(burst.count);
             for index in 0..burst.count {
                 let permit = Arc::clone(&permits).acquire_owned().await?;
-                let burst = Arc::clone(&burst);
+                if failed.load(Ordering::Relaxed) >= MOST_FAILURES {
+                    break;
+                }
+                let (burst, failed) = (Arc::clone(&burst), Arc::clone(&failed));
                 tasks.push(tokio::spawn(async move {
                     let result = once(Arc::clone(&burst), index, began).await;
                     if let Some(progress) = &burst.progress {
                         progress.count(result.as_ref().ok().map(|answer| answer.who.host.as_str()));
                     }
+                    failed.fetch_add(usize::from(result.is_err()), Ordering::Relaxed);
                     drop(permit);
                     result
                 }));

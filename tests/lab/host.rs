@@ -21,7 +21,8 @@ use crate::sys;
 /// Ends with the lab, and takes along what is left in the host if the reaper could not.
 const HOLDER: &str = "while read -r _; do :; done; echo 1 >/sys/fs/cgroup/cgroup.kill";
 
-/// Where the agent keeps what outlives it; every host has its own, empty at first.
+/// Where the agent keeps what outlives it; every host has its own, empty at first. A directory to
+/// mount on has to exist: this empty one is all a lab leaves on its machine.
 const STATE: &str = "/var/lib/kube-vip";
 
 /// One host of a lab. Clones are the same host.

@@ -5,15 +5,12 @@ use std::fmt::Write as _;
 use std::fs;
 use std::net::IpAddr;
 use std::ops::Sub;
-use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
-use nix::net::if_::if_nametoindex;
 
 use crate::frame::Mac;
 use crate::host::Host;
-use crate::sys;
 
 /// What passed an interface.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -91,15 +88,6 @@ impl Host {
         let text = self.run(&["ip", "-j", "link", "show", "dev", interface])?;
         let links: serde_json::Value = serde_json::from_str(&text)?;
         Ok(links[0]["xdp"]["prog"]["id"].as_u64())
-    }
-
-    /// Puts somebody else's XDP program on an interface, which lets everything pass; it goes when
-    /// the result is dropped.
-    pub fn foreign_xdp(&self, interface: &str) -> Result<OwnedFd> {
-        self.in_net(|| {
-            let index = if_nametoindex(interface).context("looking for the interface")?;
-            sys::attach_passing_xdp(index).context("attaching an XDP program")
-        })
     }
 
     /// Paths of everything pinned in this host's bpffs.

@@ -4,6 +4,20 @@
 //! bridges between them live in a namespace of their own too. Nothing is made in the machine's
 //! own network, several labs at once do not meet, and a lab whose process dies, of whatever,
 //! is cleared away by its reaper.
+//!
+//! ```no_run
+//! # fn main() -> anyhow::Result<()> {
+//! use lab::{Burst, Cluster, VIPS, web};
+//!
+//! // Nodes n1, n2, n3 with agents and backends, and a client c1.
+//! Cluster::run(3, web, |cluster| {
+//!     cluster.lab.partition(&["n2"], &["n1", "n3"])?;
+//!     cluster.lab.heal()?;
+//!     let report = cluster.client.connect(Burst::new((VIPS[0], 80), 1000))?;
+//!     report.expect_even(&["n1", "n2", "n3"], 0.2)
+//! })
+//! # }
+//! ```
 
 mod agent;
 mod build;
@@ -15,6 +29,7 @@ mod config;
 mod connection;
 mod content;
 mod fault;
+mod foreign;
 mod frame;
 mod host;
 mod inspect;
@@ -35,6 +50,7 @@ pub use client::{Burst, Client};
 pub use cluster::{BACKEND_PORT, Cluster, web};
 pub use config::{Balancer, Config, Peer, Transport, backends};
 pub use connection::{Attempt, Connection, Who, ask_by_datagram};
+pub use foreign::{Foreign, experiment};
 pub use frame::{Mac, Seen, What, arp_request, solicitation};
 pub use host::Host;
 pub use inspect::{Counters, Entry, Snapshot};

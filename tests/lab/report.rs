@@ -66,7 +66,11 @@ impl Report {
         for failure in &self.failures {
             *reasons.entry((failure.stage, failure.reason.as_str())).or_default() += 1;
         }
-        bail!("{} of {count} failed: {reasons:?}; {self}", self.failures.len());
+        let untried = count - self.answers() - self.failures.len();
+        bail!(
+            "{} of {count} failed: {reasons:?}, {untried} not tried; {self}",
+            self.failures.len()
+        );
     }
 
     /// An error unless exactly these hosts answered, each within `tolerance` of its equal share.

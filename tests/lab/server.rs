@@ -9,6 +9,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::{Context, Result};
+use nix::sys::socket::{setsockopt, sockopt::RcvBufForce};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
@@ -99,6 +100,8 @@ fn listen(address: SocketAddr, shared: &Arc<Shared>) -> Result<()> {
     stream.listen(4096).with_context(what)?;
     let listener = TcpListener::from_std(stream.into()).with_context(what)?;
     let datagrams = bound(address, Type::DGRAM, Protocol::UDP).with_context(what)?;
+    // A server that is late on a busy machine must not be the one who loses datagrams.
+    setsockopt(&datagrams, RcvBufForce, &(8 << 20)).with_context(what)?;
     let datagrams = UdpSocket::from_std(datagrams.into()).with_context(what)?;
     tokio::spawn(accept(listener, Arc::clone(shared)));
     tokio::spawn(answer_datagrams(datagrams, Arc::clone(shared)));

@@ -1,5 +1,6 @@
 //! The few system calls that neither the standard library nor `nix` offer safely.
 
+use std::ffi::CStr;
 use std::io;
 use std::mem::{MaybeUninit, size_of};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
@@ -107,16 +108,14 @@ pub(crate) fn set_offload(interface: &str, command: u32, on: bool) -> io::Result
     if result < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-/// An XDP program that lets everything pass, on an interface for as long as the result is kept.
+/// Puts an XDP program on an interface for as long as the result is kept.
 ///
 /// To be called inside the network the interface is in.
-pub(crate) fn attach_passing_xdp(index: u32) -> io::Result<OwnedFd> {
+pub(crate) fn attach_xdp(index: u32, instructions: &[u64]) -> io::Result<OwnedFd> {
     const PROG_LOAD: u32 = 5;
     const LINK_CREATE: u32 = 28;
     const PROG_TYPE_XDP: u32 = 6;
     const ATTACH_TYPE_XDP: u32 = 37;
-    // r0 = XDP_PASS; exit
-    let instructions: [u64; 2] = [0x0000_0002_0000_00b7, 0x0000_0000_0000_0095];
     let license = c"GPL";
     let mut load = [0_u64; 16];
     load[0] = u64::from(PROG_TYPE_XDP) | (instructions.len() as u64) << 32;
@@ -129,16 +128,29 @@ pub(crate) fn attach_passing_xdp(index: u32) -> io::Result<OwnedFd> {
     bpf(LINK_CREATE, &link)
 }
 
-/// The two commands above: each reads `attributes` (and what it points to) and returns a
-/// descriptor. Fields are placed as on little-endian machines, the only ones we build for.
+/// Keeps what a descriptor stands for under a path in a bpffs, for as long as that is mounted.
+pub(crate) fn pin(fd: &OwnedFd, path: &CStr) -> io::Result<()> {
+    const OBJ_PIN: u32 = 6;
+    let mut attributes = [0_u64; 16];
+    attributes[0] = path.as_ptr() as u64;
+    attributes[1] = fd.as_raw_fd() as u64;
+    bpf_call(OBJ_PIN, &attributes).map(drop)
+}
+
+/// The commands that return a descriptor, which is all but the pin.
 fn bpf(command: u32, attributes: &[u64; 16]) -> io::Result<OwnedFd> {
-    // SAFETY: the attributes are as long as said, and what they point to outlives the call.
-    let fd = unsafe {
+    let fd = bpf_call(command, attributes)?;
+    // SAFETY: the kernel just returned this descriptor and nobody else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// One of the commands above. Fields are placed as on little-endian machines, the only ones we
+/// build for.
+fn bpf_call(command: u32, attributes: &[u64; 16]) -> io::Result<i32> {
+    // SAFETY: the attributes are as long as said, and what they point to outlives the call: none
+    // of these commands keeps or writes to it.
+    let result = unsafe {
         libc::syscall(libc::SYS_bpf, command, attributes.as_ptr(), size_of_val(attributes))
     };
-    if fd < 0 {
-        return Err(io::Error::last_os_error());
-    }
-    // SAFETY: the kernel just returned this descriptor and nobody else owns it.
-    Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result as i32) }
 }

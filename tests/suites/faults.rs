@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use lab::{
-    Attempt, Capture, Connection, Entry, Lab, Server, VIPS, Watch, What, eventually, owner, who_has,
+    Attempt, Capture, Connection, Entry, Foreign, Lab, Server, VIPS, Watch, What, eventually,
+    experiment, owner, who_has,
 };
 
 const BRIEFLY: Duration = Duration::from_millis(300);
@@ -122,6 +123,36 @@ fn what_passes_is_captured_and_counted() -> Result<()> {
 }
 
 #[test]
+fn what_xdp_sends_back_arrives_and_is_counted() -> Result<()> {
+    let lab = Lab::bridge(1, 1)?;
+    let (node, client) = (lab.host("n1"), lab.host("c1"));
+    let _reflector = node.foreign_xdp("eth0", Foreign::Reflect)?;
+    let (at_port, at_client) = (Capture::of_host(&lab, "n1")?, Capture::start(client, "eth0")?);
+    let before = node.counters("eth0")?;
+    for _ in 0..100 {
+        client.send_frame("eth0", &experiment(node.mac(), client.mac()))?;
+    }
+    std::thread::sleep(Duration::from_millis(100));
+    let passed = node.counters("eth0")? - before;
+    let back = |frames: Vec<lab::Captured>| {
+        let back = frames.iter().filter(|frame| {
+            !frame.sent && frame.seen.from == node.mac() && frame.seen.to == client.mac()
+        });
+        back.count()
+    };
+    let (port, end) = (back(at_port.finish()?), back(at_client.finish()?));
+    println!("{passed:?} {}", node.shell("ethtool -S eth0; cat /proc/net/dev; ethtool -k eth0 | grep -E 'generic-receive|checksum|gro'")?);
+    println!(
+        "wire {} {}",
+        lab.wire().shell("ethtool -S n1; cat /proc/net/dev")?,
+        client.shell("cat /proc/net/dev")?
+    );
+    ensure!(port == 100 && end == 100, "{port} seen at the port, {end} at the client");
+    ensure!(passed.tx_frames >= 100 && passed.tx_bytes >= 6000, "not counted: {passed:?}");
+    Ok(())
+}
+
+#[test]
 fn a_believed_neighbour_is_sent_to() -> Result<()> {
     let lab = Lab::bridge(2, 1)?;
     let client = lab.host("c1");
@@ -159,7 +190,7 @@ fn a_host_has_everything_of_its_own() -> Result<()> {
     ensure!(n1.shell("ls /sys/class/net")?.split_whitespace().eq(["eth0", "lo"]));
     ensure!(n1.pins()? == ["/sys/fs/bpf/mine"] && n2.pins()?.is_empty());
     ensure!(n1.xdp_program("eth0")?.is_none());
-    let foreign = n1.foreign_xdp("eth0")?;
+    let foreign = n1.foreign_xdp("eth0", Foreign::Pass)?;
     ensure!(n1.xdp_program("eth0")?.is_some() && n2.xdp_program("eth0")?.is_none());
     drop(foreign);
     ensure!(n1.xdp_program("eth0")?.is_none());
@@ -204,30 +235,64 @@ fn a_lab_that_waits_to_die() -> Result<()> {
     }
 }
 
+/// Another process with a lab of its own, and what it must not leave behind.
+struct Victim {
+    process: std::process::Child,
+    /// A process in a host, its holder, the lab's directory.
+    left: [String; 3],
+}
+
+impl Victim {
+    fn start(name: &str) -> Result<Self> {
+        let note = std::env::temp_dir().join(format!("lab-note-{name}-{}", std::process::id()));
+        let process = std::process::Command::new(std::env::current_exe()?)
+            .args(["--ignored", "--exact", "a_lab_that_waits_to_die"])
+            .env("LAB_NOTE", &note)
+            .stdout(std::process::Stdio::null())
+            .stderr(std::process::Stdio::null())
+            .spawn()?;
+        let patience = Duration::from_secs(10);
+        let text = eventually(patience, "the other lab", || Ok(fs::read_to_string(&note)?))?;
+        fs::remove_file(&note)?;
+        let mut words = text.split(' ');
+        let mut next = || words.next().context("the note is short");
+        let left = [format!("/proc/{}", next()?), format!("/proc/{}", next()?), next()?.to_owned()];
+        Ok(Self { process, left })
+    }
+
+    fn kill(&mut self) -> Result<()> {
+        self.process.kill()?;
+        self.process.wait()?;
+        Ok(())
+    }
+
+    fn expect_gone(&self, left: &[String]) -> Result<()> {
+        eventually(Duration::from_secs(10), "everything gone", || {
+            let still = left.iter().filter(|path| Path::new(path).exists()).collect::<Vec<_>>();
+            ensure!(still.is_empty(), "still there: {still:?}");
+            Ok(())
+        })
+    }
+}
+
 #[test]
 fn a_lab_goes_when_its_process_is_killed() -> Result<()> {
-    let note = std::env::temp_dir().join(format!("lab-note-{}", std::process::id()));
-    let mut victim = std::process::Command::new(std::env::current_exe()?)
-        .args(["--ignored", "--exact", "a_lab_that_waits_to_die"])
-        .env("LAB_NOTE", &note)
-        .stdout(std::process::Stdio::null())
-        .stderr(std::process::Stdio::null())
-        .spawn()?;
-    let text =
-        eventually(Duration::from_secs(10), "the other lab", || Ok(fs::read_to_string(&note)?));
+    let mut victim = Victim::start("killed")?;
     victim.kill()?;
-    victim.wait()?;
     let killed = Instant::now();
-    let text = text?;
-    fs::remove_file(&note)?;
-    let mut words = text.split(' ');
-    let mut next = || words.next().context("the note is short");
-    let left = [format!("/proc/{}", next()?), format!("/proc/{}", next()?), next()?.to_owned()];
-    eventually(Duration::from_secs(5), "everything gone", || {
-        let still = left.iter().filter(|path| Path::new(path).exists()).collect::<Vec<_>>();
-        ensure!(still.is_empty(), "still there: {still:?}");
-        Ok(())
-    })?;
+    victim.expect_gone(&victim.left)?;
     println!("gone {:?} after the kill", killed.elapsed());
     Ok(())
+}
+
+#[test]
+fn a_lab_whose_reaper_is_killed_too_goes_when_the_next_one_starts() -> Result<()> {
+    let mut victim = Victim::start("reaper")?;
+    let reaper = victim.left[2].rsplit('-').next().context("no number")?.parse::<i32>()?;
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(reaper), nix::sys::signal::Signal::SIGKILL)?;
+    victim.kill()?;
+    // The holders see to the processes; directories are left.
+    victim.expect_gone(&victim.left[..2])?;
+    let _next = Lab::bridge(1, 0)?;
+    victim.expect_gone(&victim.left)
 }

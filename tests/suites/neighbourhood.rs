@@ -1,5 +1,6 @@
 //! The agent beside everything else: stale caches, NAT rules, other services, other programs.
 
+use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
@@ -51,8 +52,10 @@ fn a_port_nobody_serves_is_refused_by_whichever_host_is_asked() -> Result<()> {
                 ensure!(circling.count() == 0, "{asked} sent on what was for {vip}:9999");
                 let datagram = lab::ask_by_datagram(client, (vip, 9999).into(), 0);
                 let error = datagram.expect_err("nobody serves this port");
+                // Which of the ICMP codes is the agent's choice; silence is not.
+                let kind = error.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
                 ensure!(
-                    format!("{error:#}").contains("refused"),
+                    !matches!(kind, None | Some(ErrorKind::WouldBlock | ErrorKind::TimedOut)),
                     "UDP to {vip}:9999 asked of {asked}: {error:#}"
                 );
             }
@@ -63,12 +66,12 @@ fn a_port_nobody_serves_is_refused_by_whichever_host_is_asked() -> Result<()> {
 }
 
 const MASQUERADE: &str = "
-table ip masquerade {
-  chain post { type nat hook postrouting priority srcnat; oifname \"eth0\" masquerade; }
-}
-table ip6 masquerade {
-  chain post { type nat hook postrouting priority srcnat; oifname \"eth0\" masquerade; }
-}
+add table ip hide
+add chain ip hide post { type nat hook postrouting priority srcnat; }
+add rule ip hide post oifname eth0 masquerade
+add table ip6 hide
+add chain ip6 hide post { type nat hook postrouting priority srcnat; }
+add rule ip6 hide post oifname eth0 masquerade
 ";
 
 #[test]
@@ -189,7 +192,7 @@ fn a_frontend_on_the_hosts_own_addresses_works_on_every_host() -> Result<()> {
 fn somebody_elses_xdp_program_stays_and_the_kernel_answers_instead() -> Result<()> {
     let lab = Lab::bridge(1, 1)?;
     let (node, client) = (lab.host("n1"), lab.host("c1"));
-    let _foreign = node.foreign_xdp("eth0")?;
+    let _foreign = node.foreign_xdp("eth0", lab::Foreign::Pass)?;
     let program = node.xdp_program("eth0")?;
     ensure!(program.is_some(), "the foreign program is not there");
     let mut agent = Agent::start(node, &Config::of(&lab, node, &web(&lab)))?;

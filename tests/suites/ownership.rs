@@ -117,7 +117,7 @@ fn vip_goes_silent_when_agent_is_stopped() -> Result<()> {
         let back = heard.iter().find(|heard| heard.at > thawed && !heard.answered.is_empty());
         let back = back.with_context(|| format!("{vip} never came back"))?.at - thawed;
         println!("{vip}: answered for {went_on:?} after the freeze, again {back:?} after the thaw");
-        ensure!(went_on <= LEASE + Duration::from_millis(500), "{vip}: {went_on:?}");
+        ensure!(went_on <= LEASE + Duration::from_secs(1), "{vip}: {went_on:?}");
         // A frozen agent's lease does not end at once either, or every hiccup would be an outage.
         ensure!(went_on >= Duration::from_millis(500), "{vip}: silent after {went_on:?}");
     }
