@@ -3,6 +3,7 @@
 mod balancers;
 mod error;
 mod file;
+mod host;
 mod limits;
 mod nearest;
 mod peers;
@@ -18,6 +19,7 @@ use std::path::Path;
 use std::time::Duration;
 
 pub use error::{ConfigError, Problem};
+pub use host::check_host;
 pub use kube_vip_common::frontend::{Affinity, Protocol};
 pub use kube_vip_common::table::TableSize;
 pub use sample::SAMPLE;
