@@ -182,4 +182,6 @@ pub struct Limits {
 }
 
 #[cfg(test)]
+mod properties;
+#[cfg(test)]
 mod tests;
