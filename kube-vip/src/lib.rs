@@ -10,5 +10,9 @@ pub mod address;
 pub mod announce;
 pub mod config;
 pub mod plan;
+pub mod publish;
 pub mod source;
 pub mod view;
+
+#[cfg(test)]
+mod testing;
