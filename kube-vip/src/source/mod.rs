@@ -1,1 +1,2 @@
 //! What is learnt from outside.
+pub mod file;
