@@ -31,11 +31,11 @@ impl Man {
                     .clone()
                     .display_name(format!("kube-vip-{name}"))
                     .bin_name(format!("kube-vip {name}"))
-                    .version(env!("CARGO_PKG_VERSION"))
             }
         };
         let mut roff = Vec::new();
-        clap_mangen::Man::new(page).section("8").render(&mut roff)?;
+        let source = concat!("kube-vip ", env!("CARGO_PKG_VERSION"));
+        clap_mangen::Man::new(page).section("8").source(source).render(&mut roff)?;
         output::print(roff)
     }
 }
