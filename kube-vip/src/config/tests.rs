@@ -330,3 +330,20 @@ fn json_and_aliases_are_yaml_too() {
     );
     assert_eq!(good(&text).load_balancers[1].backends.len(), 1);
 }
+
+#[test]
+fn ten_thousand_load_balancers_fit() {
+    let mut text = with("loadBalancers:");
+    for port in 1..=10_000 {
+        text += &format!(
+            "- name: service-{port}\n  type: tcp\n  port: {port}\n  bindToVip: true\n  backends:\n"
+        );
+        for host in 1..=10 {
+            text += &format!("  - address: 10.1.0.{host}\n    port: 8080\n    weight: 1\n");
+        }
+    }
+    assert!(text.len() < MAX_FILE_BYTES / 2, "{}", text.len());
+    let config = good(&text);
+    assert_eq!(config.load_balancers.len(), 10_000);
+    assert_eq!(config.limits, Limits { frontends: 32768, backends: 262_144, flows: 65536 });
+}
