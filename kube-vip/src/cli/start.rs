@@ -26,7 +26,7 @@ pub(super) struct Start {
     #[arg(long, value_enum, default_value_t, value_name = "FORMAT")]
     log_format: logging::Format,
 
-    /// error, warn, info, debug or trace, also by module; otherwise $RUST_LOG or info
+    /// error, warn, info, debug or trace, also by module; otherwise as `RUST_LOG` says, or info
     #[arg(long, value_name = "LEVEL")]
     log_level: Option<String>,
 }

@@ -1,7 +1,7 @@
 //! The configuration file: tells when its content has changed.
 //!
 //! It looks twice a second instead of asking the kernel to be told: that sees every way in which a
-//! file changes, the swapped symbolic links of a Kubernetes ConfigMap and files on a network too.
+//! file changes, the swapped symbolic links of a Kubernetes `ConfigMap` and files on a network too.
 
 use std::fs;
 use std::hash::{DefaultHasher, Hash, Hasher};
