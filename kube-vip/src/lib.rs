@@ -7,9 +7,16 @@
 //! Nothing flows back but observations, which become part of the next [`view::View`].
 
 pub mod address;
+pub mod agent;
 pub mod announce;
+pub mod cli;
 pub mod config;
 pub mod dataplane;
+pub mod logging;
 pub mod plan;
+pub mod publish;
 pub mod source;
 pub mod view;
+
+#[cfg(test)]
+mod testing;

@@ -1,10 +1,31 @@
 //! The configuration file: what it says, checked as a whole before anything is done.
 
+mod balancers;
+mod error;
+mod file;
+mod host;
+mod limits;
+mod nearest;
+mod peers;
+mod reader;
+mod retired;
+mod sample;
+mod yaml;
+
+use std::fs::File;
+use std::io::Read;
 use std::net::IpAddr;
+use std::path::Path;
 use std::time::Duration;
 
+pub use error::{ConfigError, Problem};
+pub use host::check_host;
 pub use kube_vip_common::frontend::{Affinity, Protocol};
 pub use kube_vip_common::table::TableSize;
+pub use sample::SAMPLE;
+
+/// A configuration file larger than this is refused before it is read.
+pub(crate) const MAX_FILE_BYTES: usize = 16 << 20;
 
 /// A configuration that has been checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,6 +56,77 @@ pub struct Config {
     pub limits: Limits,
     /// One line for each setting that was understood and has no effect yet, for the log.
     pub notices: Vec<String>,
+}
+
+impl Config {
+    /// Reads and checks the text of a file. `source` names the file in messages; `host` is this
+    /// host's name, for a single node that names no peers.
+    ///
+    /// # Errors
+    /// Everything that is wrong with the text, in one error.
+    pub fn parse(text: &str, source: &str, host: &str) -> Result<Self, ConfigError> {
+        file::read(text, source, host)
+    }
+
+    /// As [`Config::parse`], for content that may be anything.
+    ///
+    /// # Errors
+    /// As [`Config::parse`], and where the bytes are not UTF-8 or too many.
+    pub fn parse_bytes(bytes: &[u8], source: &str, host: &str) -> Result<Self, ConfigError> {
+        if bytes.len() > MAX_FILE_BYTES {
+            let message = format!("the file is larger than {} MiB", MAX_FILE_BYTES >> 20);
+            return Err(ConfigError::whole(source, None, message));
+        }
+        match std::str::from_utf8(bytes) {
+            Ok(text) => Self::parse(text, source, host),
+            Err(error) => {
+                let before = &bytes[..error.valid_up_to()];
+                let line = 1 + before.iter().filter(|byte| **byte == b'\n').count() as u64;
+                let message = format!(
+                    "byte {:#04x} is not UTF-8 text; save the file as UTF-8",
+                    bytes[error.valid_up_to()]
+                );
+                Err(ConfigError::whole(source, Some(line), message))
+            }
+        }
+    }
+
+    /// Reads and checks a file.
+    ///
+    /// # Errors
+    /// As [`Config::parse_bytes`], and where the file cannot be read.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let source = path.display().to_string();
+        let bytes = read_file(path).map_err(|error| unreadable(&source, &error))?;
+        Self::parse_bytes(&bytes, &source, &host_name())
+    }
+
+    /// This host and the others.
+    pub fn peers(&self) -> impl Iterator<Item = &Peer> {
+        std::iter::once(&self.local_peer).chain(&self.remote_peers)
+    }
+}
+
+/// The file's content, or the first bytes of one that is too large.
+pub(crate) fn read_file(path: &Path) -> std::io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    File::open(path)?.take(MAX_FILE_BYTES as u64 + 1).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+pub(crate) fn unreadable(source: &str, error: &std::io::Error) -> ConfigError {
+    let way_out = match error.kind() {
+        std::io::ErrorKind::NotFound => "; `kube-vip sample config` prints one to begin with",
+        _ => "",
+    };
+    ConfigError::whole(source, None, format!("cannot be read: {error}{way_out}"))
+}
+
+/// This host's name, as the kernel has it.
+pub fn host_name() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let name = name.trim();
+    if name.is_empty() { "localhost".into() } else { name.to_owned() }
 }
 
 /// A host that takes part.
@@ -88,3 +180,8 @@ pub struct Limits {
     /// Connections delivered on this host, per address family.
     pub flows: u32,
 }
+
+#[cfg(test)]
+mod properties;
+#[cfg(test)]
+mod tests;

@@ -1,5 +1,6 @@
 //! What is learnt from outside.
 
+pub mod file;
 pub mod links;
 pub mod neighbours;
 pub mod netlink;

@@ -1,0 +1,223 @@
+//! `loadBalancers`: the ports that are balanced and who serves them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use super::file::table_size;
+use super::reader::{Section, address, quote};
+use super::{Affinity, Backend, LoadBalancer, Protocol, TableSize};
+
+const KEYS: [&str; 8] = [
+    "name",
+    "type",
+    "port",
+    "bindToVip",
+    "backendPort",
+    "backends",
+    "tableSize",
+    "sessionAffinity",
+];
+const BACKEND_KEYS: [&str; 4] = ["address", "port", "url", "weight"];
+
+/// A table's slot is an index of 15 bits.
+const MOST_BACKENDS: usize = 1 << 15;
+const MOST_WEIGHT: u32 = 256;
+
+/// What the top of the file says about all of them.
+pub(super) struct Defaults<'a> {
+    pub(super) vips: &'a [IpAddr],
+    pub(super) table_size: TableSize,
+}
+
+/// Reads all load balancers but those of type http.
+pub(super) fn read(section: &Section<'_>, defaults: &Defaults<'_>) -> Vec<LoadBalancer> {
+    let mut names = BTreeMap::new();
+    let mut frontends = BTreeMap::new();
+    let mut found = Vec::new();
+    for (node, path) in section.list("loadBalancers") {
+        let Some(entry) = Section::new(node, path, &KEYS, section.findings) else { continue };
+        let Some(lb) = load_balancer(&entry, defaults) else { continue };
+        if let Some(other) = names.insert(lb.name.clone(), entry.path.clone()) {
+            let shown = quote(&lb.name);
+            entry.problem("name", format!("{shown} is the name of {other} too; give each its own"));
+        }
+        let frontend = (lb.bind_to_vip, lb.protocol, lb.port);
+        if let Some(other) = frontends.insert(frontend, entry.path.clone()) {
+            let (place, protocol) = (place(&lb), lb.protocol.name());
+            let message = format!(
+                "{protocol} port {} of {place} is taken by {other}; take another port, or put the \
+                 backends of both into one load balancer",
+                lb.port
+            );
+            entry.problem("port", message);
+        }
+        found.push(lb);
+    }
+    found
+}
+
+fn place(lb: &LoadBalancer) -> &'static str {
+    if lb.bind_to_vip { "the VIP" } else { "the hosts" }
+}
+
+fn load_balancer(entry: &Section<'_>, defaults: &Defaults<'_>) -> Option<LoadBalancer> {
+    let protocol = match kind(entry)? {
+        Kind::Balanced(protocol) => Some(protocol),
+        Kind::Wrong => None,
+    };
+    let port = entry.port("port");
+    if !entry.has("port") {
+        entry.missing("port", "missing; write the port clients connect to");
+    }
+    let bind_to_vip = entry.boolean("bindToVip").unwrap_or(false);
+    let table_size = table_size(entry).unwrap_or(defaults.table_size);
+    let affinity = affinity(entry);
+    let backends = backends(entry, port, defaults);
+    let name = match (entry.text("name"), protocol, port) {
+        (Some(name), ..) => name.value,
+        (None, Some(protocol), Some(port)) => format!("{}-{port}", protocol.name()),
+        (None, ..) => String::new(),
+    };
+    let (protocol, port) = (protocol?, port?);
+    let lb = LoadBalancer { name, protocol, port, bind_to_vip, table_size, affinity, backends };
+    fits(entry, &lb);
+    remarks(entry, &lb, defaults);
+    Some(lb)
+}
+
+enum Kind {
+    Balanced(Protocol),
+    Wrong,
+}
+
+/// The type; `None` for one that is skipped.
+fn kind(entry: &Section<'_>) -> Option<Kind> {
+    let Some(kind) = entry.text("type") else { return Some(Kind::Balanced(Protocol::Tcp)) };
+    match kind.value.to_ascii_lowercase().as_str() {
+        "tcp" => Some(Kind::Balanced(Protocol::Tcp)),
+        "udp" => Some(Kind::Balanced(Protocol::Udp)),
+        "http" => {
+            let why = "type http is not balanced here, the load balancer is skipped; \
+                       type tcp carries HTTP and keeps the client's address";
+            entry.findings.notice(&entry.path, why);
+            None
+        }
+        _ => {
+            let shown = quote(&kind.value);
+            entry.problem("type", format!("{shown} is not a type; write tcp or udp"));
+            Some(Kind::Wrong)
+        }
+    }
+}
+
+fn affinity(entry: &Section<'_>) -> Affinity {
+    match entry.text("sessionAffinity") {
+        None => Affinity::None,
+        Some(text) => match text.value.as_str() {
+            "None" => Affinity::None,
+            "ClientIP" => Affinity::ClientIp,
+            other => {
+                let message =
+                    format!("{} is not an affinity; write None or ClientIP", quote(other));
+                entry.problem("sessionAffinity", message);
+                Affinity::None
+            }
+        },
+    }
+}
+
+fn backends(entry: &Section<'_>, port: Option<u16>, defaults: &Defaults<'_>) -> Vec<Backend> {
+    // The old program writes 0 where nothing is set.
+    let unset = entry.number_is_zero("backendPort");
+    let fallback = if unset { None } else { entry.port("backendPort") }.or(port);
+    let mut seen = BTreeSet::new();
+    let mut found = Vec::new();
+    let mut urls = 0;
+    for (node, path) in entry.list("backends") {
+        let Some(section) = Section::new(node, path, &BACKEND_KEYS, entry.findings) else {
+            continue;
+        };
+        urls += usize::from(section.text("url").is_some());
+        let Some(backend) = backend(&section, fallback, defaults) else { continue };
+        if seen.insert((backend.address, backend.port)) {
+            found.push(backend);
+        } else {
+            let message = format!(
+                "{} port {} is in this list twice; keep one (`weight` gives a larger share)",
+                backend.address, backend.port
+            );
+            section.problem("address", message);
+        }
+    }
+    if urls > 0 {
+        entry.findings.notice(
+            &entry.path_of("backends"),
+            "`url` belongs to type http and has no effect; `address` and `port` count",
+        );
+    }
+    found
+}
+
+fn backend(
+    section: &Section<'_>,
+    fallback: Option<u16>,
+    defaults: &Defaults<'_>,
+) -> Option<Backend> {
+    let ip = backend_address(section, defaults);
+    let port = if section.has("port") { section.port("port") } else { fallback };
+    let weight = section.number("weight", 0, MOST_WEIGHT).unwrap_or(1);
+    Some(Backend { address: ip?, port: port?, weight: u16::try_from(weight).ok()? })
+}
+
+fn backend_address(section: &Section<'_>, defaults: &Defaults<'_>) -> Option<IpAddr> {
+    let text = section.required_text("address", "write the backend's IP address")?;
+    let ip = address(&text, section.findings)?.value;
+    let refusal = if ip.is_loopback() {
+        "is a loopback address, which no packet from outside may go to; write the host's own"
+    } else if matches!(ip, IpAddr::V6(v6) if v6.is_unicast_link_local()) {
+        "is a link-local address; write a global or unique local one (fd00::/8)"
+    } else if defaults.vips.contains(&ip) {
+        "is a VIP; write the address of the host that serves"
+    } else {
+        return Some(ip);
+    };
+    section.problem("address", format!("{ip} {refusal}"));
+    None
+}
+
+/// Sizes that cannot work.
+fn fits(entry: &Section<'_>, lb: &LoadBalancer) {
+    let (count, slots) = (lb.backends.len(), lb.table_size.slots());
+    if count > MOST_BACKENDS {
+        let message = format!("{count} backends; one load balancer has at most {MOST_BACKENDS}");
+        entry.problem("backends", message);
+    } else if count > slots as usize {
+        let message = format!(
+            "{count} backends, but the table has {slots} slots: some would never be chosen; \
+             set `tableSize` to 100 slots per backend or more"
+        );
+        entry.problem("backends", message);
+    }
+}
+
+/// What works and is probably not meant.
+fn remarks(entry: &Section<'_>, lb: &LoadBalancer, defaults: &Defaults<'_>) {
+    let findings = entry.findings;
+    let path = entry.path_of("backends");
+    if lb.backends.is_empty() {
+        findings.notice(&path, "there are none; clients are refused until there are");
+        return;
+    }
+    if lb.backends.iter().all(|backend| backend.weight == 0) {
+        findings.notice(&path, "all have weight 0; clients are refused until one has more");
+    }
+    if lb.bind_to_vip {
+        for vip in defaults.vips {
+            if !lb.backends.iter().any(|backend| backend.address.is_ipv4() == vip.is_ipv4()) {
+                let family = if vip.is_ipv4() { "IPv4" } else { "IPv6" };
+                let message = format!("none has an {family} address; clients of {vip} are refused");
+                findings.notice(&path, &message);
+            }
+        }
+    }
+}

@@ -1,0 +1,273 @@
+//! The file's top level: which keys there are and what they mean together.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use super::balancers::{self, Defaults};
+use super::limits;
+use super::peers::{self, Peers};
+use super::reader::{Findings, Located, Section, address, quote};
+use super::retired;
+use super::yaml::{self, Value};
+use super::{Config, ConfigError, Limits, LoadBalancer, TableSize};
+
+/// Keys that have an effect; [`retired::KEYS`] are known too.
+const KEYS: [&str; 15] = [
+    "vip",
+    "interface",
+    "localPeer",
+    "remotePeers",
+    "loadBalancers",
+    "address",
+    "gratuitousARP",
+    "singleNode",
+    "startAsLeader",
+    "instance",
+    "tableSize",
+    "announceInterval",
+    "logDataPlane",
+    "limits",
+    "secret",
+];
+
+/// Reads and checks a whole file.
+pub(super) fn read(text: &str, source: &str, host: &str) -> Result<Config, ConfigError> {
+    let root =
+        yaml::parse(text).map_err(|error| ConfigError::whole(source, error.line, error.message))?;
+    if matches!(root.value, Value::Null) {
+        let message = "the file is empty; `kube-vip sample config` prints one to begin with";
+        return Err(ConfigError::whole(source, None, message));
+    }
+    let findings = Findings::default();
+    let known: Vec<&str> = KEYS.into_iter().chain(retired::keys()).collect();
+    let config = Section::new(&root, String::new(), &known, &findings)
+        .and_then(|section| Some((config(&section, host)?, section)));
+    let complete = config.map(|(config, section)| {
+        retired::notices(&section);
+        config
+    });
+    match (complete, findings.into_parts()) {
+        (Some(mut config), (problems, notices)) if problems.is_empty() => {
+            config.notices = notices;
+            Ok(config)
+        }
+        (_, (problems, _)) => Err(ConfigError::new(source, problems)),
+    }
+}
+
+/// Reads everything, so that everything wrong is named; `None` only with a problem on record.
+fn config(section: &Section<'_>, host: &str) -> Option<Config> {
+    let single_node = section.boolean("singleNode").unwrap_or(false);
+    let vips = vips(section);
+    let peers = peers::read(section, &vips, single_node, host);
+    let table_size = table_size(section).unwrap_or_default();
+    let load_balancers = balancers::read(section, &Defaults { vips: &vips, table_size });
+    enough_to_do(section, &vips, &load_balancers);
+
+    let flag = |key, default| section.boolean(key).unwrap_or(default);
+    let gratuitous_arp = flag("gratuitousARP", true);
+    let start_as_leader = flag("startAsLeader", false);
+    let log_data_plane = flag("logDataPlane", false);
+    let interface = interface(section);
+    let instance = instance(section);
+    let announce_interval = announce_interval(section);
+    let limits = limits(section, &vips, peers.as_ref(), &load_balancers);
+    let Peers { local, remote } = peers?;
+    Some(Config {
+        instance: instance?,
+        interface: interface?,
+        local_peer: local,
+        remote_peers: remote,
+        vips,
+        gratuitous_arp,
+        announce_interval,
+        single_node,
+        start_as_leader,
+        load_balancers,
+        log_data_plane,
+        limits,
+        notices: Vec::new(),
+    })
+}
+
+/// The VIPs: `vip`, else `address` where that is an IP address.
+fn vips(section: &Section<'_>) -> Vec<IpAddr> {
+    let words = section.words("vip");
+    let from_address = section.text("address");
+    let mut found: Vec<Located<IpAddr>> =
+        words.iter().filter_map(|word| address(word, section.findings)).collect();
+    if let Some(text) = from_address {
+        if words.is_empty() {
+            if looks_like_a_name(&text.value) {
+                let message = format!(
+                    "{} is a DNS name, and names come later; write the virtual IP under `vip`",
+                    quote(&text.value)
+                );
+                section.problem("address", message);
+            } else {
+                found.extend(address(&text, section.findings));
+            }
+        } else if looks_like_a_name(&text.value) {
+            section
+                .findings
+                .notice("address", "DNS names come later; the addresses under `vip` are used");
+        } else if !words.iter().any(|word| word.value == text.value) {
+            section.findings.notice("address", "has no effect beside `vip`");
+        }
+    }
+    let mut vips = Vec::new();
+    for vip in found {
+        if let Some(kind) = unfit_as_vip(vip.value) {
+            let message = format!(
+                "{} is a {kind} address; a virtual IP is a free address of the hosts' network",
+                vip.value
+            );
+            section.findings.problem(vip.line, &vip.path, message);
+        } else if vips.contains(&vip.value) {
+            let message = format!("{} is there twice; write it once", vip.value);
+            section.findings.problem(vip.line, &vip.path, message);
+        } else {
+            vips.push(vip.value);
+        }
+    }
+    vips
+}
+
+/// Only then can a text that is no address be meant as a name.
+fn looks_like_a_name(text: &str) -> bool {
+    let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | '_');
+    text.chars().all(allowed)
+        && text
+            .rsplit('.')
+            .next()
+            .is_some_and(|top| top.contains(|c: char| c.is_ascii_alphabetic()))
+}
+
+fn unfit_as_vip(address: IpAddr) -> Option<&'static str> {
+    match address {
+        _ if address.is_loopback() => Some("loopback"),
+        IpAddr::V4(v4) if v4.is_link_local() => Some("link-local"),
+        IpAddr::V6(v6) if v6.is_unicast_link_local() => Some("link-local"),
+        _ => None,
+    }
+}
+
+fn enough_to_do(section: &Section<'_>, vips: &[IpAddr], load_balancers: &[LoadBalancer]) {
+    // A VIP that is written, but wrong, has been named already.
+    if !vips.is_empty() || !section.is_blank("vip") || !section.is_blank("address") {
+        return;
+    }
+    match load_balancers.iter().find(|lb| lb.bind_to_vip) {
+        Some(lb) => {
+            let message = format!(
+                "missing, but load balancer {} has `bindToVip: true`; write the virtual IP, \
+                 or `bindToVip: false` to balance a port of the hosts' own addresses",
+                quote(&lb.name)
+            );
+            section.missing("vip", &message);
+        }
+        None if section.is_blank("loadBalancers") => {
+            section.missing("vip", "missing, and there are no loadBalancers; write the virtual IP");
+        }
+        None => {}
+    }
+}
+
+fn interface(section: &Section<'_>) -> Option<String> {
+    let missing = "write the name of the network interface for the virtual IP, like eth0";
+    let name = section.required_text("interface", missing)?;
+    let name = name.value;
+    if name.len() > 15 {
+        let length = name.len();
+        let message =
+            format!("{} has {length} bytes; interface names have at most 15", quote(&name));
+        section.problem("interface", message);
+        return None;
+    }
+    let bad = |c: char| c.is_whitespace() || c.is_control() || matches!(c, '/' | ':');
+    if name.contains(bad) || name == "." || name == ".." {
+        let message =
+            format!("{} is not the name of an interface; `ip link` lists them", quote(&name));
+        section.problem("interface", message);
+        return None;
+    }
+    Some(name)
+}
+
+fn instance(section: &Section<'_>) -> Option<String> {
+    let Some(name) = section.text("instance") else { return Some("default".into()) };
+    let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+    if name.value.len() <= 32 && name.value.chars().all(allowed) {
+        return Some(name.value);
+    }
+    let message = format!(
+        "{} is not the name of an instance; take 1 to 32 of a-z, 0-9 and \"-\"",
+        quote(&name.value)
+    );
+    section.problem("instance", message);
+    None
+}
+
+/// `tableSize`, at the top or of one load balancer.
+pub(super) fn table_size(section: &Section<'_>) -> Option<TableSize> {
+    let wanted = section.number("tableSize", 1, u32::MAX)?;
+    let size = TableSize::from_slots(wanted);
+    if size.is_none() {
+        let sizes = TableSize::ALL.map(|size| size.slots().to_string()).join(", ");
+        section.problem("tableSize", format!("{wanted} is not one of the sizes: {sizes}"));
+    }
+    size
+}
+
+fn announce_interval(section: &Section<'_>) -> Duration {
+    const DEFAULT: Duration = Duration::from_secs(3);
+    let Some(text) = section.text("announceInterval") else { return DEFAULT };
+    match duration(&text.value) {
+        Some(interval)
+            if (Duration::from_millis(100)..=Duration::from_secs(3600)).contains(&interval) =>
+        {
+            interval
+        }
+        _ => {
+            let shown = quote(&text.value);
+            let message =
+                format!("{shown} is not a time from 100ms to 1h; write one like 3s or 500ms");
+            section.problem("announceInterval", message);
+            DEFAULT
+        }
+    }
+}
+
+/// `1m30s`, `500ms`: whole numbers, each with its unit.
+fn duration(text: &str) -> Option<Duration> {
+    let mut rest = text;
+    let mut total = Duration::ZERO;
+    while !rest.is_empty() {
+        let digits = rest.find(|c: char| !c.is_ascii_digit())?;
+        let number: u32 = rest[..digits].parse().ok()?;
+        rest = &rest[digits..];
+        let unit = rest.find(|c: char| c.is_ascii_digit()).unwrap_or(rest.len());
+        let millis = match &rest[..unit] {
+            "ms" => 1,
+            "s" => 1_000,
+            "m" => 60_000,
+            "h" => 3_600_000,
+            _ => return None,
+        };
+        total = total.checked_add(Duration::from_millis(u64::from(number) * millis))?;
+        rest = &rest[unit..];
+    }
+    Some(total).filter(|_| !text.is_empty())
+}
+
+fn limits(
+    section: &Section<'_>,
+    vips: &[IpAddr],
+    peers: Option<&Peers>,
+    load_balancers: &[LoadBalancer],
+) -> Limits {
+    let own: BTreeSet<IpAddr> =
+        peers.map(|peers| peers.local.addresses.iter().copied().collect()).unwrap_or_default();
+    limits::read(section, &limits::Needs::of(vips.len(), own.len(), load_balancers))
+}

@@ -1,0 +1,247 @@
+//! What holds for every file: no panic, and a valid configuration survives being written and read.
+
+use std::collections::BTreeSet;
+use std::fmt::Write;
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+use proptest::prelude::*;
+use proptest::sample::{Index, select};
+
+use super::*;
+
+fn parse(text: &str) -> Result<Config, ConfigError> {
+    Config::parse(text, "f", "host")
+}
+
+/// Whatever comes out, it says something on one line.
+fn says_something(result: &Result<Config, ConfigError>) {
+    if let Err(error) = result {
+        let text = error.to_string();
+        assert!(!error.problems().is_empty() && text.len() > "f: ".len(), "{text}");
+        assert!(!text.contains('\n'), "{text}");
+        assert!(text.len() < 2000, "{text}");
+    }
+}
+
+/// Pieces of YAML and of our own keys, for text that gets past the first character.
+fn fragments() -> impl Strategy<Value = String> {
+    let pieces = select(vec![
+        "vip",
+        "localPeer",
+        "remotePeers",
+        "loadBalancers",
+        "backends",
+        "port",
+        "interface",
+        ": ",
+        ":",
+        "\n",
+        "- ",
+        " ",
+        "  ",
+        "{",
+        "}",
+        "[",
+        "]",
+        ",",
+        "&a ",
+        "*a",
+        "<<: ",
+        "'",
+        "\"",
+        "|",
+        ">",
+        "#",
+        "!!int ",
+        "!!str ",
+        "? ",
+        "---\n",
+        "...\n",
+        "%YAML 1.2\n",
+        "\t",
+        "10.0.0.1",
+        "fd00::1",
+        "true",
+        "null",
+        "~",
+        "0",
+        "-1",
+        "1e999",
+        "0x1f",
+        "\u{feff}",
+        "\u{0}",
+        "\r\n",
+        "é",
+        "99999999999999999999999999999999999999999",
+    ]);
+    prop::collection::vec(pieces, 0..60).prop_map(|pieces| pieces.concat())
+}
+
+fn peer() -> impl Strategy<Value = (Option<u16>, bool)> {
+    (prop::option::of(1..=u16::MAX), any::<bool>())
+}
+
+fn backend() -> impl Strategy<Value = Backend> {
+    let address = prop_oneof![
+        (1u8..=254).prop_map(|n| IpAddr::V4(Ipv4Addr::new(10, 2, 0, n))),
+        (1u16..=999).prop_map(|n| IpAddr::V6(Ipv6Addr::new(0xfd00, 2, 0, 0, 0, 0, 0, n))),
+    ];
+    (address, 1..=u16::MAX, 0..=256u16).prop_map(|(address, port, weight)| Backend {
+        address,
+        port,
+        weight,
+    })
+}
+
+fn balancer() -> impl Strategy<Value = LoadBalancer> {
+    let protocol = select(vec![Protocol::Tcp, Protocol::Udp]);
+    let affinity = select(vec![Affinity::None, Affinity::ClientIp]);
+    let backends = prop::collection::vec(backend(), 0..6).prop_map(|mut backends| {
+        let mut seen = BTreeSet::new();
+        backends.retain(|backend| seen.insert((backend.address, backend.port)));
+        backends
+    });
+    (
+        "[a-z #:'\"-]{0,8}",
+        protocol,
+        1..=u16::MAX,
+        any::<bool>(),
+        select(TableSize::ALL.to_vec()),
+        affinity,
+        backends,
+    )
+        .prop_map(|(name, protocol, port, bind_to_vip, table_size, affinity, backends)| {
+            LoadBalancer { name, protocol, port, bind_to_vip, table_size, affinity, backends }
+        })
+}
+
+prop_compose! {
+    fn config()(
+        instance in "[a-z0-9-]{1,32}",
+        interface in "[a-z][a-z0-9.@-]{0,14}",
+        vips in 0..=2usize,
+        peers in prop::collection::vec(peer(), 1..5),
+        flags in any::<[bool; 3]>(),
+        interval in 100..=3_600_000u64,
+        mut load_balancers in prop::collection::vec(balancer(), 0..5),
+    ) -> Config {
+        let all: [IpAddr; 2] = [Ipv4Addr::new(10, 0, 0, 100).into(), Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 0x100).into()];
+        let peers = peers.into_iter().zip(1u8..).map(|((port, dual), n)| Peer {
+            id: format!("n{n}"),
+            addresses: std::iter::once(IpAddr::V4(Ipv4Addr::new(10, 0, 0, n)))
+                .chain(dual.then(|| IpAddr::V6(Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, n.into()))))
+                .collect(),
+            port: port.unwrap_or(10000),
+        });
+        let mut peers: Vec<Peer> = peers.collect();
+        let mut seen = BTreeSet::new();
+        load_balancers.retain(|lb| seen.insert((lb.bind_to_vip, lb.protocol, lb.port)));
+        for (lb, n) in load_balancers.iter_mut().zip(0..) {
+            lb.name = format!("{}{n}", lb.name.trim_start());
+        }
+        if vips == 0 {
+            load_balancers.retain(|lb| !lb.bind_to_vip);
+        }
+        let vips = if load_balancers.is_empty() { vips.max(1) } else { vips };
+        Config {
+            instance,
+            interface,
+            local_peer: peers.remove(0),
+            single_node: peers.is_empty() && flags[0],
+            remote_peers: peers,
+            vips: all[..vips].to_vec(),
+            gratuitous_arp: flags[1],
+            announce_interval: Duration::from_millis(interval),
+            start_as_leader: flags[2],
+            load_balancers,
+            log_data_plane: flags[0],
+            limits: Limits { frontends: 1024, backends: 8192, flows: 65536 },
+            notices: Vec::new(),
+        }
+    }
+}
+
+/// A file that says what the configuration is.
+fn render(config: &Config) -> String {
+    let join = |ips: &[IpAddr]| ips.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
+    let peer = |peer: &Peer| {
+        format!("{{id: {}, address: '{}', port: {}}}", peer.id, join(&peer.addresses), peer.port)
+    };
+    let mut text = format!(
+        "instance: '{}'\ninterface: '{}'\nlocalPeer: {}\nvip: '{}'\ngratuitousARP: {}\nannounceInterval: {}ms\n\
+         singleNode: {}\nstartAsLeader: {}\nlogDataPlane: {}\nremotePeers:\n",
+        config.instance,
+        config.interface,
+        peer(&config.local_peer),
+        join(&config.vips),
+        config.gratuitous_arp,
+        config.announce_interval.as_millis(),
+        config.single_node,
+        config.start_as_leader,
+        config.log_data_plane,
+    );
+    for other in &config.remote_peers {
+        writeln!(text, "- {}", peer(other)).unwrap();
+    }
+    text += "loadBalancers:\n";
+    for lb in &config.load_balancers {
+        let affinity = if lb.affinity == Affinity::None { "None" } else { "ClientIP" };
+        writeln!(
+            text,
+            "- name: '{}'\n  type: {}\n  port: {}\n  bindToVip: {}\n  tableSize: {}\n  sessionAffinity: {affinity}\n  backends:",
+            lb.name.replace('\'', "''"), lb.protocol.name(), lb.port, lb.bind_to_vip, lb.table_size.slots(),
+        ).unwrap();
+        for backend in &lb.backends {
+            writeln!(
+                text,
+                "  - {{address: '{}', port: {}, weight: {}}}",
+                backend.address, backend.port, backend.weight
+            )
+            .unwrap();
+        }
+    }
+    text
+}
+
+proptest! {
+    #[test]
+    fn any_bytes(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+        says_something(&Config::parse_bytes(&bytes, "f", "host"));
+    }
+
+    #[test]
+    fn any_text(text in any::<String>()) {
+        says_something(&parse(&text));
+    }
+
+    #[test]
+    fn any_pieces(text in fragments()) {
+        says_something(&parse(&text));
+        says_something(&parse(&format!("{SAMPLE}{text}")));
+    }
+
+    #[test]
+    fn a_damaged_sample(
+        damage in prop::collection::vec((any::<Index>(), 0..4usize, any::<u8>(), fragments()), 1..4),
+    ) {
+        let mut bytes = SAMPLE.as_bytes().to_vec();
+        for (at, kind, byte, piece) in damage {
+            let at = at.index(bytes.len());
+            match kind {
+                0 => bytes[at] = byte,
+                1 => { bytes.remove(at); }
+                2 => { bytes.splice(at..at, piece.into_bytes()); }
+                _ => bytes.truncate(at.max(1)),
+            }
+        }
+        says_something(&Config::parse_bytes(&bytes, "f", "host"));
+    }
+
+    #[test]
+    fn what_is_written_is_read_back(config in config()) {
+        let text = render(&config);
+        let mut read = parse(&text).unwrap_or_else(|error| panic!("{error}\n{text}"));
+        read.notices.clear();
+        prop_assert_eq!(read, config, "{}", text);
+    }
+}

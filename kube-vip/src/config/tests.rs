@@ -1,0 +1,349 @@
+//! Files and what is said of them.
+
+use super::*;
+
+const HEAD: &str = "\
+localPeer: {id: a, address: 10.0.0.1}
+remotePeers:
+- {id: b, address: 10.0.0.2}
+vip: 10.0.0.100
+interface: eth0
+";
+
+fn parse(text: &str) -> Result<Config, String> {
+    Config::parse(text, "f", "host").map_err(|error| error.to_string())
+}
+
+fn good(text: &str) -> Config {
+    parse(text).unwrap_or_else(|error| panic!("{error}\n{text}"))
+}
+
+/// The head of a file with one line exchanged.
+fn head(from: &str, to: &str) -> String {
+    assert!(HEAD.contains(from), "{from}");
+    HEAD.replace(from, to)
+}
+
+fn with(more: &str) -> String {
+    format!("{HEAD}{more}\n")
+}
+
+fn balancer(inner: &str) -> String {
+    with(&format!("loadBalancers:\n- {{name: web, type: tcp, port: 80, bindToVip: true, {inner}}}"))
+}
+
+#[test]
+fn the_sample_is_what_it_says() {
+    let config = good(SAMPLE);
+    assert_eq!(config.notices, Vec::<String>::new());
+    assert_eq!(config.instance, "default");
+    assert_eq!(config.interface, "eth0");
+    assert_eq!(config.vips, ["192.168.0.100".parse::<IpAddr>().unwrap()]);
+    assert_eq!(
+        config.peers().map(|peer| (peer.id.as_str(), peer.port)).collect::<Vec<_>>(),
+        [("server1", 10000), ("server2", 10000), ("server3", 10000)]
+    );
+    assert!(config.start_as_leader && config.gratuitous_arp && !config.single_node);
+    assert_eq!(config.announce_interval, Duration::from_secs(3));
+    let [lb] = config.load_balancers.as_slice() else { panic!("{:?}", config.load_balancers) };
+    assert_eq!((lb.protocol, lb.port, lb.bind_to_vip), (Protocol::Tcp, 6443, true));
+    assert_eq!((lb.table_size, lb.affinity), (TableSize::S4093, Affinity::None));
+    assert!(lb.backends.iter().all(|backend| (backend.port, backend.weight) == (6444, 1)));
+    assert_eq!(config.limits, Limits { frontends: 1024, backends: 8192, flows: 65536 });
+}
+
+/// `kube-vip sample config` of v0.1.8, as that program prints it.
+#[test]
+fn the_old_programs_own_sample_is_understood() {
+    let text = "\
+localPeer:
+  id: server1
+  address: 192.168.0.1
+  port: 10000
+remotePeers:
+- id: server2
+  address: 192.168.0.2
+  port: 10000
+- id: server3
+  address: 192.168.0.3
+  port: 10000
+addPeersAsBackends: false
+vip: 192.168.0.100
+vipCidr: \"\"
+address: \"\"
+gratuitousARP: true
+singleNode: false
+startAsLeader: false
+interface: eth0
+enableLeaderElection: false
+leaseDuration: 0
+renewDeadline: 0
+retryPeriod: 0
+enableLoadBalancer: false
+enableBGP: false
+bgpConfig:
+  routerid: \"\"
+  as: 0
+  peers: []
+bgpPeerConfig: {}
+enablePacket: false
+packetAPIKey: \"\"
+packetProject: \"\"
+loadBalancers:
+- name: Kubernetes Control Plane
+  type: tcp
+  port: 6443
+  bindToVip: false
+  backendPort: 0
+  backends:
+  - port: 6444
+    address: 192.168.0.70
+    url: \"\"
+";
+    let config = good(text);
+    assert_eq!(config.notices, Vec::<String>::new());
+    assert!(!config.load_balancers[0].bind_to_vip);
+    assert_eq!(config.load_balancers[0].backends[0].port, 6444);
+}
+
+#[test]
+fn defaults_are_the_documented_ones() {
+    let config =
+        good(&with("loadBalancers: [{port: 53, type: UDP, backends: [{address: 10.0.0.3}]}]"));
+    assert!(config.gratuitous_arp && !config.single_node && !config.start_as_leader);
+    assert!(!config.log_data_plane);
+    let lb = &config.load_balancers[0];
+    assert_eq!(lb.name, "udp-53");
+    assert_eq!((lb.protocol, lb.bind_to_vip), (Protocol::Udp, false));
+    assert_eq!((lb.backends[0].port, lb.backends[0].weight), (53, 1));
+    assert_eq!(config.local_peer.port, 10000);
+}
+
+#[test]
+fn dual_stack_is_written_in_several_ways() {
+    let both: Vec<IpAddr> = ["10.0.0.100", "fd00::100"].map(|ip| ip.parse().unwrap()).into();
+    for vip in [
+        "10.0.0.100,fd00::100",
+        "' 10.0.0.100 , fd00::100 '",
+        "[10.0.0.100, fd00::100]",
+        "\n- 10.0.0.100\n- fd00::100",
+    ] {
+        assert_eq!(good(&head("vip: 10.0.0.100", &format!("vip: {vip}"))).vips, both, "{vip}");
+    }
+    let config = good(&head("address: 10.0.0.1}", "address: '10.0.0.1,fd00::1'}"));
+    assert_eq!(config.local_peer.addresses.len(), 2);
+}
+
+#[test]
+fn address_stands_in_for_vip() {
+    let config = good(&head("vip: 10.0.0.100", "address: 10.0.0.100"));
+    assert_eq!(config.vips.len(), 1);
+    assert_eq!(config.notices, Vec::<String>::new());
+}
+
+#[test]
+fn a_single_node_needs_no_peers() {
+    let config = good("vip: 10.0.0.100\ninterface: eth0\nsingleNode: true\n");
+    assert_eq!(config.local_peer, Peer { id: "host".into(), addresses: vec![], port: 10000 });
+}
+
+#[test]
+fn one_list_of_peers_serves_all_hosts() {
+    let config = good(&with("").replace("- {id: b", "- {id: a, address: 10.0.0.1}\n- {id: b"));
+    assert_eq!(config.remote_peers.iter().map(|peer| &peer.id).collect::<Vec<_>>(), ["b"]);
+}
+
+#[test]
+fn limits_grow_with_the_file() {
+    let backends: Vec<String> =
+        (0..200).map(|i| format!("{{address: 10.1.0.{i}, port: 1}}")).collect();
+    let balancers: Vec<String> = (1..=50)
+        .map(|port| {
+            format!("- {{port: {port}, bindToVip: true, backends: [{}]}}", backends.join(","))
+        })
+        .collect();
+    let text =
+        with(&format!("limits: {{frontends: 10}}\nloadBalancers:\n{}", balancers.join("\n")));
+    let config = good(&text);
+    assert_eq!(config.limits, Limits { frontends: 128, backends: 32768, flows: 65536 });
+    assert_eq!(config.notices, ["limits.frontends: raised to 128, twice what the file needs"]);
+}
+
+#[test]
+fn keys_without_effect_are_named_once_and_their_values_never() {
+    let config = good(&with(
+        "enableBGP: true\nbgpConfig: {as: 65000, secret: hunter2}\npacketAPIKey: hunter2\nsecret: hunter2\n\
+         leaseDuration: 5\naddPeersAsBackends: true\naddress: kube.example\n\
+         loadBalancers:\n\
+         - {name: h, type: HTTP, port: 80, backends: [{url: 'http://x'}]}\n\
+         - {name: t, port: 81, bindToVip: true, backends: [{address: fd00::3, url: 'http://y'}]}\n\
+         - {name: u, port: 82, backends: []}",
+    ));
+    let keys: Vec<&str> =
+        config.notices.iter().map(|line| line.split(": ").next().unwrap()).collect();
+    assert_eq!(
+        keys,
+        [
+            "address",
+            "loadBalancers[0]",
+            "loadBalancers[1].backends",
+            "loadBalancers[1].backends",
+            "loadBalancers[2].backends",
+            "addPeersAsBackends",
+            "leaseDuration",
+            "enableBGP",
+            "bgpConfig",
+            "packetAPIKey",
+            "secret",
+        ]
+    );
+    assert!(!config.notices.iter().any(|line| line.contains("hunter2") || line.contains('\n')));
+    assert_eq!(config.load_balancers.len(), 2);
+}
+
+#[test]
+fn every_mistake_is_named_with_its_value_and_the_way_out() {
+    let web = "loadBalancers[0]";
+    let cases: Vec<(String, String)> = vec![
+        // Keys.
+        (with("vpi: 10.0.0.101"), r#"f, line 6: vpi: unknown key "vpi"; did you mean "vip"?"#.into()),
+        (head("interface", "Interface"), r#"f, line 5: Interface: unknown key "Interface"; did you mean "interface"?"#.into()),
+        (balancer("prot: 1"), format!(r#"f, line 7: {web}.prot: unknown key "prot"; did you mean "port"?"#)),
+        (head("id: b,", "id: b, colour: red,"), r#"f, line 3: remotePeers[0].colour: unknown key "colour"; known here: id, address, port"#.into()),
+        // VIPs.
+        (head("10.0.0.100", "300.1.1.1"), r#"f, line 4: vip: "300.1.1.1" is not an IP address; write one like 192.168.0.10 or fd00::10"#.into()),
+        (head("10.0.0.100", "10.0.0.100/24"), r#"f, line 4: vip: "10.0.0.100/24" is more than an address; write 10.0.0.100"#.into()),
+        (head("10.0.0.100", "0.0.0.0"), r#"f, line 4: vip: "0.0.0.0" is the unspecified address; write the address of one host"#.into()),
+        (head("10.0.0.100", "224.0.0.1"), r#"f, line 4: vip: "224.0.0.1" is a multicast address; write the address of one host"#.into()),
+        (head("10.0.0.100", "127.0.0.1"), "f, line 4: vip: 127.0.0.1 is a loopback address; a virtual IP is a free address of the hosts' network".into()),
+        (head("10.0.0.100", "fe80::1"), "f, line 4: vip: fe80::1 is a link-local address; a virtual IP is a free address of the hosts' network".into()),
+        (head("10.0.0.100", "::ffff:10.0.0.9"), r#"f, line 4: vip: "::ffff:10.0.0.9" is an IPv4 address in IPv6 clothes; write 10.0.0.9"#.into()),
+        (head("10.0.0.100", "10.0.0.100,10.0.0.100"), "f, line 4: vip: 10.0.0.100 is there twice; write it once".into()),
+        (head("10.0.0.100", "{a: b}"), "f, line 4: vip: a map is not a text".into()),
+        (head("vip: 10.0.0.100", "address: kube.example"), r#"f, line 4: address: "kube.example" is a DNS name, and names come later; write the virtual IP under `vip`"#.into()),
+        (head("10.0.0.100", "10.0.0.2"), "f, line 3: remotePeers[0].address: 10.0.0.2 is a VIP; write the host's own address, the VIP moves between hosts".into()),
+        (head("vip: 10.0.0.100\n", ""), "f: vip: missing, and there are no loadBalancers; write the virtual IP".into()),
+        (
+            balancer("backends: []").replace("vip: 10.0.0.100\n", ""),
+            r#"f: vip: missing, but load balancer "web" has `bindToVip: true`; write the virtual IP, or `bindToVip: false` to balance a port of the hosts' own addresses"#.into(),
+        ),
+        // Interface.
+        (head("eth0", "''"), "f: interface: missing; write the name of the network interface for the virtual IP, like eth0".into()),
+        (head("eth0", "a234567890123456"), r#"f, line 5: interface: "a234567890123456" has 16 bytes; interface names have at most 15"#.into()),
+        (head("eth0", "'eth 0'"), r#"f, line 5: interface: "eth 0" is not the name of an interface; `ip link` lists them"#.into()),
+        // Peers.
+        (head("localPeer: {id: a, address: 10.0.0.1}\n", ""), "f: localPeer: missing; write this host's id and address (or `singleNode: true` if there are no other hosts)".into()),
+        (head("id: b", "id: a"), r#"f, line 3: remotePeers[0].id: "a" is the id of localPeer too; give each host its own"#.into()),
+        (head("10.0.0.2", "10.0.0.1"), "f, line 3: remotePeers[0].address: 10.0.0.1 is an address of localPeer too; each host has its own".into()),
+        (head("id: b, ", ""), "f, line 3: remotePeers[0].id: missing; write a name, different for each host".into()),
+        (head(", address: 10.0.0.2", ""), "f, line 3: remotePeers[0].address: missing; write the host's own IP address".into()),
+        (head("address: 10.0.0.2", "address: 10.0.0.2, port: 0"), "f, line 3: remotePeers[0].port: 0 is not a port; ports are 1 to 65535".into()),
+        (head("address: 10.0.0.2", "address: 127.0.0.1"), "f, line 3: remotePeers[0].address: 127.0.0.1 is a loopback address; write the one other hosts reach this host at".into()),
+        (head("id: b", "id: 1.10"), "f, line 3: remotePeers[0].id: 1.1 is not read as text; put it in quotes".into()),
+        (with("singleNode: true"), "f, line 2: remotePeers: 1 other hosts, but `singleNode: true` says there are none; remove one of the two keys".into()),
+        (head("\n- {id: b, address: 10.0.0.2}", " x"), r#"f, line 2: remotePeers: "x" is not a list; begin each element with "- ""#.into()),
+        (head("{id: b, address: 10.0.0.2}", "10.0.0.2"), r#"f, line 3: remotePeers[0]: "10.0.0.2" stands where keys belong, like `id: …`"#.into()),
+        // Load balancers.
+        (balancer("port: 0").replace("port: 80, ", ""), format!("f, line 7: {web}.port: 0 is not a port; ports are 1 to 65535")),
+        (balancer("").replace("port: 80", "port: 65536"), format!("f, line 7: {web}.port: 65536 is not a port; ports are 1 to 65535")),
+        (balancer("").replace("port: 80", "port: 99999999999999999999999999999999999999999999"), format!("f, line 7: {web}.port: 100000000000000000000000000000000000000000000 is not a port; ports are 1 to 65535")),
+        (balancer("").replace("port: 80, ", ""), format!("f, line 7: {web}.port: missing; write the port clients connect to")),
+        (balancer("").replace("tcp", "sctp"), format!(r#"f, line 7: {web}.type: "sctp" is not a type; write tcp or udp"#)),
+        (balancer("").replace("true", "maybe"), format!(r#"f, line 7: {web}.bindToVip: "maybe" is not true or false"#)),
+        (balancer("tableSize: 1000"), format!("f, line 7: {web}.tableSize: 1000 is not one of the sizes: 251, 1021, 4093, 16381, 65537")),
+        (balancer("sessionAffinity: clientip"), format!(r#"f, line 7: {web}.sessionAffinity: "clientip" is not an affinity; write None or ClientIP"#)),
+        (balancer("") + "- {port: 80, bindToVip: true, name: x}\n", "f, line 8: loadBalancers[1].port: tcp port 80 of the VIP is taken by loadBalancers[0]; take another port, or put the backends of both into one load balancer".into()),
+        (balancer("") + "- {port: 81, name: web}\n", r#"f, line 8: loadBalancers[1].name: "web" is the name of loadBalancers[0] too; give each its own"#.into()),
+        // Backends.
+        (balancer("backends: [{address: 10.0.0.3}, {address: 10.0.0.3, port: 80}]"), format!("f, line 7: {web}.backends[1].address: 10.0.0.3 port 80 is in this list twice; keep one (`weight` gives a larger share)")),
+        (balancer("backends: [{address: 10.0.0.100}]"), format!("f, line 7: {web}.backends[0].address: 10.0.0.100 is a VIP; write the address of the host that serves")),
+        (balancer("backends: [{address: 127.0.0.1}]"), format!("f, line 7: {web}.backends[0].address: 127.0.0.1 is a loopback address, which no packet from outside may go to; write the host's own")),
+        (balancer("backends: [{address: web.example}]"), format!(r#"f, line 7: {web}.backends[0].address: "web.example" is not an IP address; write one like 192.168.0.10 or fd00::10"#)),
+        (balancer("backends: [{port: 80}]"), format!("f, line 7: {web}.backends[0].address: missing; write the backend's IP address")),
+        (balancer("backends: [{address: 10.0.0.3, port: 0}]"), format!("f, line 7: {web}.backends[0].port: 0 is not a port; ports are 1 to 65535")),
+        (balancer("backends: [{address: 10.0.0.3, weight: 257}]"), format!("f, line 7: {web}.backends[0].weight: 257 is not a whole number from 0 to 256")),
+        (balancer("backends: [{address: 10.0.0.3, weight: -1}]"), format!("f, line 7: {web}.backends[0].weight: -1 is not a whole number from 0 to 256")),
+        // Our own keys.
+        (with("instance: Web_1"), r#"f, line 6: instance: "Web_1" is not the name of an instance; take 1 to 32 of a-z, 0-9 and "-""#.into()),
+        (with("announceInterval: 3"), r#"f, line 6: announceInterval: "3" is not a time from 100ms to 1h; write one like 3s or 500ms"#.into()),
+        (with("tableSize: big"), r#"f, line 6: tableSize: "big" is not a whole number from 1 to 4294967295"#.into()),
+        (with("limits: {flows: 0}"), "f, line 6: limits.flows: 0 is not a whole number from 1 to 16777216".into()),
+        (with("limits: {flow: 1}"), r#"f, line 6: limits.flow: unknown key "flow"; did you mean "flows"?"#.into()),
+        // The file as a whole.
+        (String::new(), "f: the file is empty; `kube-vip sample config` prints one to begin with".into()),
+        ("- a\n".into(), "f, line 1: a list stands where keys belong, like `vip: …`".into()),
+        (with("vip: 10.0.0.101"), r#"f, line 6: the key "vip" appears twice here; keep one of the two"#.into()),
+        // Several at once.
+        (with("a: 1\nb: 2\nlogDataPlane: 3"), r#"f, line 6: a: unknown key "a"; known here:"#.into()),
+        (head("eth0", "a/b") + "logDataPlane: 3\n", r#"f, line 5: interface: "a/b" is not the name of an interface; `ip link` lists them (and 1 more)"#.into()),
+    ];
+    for (text, expected) in cases {
+        let error = parse(&text).expect_err(&text);
+        assert!(
+            error == expected || error.starts_with(&expected) && expected.ends_with(':'),
+            "\n{text}\n said: {error}\nwant: {expected}"
+        );
+        assert!(!error.contains('\n'));
+    }
+}
+
+#[test]
+fn a_port_may_be_balanced_on_the_vip_and_on_the_hosts() {
+    let text = balancer("")
+        + "- {port: 80, name: hosts}\n- {port: 80, type: udp, name: u, bindToVip: true}\n";
+    assert_eq!(good(&text).load_balancers.len(), 3);
+}
+
+#[test]
+fn a_table_smaller_than_its_backends_is_refused() {
+    let list: Vec<String> = (0..252).map(|i| format!("{{address: 10.1.0.{i}}}")).collect();
+    let error =
+        parse(&balancer(&format!("tableSize: 251, backends: [{}]", list.join(",")))).unwrap_err();
+    assert!(error.contains("252 backends, but the table has 251 slots"), "{error}");
+}
+
+#[test]
+fn bytes_that_are_no_text_are_refused_with_their_line() {
+    let error = Config::parse_bytes(b"vip: 10.0.0.1\nid: \xff\n", "f", "host").unwrap_err();
+    assert_eq!(error.to_string(), "f, line 2: byte 0xff is not UTF-8 text; save the file as UTF-8");
+    let huge = vec![b' '; MAX_FILE_BYTES + 1];
+    let error = Config::parse_bytes(&huge, "f", "host").unwrap_err();
+    assert_eq!(error.to_string(), "f: the file is larger than 16 MiB");
+}
+
+#[test]
+fn a_file_that_is_not_there_is_named() {
+    let error = Config::load(Path::new("/nonexistent/kube-vip.yaml")).unwrap_err().to_string();
+    assert!(
+        error.starts_with("/nonexistent/kube-vip.yaml: cannot be read: No such file"),
+        "{error}"
+    );
+}
+
+#[test]
+fn json_and_aliases_are_yaml_too() {
+    let json = r#"{"localPeer": {"id": "a", "address": "10.0.0.1"},
+	"vip": "10.0.0.100", "interface": "eth0"}"#;
+    assert_eq!(good(json).local_peer.id, "a");
+    let text = with(
+        "loadBalancers:\n- {port: 80, backends: &all [{address: 10.0.0.3, port: 1}]}\n- {port: 81, backends: *all}",
+    );
+    assert_eq!(good(&text).load_balancers[1].backends.len(), 1);
+}
+
+#[test]
+fn ten_thousand_load_balancers_fit() {
+    let mut text = with("loadBalancers:");
+    for port in 1..=10_000 {
+        text += &format!(
+            "- name: service-{port}\n  type: tcp\n  port: {port}\n  bindToVip: true\n  backends:\n"
+        );
+        for host in 1..=10 {
+            text += &format!("  - address: 10.1.0.{host}\n    port: 8080\n    weight: 1\n");
+        }
+    }
+    assert!(text.len() < MAX_FILE_BYTES / 2, "{}", text.len());
+    let config = good(&text);
+    assert_eq!(config.load_balancers.len(), 10_000);
+    assert_eq!(config.limits, Limits { frontends: 32768, backends: 262_144, flows: 65536 });
+}

@@ -1,0 +1,30 @@
+//! Driver: tells people and programs on this host what is.
+//!
+//! An instance publishes its [`Status`] on a socket, and locks its name and its VIPs against other
+//! instances on the same host.
+
+mod lock;
+mod socket;
+mod status;
+mod table;
+
+use std::path::PathBuf;
+
+pub use lock::{InstanceLock, LockError, VipLocks};
+pub use socket::{FetchError, SocketError, StatusSocket, fetch};
+pub use status::{
+    BackendState, BackendStatus, BackendWay, ConfigStatus, EgressMode, FrontendStatus, LeaseStatus,
+    Status, UplinkStatus, VipStatus, XdpMode,
+};
+pub use table::{Style, render};
+
+/// Names another place for sockets and locks, for hosts without a writable `/run`.
+pub const RUN_DIR_VARIABLE: &str = "KUBE_VIP_RUN_DIR";
+
+/// Where sockets and locks of all instances on this host are.
+pub fn run_dir() -> PathBuf {
+    match std::env::var_os(RUN_DIR_VARIABLE) {
+        Some(dir) if !dir.is_empty() => dir.into(),
+        _ => "/run/kube-vip".into(),
+    }
+}

@@ -1,0 +1,217 @@
+//! What an agent says of itself, as `kube-vip status -o json` prints it.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+
+/// Everything about one instance.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// Name of the instance.
+    pub instance: String,
+    /// Version of the agent.
+    pub version: String,
+    /// This host's id among the peers.
+    pub host: String,
+    /// The agent's process.
+    pub pid: u32,
+    /// What should be true on this host is.
+    pub ready: bool,
+    /// The configuration in force.
+    pub config: ConfigStatus,
+    /// Interfaces packets arrive on.
+    pub uplinks: Vec<UplinkStatus>,
+    /// The virtual addresses.
+    pub vips: Vec<VipStatus>,
+    /// The balanced ports.
+    pub frontends: Vec<FrontendStatus>,
+    /// Packets by what became of them.
+    pub counters: BTreeMap<String, u64>,
+    /// Settings that were understood and have no effect, and fallbacks that were taken.
+    pub notices: Vec<String>,
+}
+
+/// The configuration in force.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConfigStatus {
+    /// The file.
+    pub path: String,
+    /// Why the file's newest content was refused, while an older one stays in force.
+    pub refused: Option<String>,
+}
+
+/// An interface packets arrive on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UplinkStatus {
+    /// Interface name.
+    pub name: String,
+    /// How arriving packets are handled.
+    pub xdp: XdpMode,
+    /// How leaving packets are handled.
+    pub egress: EgressMode,
+    /// Why it is not the best of the modes.
+    pub reason: Option<String>,
+}
+
+/// How arriving packets are handled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum XdpMode {
+    /// In the driver.
+    Native,
+    /// In the network stack, slower.
+    Generic,
+    /// By the kernel alone.
+    None,
+}
+
+/// How leaving packets are handled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum EgressMode {
+    /// By a program at TCX.
+    Tcx,
+    /// By a program at a clsact qdisc.
+    Clsact,
+    /// By the kernel alone.
+    None,
+}
+
+/// A virtual address.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VipStatus {
+    /// The address.
+    pub address: IpAddr,
+    /// This host owns it.
+    pub owned: bool,
+    /// Id of the host that owns it, where that is known.
+    pub owner: Option<String>,
+    /// It is a local address of this host.
+    pub held: bool,
+    /// The interface it belongs to.
+    pub interface: String,
+    /// By which right this host owns it.
+    pub lease: Option<LeaseStatus>,
+}
+
+/// By which right this host owns a VIP.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeaseStatus {
+    /// Number of the grant.
+    pub epoch: u64,
+    /// Time until the programs fall silent by themselves; none if they never do.
+    pub remaining_ms: Option<u64>,
+}
+
+/// A balanced port.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct FrontendStatus {
+    /// Its name in the configuration.
+    pub name: String,
+    /// Address clients connect to.
+    pub address: IpAddr,
+    /// Port clients connect to.
+    pub port: u16,
+    /// `tcp` or `udp`.
+    pub protocol: String,
+    /// Packets that arrived for it on this host.
+    pub packets: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Who serves it.
+    pub backends: Vec<BackendStatus>,
+}
+
+/// A server behind a balanced port.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct BackendStatus {
+    /// Where it listens.
+    pub address: IpAddr,
+    /// Where it listens.
+    pub port: u16,
+    /// Id of the host it runs on, where that takes part.
+    pub node: Option<String>,
+    /// How packets get there from here.
+    pub way: BackendWay,
+    /// Whether it gets new connections.
+    pub state: BackendState,
+    /// Why it does not.
+    pub reason: Option<String>,
+    /// Its share relative to the others', as configured.
+    pub weight: u16,
+    /// Its share of the table, 0 to 1.
+    pub share: f64,
+    /// Packets sent to it by this host.
+    pub packets: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Packets it answered through this host.
+    pub reply_packets: u64,
+    /// Their bytes.
+    pub reply_bytes: u64,
+}
+
+/// How packets get to a backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum BackendWay {
+    /// It runs on this host.
+    Here,
+    /// To the peer it runs on.
+    Peer,
+    /// Not at all.
+    None,
+}
+
+/// Whether a backend gets new connections.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum BackendState {
+    /// It does.
+    #[serde(rename = "ready")]
+    Ready,
+    /// It does not.
+    #[serde(rename = "not ready")]
+    NotReady,
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    pub(in crate::publish) const EXAMPLE: &str = r#"{
+        "instance": "default", "version": "0.1.0", "host": "n1", "pid": 1, "ready": true,
+        "config": {"path": "/etc/kube-vip/config.yaml", "refused": null},
+        "uplinks": [{"name": "eth0", "xdp": "native", "egress": "tcx", "reason": null}],
+        "vips": [
+            {"address": "10.77.0.100", "owned": true, "owner": "n1", "held": true,
+             "interface": "eth0", "lease": {"epoch": 1, "remaining_ms": 2500}},
+            {"address": "fd77::100", "owned": false, "owner": null, "held": false,
+             "interface": "eth0", "lease": null}],
+        "frontends": [{"name": "web", "address": "10.77.0.100", "port": 80, "protocol": "tcp",
+            "packets": 1204, "bytes": 90000, "backends": [
+            {"address": "10.77.0.11", "port": 8080, "node": "n1", "way": "here", "state": "ready",
+             "reason": null, "weight": 1, "share": 0.5, "packets": 602, "bytes": 45000,
+             "reply_packets": 600, "reply_bytes": 1000000},
+            {"address": "10.77.0.12", "port": 8080, "node": "n2", "way": "none",
+             "state": "not ready", "reason": "nobody answers for it", "weight": 1, "share": 0.0,
+             "packets": 0, "bytes": 0, "reply_packets": 0, "reply_bytes": 0}]}],
+        "counters": {"arp_answered": 1, "dropped": 0},
+        "notices": ["vipCidr: comes with BGP"]}"#;
+
+    pub(in crate::publish) fn example() -> Status {
+        serde_json::from_str(EXAMPLE).expect("the documented form")
+    }
+
+    #[test]
+    fn the_documented_form_is_the_form() {
+        let documented: serde_json::Value = serde_json::from_str(EXAMPLE).unwrap();
+        assert_eq!(serde_json::to_value(example()).unwrap(), documented);
+    }
+
+    #[test]
+    fn yaml_says_the_same() {
+        let yaml = serde_saphyr::to_string(&example()).unwrap();
+        assert_eq!(serde_saphyr::from_str::<Status>(&yaml).unwrap(), example());
+    }
+}

@@ -1,0 +1,306 @@
+//! The status as people read it.
+
+use std::fmt::Write;
+use std::net::SocketAddr;
+
+use super::status::{
+    BackendState, BackendStatus, BackendWay, EgressMode, FrontendStatus, Status, XdpMode,
+};
+
+/// How much is shown, and with colours or without.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Style {
+    /// More columns, counters and notices.
+    pub wide: bool,
+    /// For a terminal.
+    pub colour: bool,
+}
+
+/// Renders the status as tables.
+pub fn render(status: &Status, style: Style) -> String {
+    let mut out = String::new();
+    head(&mut out, status, style);
+    vips(&mut out, status, style);
+    frontends(&mut out, &status.frontends, style);
+    if style.wide {
+        counters(&mut out, status, style);
+        for notice in &status.notices {
+            let _ = writeln!(out, "note: {notice}");
+        }
+    } else if !status.notices.is_empty() {
+        let count = status.notices.len();
+        let s = if count == 1 { "" } else { "s" };
+        let _ = writeln!(out, "{count} note{s}: kube-vip status -o wide");
+    }
+    out.truncate(out.trim_end().len());
+    out.push('\n');
+    out
+}
+
+fn head(out: &mut String, status: &Status, style: Style) {
+    let Status { instance, version, host, pid, .. } = status;
+    let state = if status.ready { ready("ready") } else { not_ready("not ready") };
+    let state = state.paint(style);
+    let _ = writeln!(out, "{host}: {state} (instance {instance}, pid {pid}, version {version})");
+    for uplink in &status.uplinks {
+        let xdp = match uplink.xdp {
+            XdpMode::Native => "native XDP",
+            XdpMode::Generic => "generic XDP",
+            XdpMode::None => "no XDP",
+        };
+        let egress = match uplink.egress {
+            EgressMode::Tcx => "tcx",
+            EgressMode::Clsact => "clsact",
+            EgressMode::None => "no egress program",
+        };
+        let _ = write!(out, "{}: {xdp}, {egress}", uplink.name);
+        if let Some(reason) = &uplink.reason {
+            let _ = write!(out, " ({reason})");
+        }
+        out.push('\n');
+    }
+    if let Some(reason) = &status.config.refused {
+        let refused = not_ready("refused").paint(style);
+        let _ = writeln!(out, "The newest {} is {refused}: {reason}", status.config.path);
+    }
+    out.push('\n');
+}
+
+fn vips(out: &mut String, status: &Status, style: Style) {
+    let mut table = Table::new(&["VIP", "OWNER", "HERE", "INTERFACE", "LEASE"]);
+    for vip in &status.vips {
+        let lease = match &vip.lease {
+            None => "-".to_owned(),
+            Some(lease) => match lease.remaining_ms {
+                None => format!("epoch {}, without end", lease.epoch),
+                Some(left) => {
+                    format!("epoch {}, {}.{} s left", lease.epoch, left / 1000, left % 1000 / 100)
+                }
+            },
+        };
+        let here = match (vip.owned, vip.held) {
+            (true, true) => ready("owned"),
+            (true, false) => not_ready("owned, not held"),
+            (false, true) => not_ready("held, not owned"),
+            (false, false) => Cell::plain("-"),
+        };
+        table.row([
+            Cell::plain(vip.address.to_string()),
+            Cell::plain(vip.owner.as_deref().unwrap_or("unknown")),
+            here,
+            Cell::plain(vip.interface.as_str()),
+            Cell::plain(lease),
+        ]);
+    }
+    table.print(out, style);
+}
+
+fn frontends(out: &mut String, frontends: &[FrontendStatus], style: Style) {
+    let mut columns = vec!["FRONTEND", "ADDRESS", "NODE", "WAY", "STATE", "SHARE", "PACKETS"];
+    if style.wide {
+        columns.extend(["BYTES", "REPLIES", "REPLY BYTES", "WEIGHT"]);
+    }
+    columns.push("");
+    let mut table = Table::new(&columns);
+    for frontend in frontends {
+        let blank = || Cell::plain("");
+        let address = SocketAddr::new(frontend.address, frontend.port);
+        let mut row = vec![
+            Cell::plain(frontend.name.as_str()),
+            Cell::plain(format!("{address}/{}", frontend.protocol)),
+            blank(),
+            blank(),
+            blank(),
+            blank(),
+            Cell::right(&frontend.packets),
+        ];
+        if style.wide {
+            row.push(Cell::right(&frontend.bytes));
+        }
+        table.row(row);
+        for backend in &frontend.backends {
+            table.row(backend_row(backend, style));
+        }
+        if frontend.backends.is_empty() {
+            table.row([blank(), Cell::plain("  no backends")]);
+        }
+    }
+    table.print(out, style);
+}
+
+fn backend_row(backend: &BackendStatus, style: Style) -> Vec<Cell> {
+    let way = match backend.way {
+        BackendWay::Here => "here",
+        BackendWay::Peer => "peer",
+        BackendWay::None => "-",
+    };
+    let state = match backend.state {
+        BackendState::Ready => ready("ready"),
+        BackendState::NotReady => not_ready("not ready"),
+    };
+    let mut row = vec![
+        Cell::plain(""),
+        Cell::plain(format!("  {}", SocketAddr::new(backend.address, backend.port))),
+        Cell::plain(backend.node.as_deref().unwrap_or("-")),
+        Cell::plain(way),
+        state,
+        Cell::right(&format!("{:.1}%", backend.share * 100.0)),
+        Cell::right(&backend.packets),
+    ];
+    if style.wide {
+        row.extend([
+            Cell::right(&backend.bytes),
+            Cell::right(&backend.reply_packets),
+            Cell::right(&backend.reply_bytes),
+            Cell::right(&backend.weight),
+        ]);
+    }
+    row.push(Cell::plain(backend.reason.as_deref().unwrap_or("")));
+    row
+}
+
+fn counters(out: &mut String, status: &Status, style: Style) {
+    let mut table = Table::new(&["COUNTER", "PACKETS"]);
+    for (name, count) in status.counters.iter().filter(|(_, count)| **count > 0) {
+        table.row([Cell::plain(name.as_str()), Cell::right(count)]);
+    }
+    table.print(out, style);
+}
+
+/// Text with a colour that does not count for its width.
+struct Cell {
+    text: String,
+    colour: Option<u8>,
+    right: bool,
+}
+
+impl Cell {
+    fn plain(text: impl Into<String>) -> Self {
+        Self { text: text.into(), colour: None, right: false }
+    }
+
+    fn right(number: &impl ToString) -> Self {
+        Self { text: number.to_string(), colour: None, right: true }
+    }
+
+    fn paint(&self, style: Style) -> String {
+        match self.colour {
+            Some(colour) if style.colour => format!("\x1b[{colour}m{}\x1b[0m", self.text),
+            _ => self.text.clone(),
+        }
+    }
+}
+
+fn ready(text: &str) -> Cell {
+    Cell { text: text.to_owned(), colour: Some(32), right: false }
+}
+
+fn not_ready(text: &str) -> Cell {
+    Cell { text: text.to_owned(), colour: Some(31), right: false }
+}
+
+struct Table {
+    columns: Vec<String>,
+    rows: Vec<Vec<Cell>>,
+}
+
+impl Table {
+    fn new(columns: &[&str]) -> Self {
+        let columns = columns.iter().map(|name| (*name).to_owned()).collect();
+        Self { columns, rows: Vec::new() }
+    }
+
+    fn row(&mut self, cells: impl IntoIterator<Item = Cell>) {
+        self.rows.push(cells.into_iter().collect());
+    }
+
+    /// Nothing if it has no rows; an empty line after it otherwise.
+    fn print(mut self, out: &mut String, style: Style) {
+        if self.rows.is_empty() {
+            return;
+        }
+        let bold = |name: &String| Cell { text: name.clone(), colour: Some(1), right: false };
+        let mut heading: Vec<Cell> = self.columns.iter().map(bold).collect();
+        for (column, cell) in heading.iter_mut().enumerate() {
+            cell.right = self.rows.iter().any(|row| row.get(column).is_some_and(|cell| cell.right));
+        }
+        self.rows.insert(0, heading);
+        let width = |column: usize| {
+            let cells = self.rows.iter().filter_map(|row| row.get(column));
+            cells.map(|cell| cell.text.chars().count()).max().unwrap_or(0)
+        };
+        let widths: Vec<usize> = (0..self.columns.len()).map(width).collect();
+        for row in &self.rows {
+            let mut line = String::new();
+            for (cell, width) in row.iter().zip(&widths) {
+                let gap = " ".repeat(width - cell.text.chars().count());
+                let text = cell.paint(style);
+                let (before, after) =
+                    if cell.right { (gap, String::new()) } else { (String::new(), gap) };
+                let _ = write!(line, "{before}{text}{after}  ");
+            }
+            let _ = writeln!(out, "{}", line.trim_end());
+        }
+        out.push('\n');
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::status::tests::example;
+    use super::*;
+
+    #[test]
+    fn the_table_is_what_people_read() {
+        let expected = "\
+n1: ready (instance default, pid 1, version 0.1.0)
+eth0: native XDP, tcx
+
+VIP          OWNER    HERE   INTERFACE  LEASE
+10.77.0.100  n1       owned  eth0       epoch 1, 2.5 s left
+fd77::100    unknown  -      eth0       -
+
+FRONTEND  ADDRESS             NODE  WAY   STATE      SHARE  PACKETS
+web       10.77.0.100:80/tcp                                   1204
+            10.77.0.11:8080   n1    here  ready      50.0%      602
+            10.77.0.12:8080   n2    -     not ready   0.0%        0  nobody answers for it
+
+1 note: kube-vip status -o wide
+";
+        assert_eq!(render(&example(), Style::default()), expected);
+    }
+
+    #[test]
+    fn wide_shows_bytes_counters_and_notices() {
+        let text = render(&example(), Style { wide: true, colour: false });
+        assert!(text.contains("REPLY BYTES") && text.contains("1000000"), "{text}");
+        assert!(text.contains("arp_answered        1"), "{text}");
+        assert!(!text.contains("dropped"), "{text}");
+        assert!(text.ends_with("note: vipCidr: comes with BGP\n"), "{text}");
+    }
+
+    #[test]
+    fn colours_do_not_shift_columns() {
+        let colour = render(&example(), Style { wide: false, colour: true });
+        assert!(colour.contains("\x1b[32mready\x1b[0m"), "{colour:?}");
+        let mut plain = colour;
+        for code in ["\x1b[32m", "\x1b[31m", "\x1b[1m", "\x1b[0m"] {
+            plain = plain.replace(code, "");
+        }
+        let plain: Vec<&str> = plain.lines().map(str::trim_end).collect();
+        let expected = render(&example(), Style::default());
+        assert_eq!(plain, expected.lines().collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_refused_file_is_said_at_the_top() {
+        let mut status = example();
+        status.config.refused = Some("config.yaml, line 3: vip: …".into());
+        status.ready = false;
+        let text = render(&status, Style::default());
+        assert!(text.starts_with("n1: not ready"), "{text}");
+        assert!(
+            text.contains("\nThe newest /etc/kube-vip/config.yaml is refused: config.yaml, line 3")
+        );
+    }
+}
