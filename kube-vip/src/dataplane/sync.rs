@@ -51,6 +51,8 @@ pub type Port = (IpAddr, u16, Protocol);
 pub struct Mirror {
     nodes: Ids<String>,
     node_values: BTreeMap<u32, Node>,
+    /// Hosts that an earlier agent numbered, not met again yet.
+    leftover_nodes: BTreeMap<u32, Node>,
     peers: BTreeMap<MacAddress, u32>,
     backends: Ids<SocketAddr>,
     /// A change of size is a new table, so the size is part of the identity.
@@ -87,6 +89,7 @@ impl Mirror {
         Ok(Self {
             nodes: Ids::new(u32::from(THIS_NODE) + 1, 256),
             node_values: BTreeMap::new(),
+            leftover_nodes: BTreeMap::new(),
             peers: BTreeMap::new(),
             // 0 is nobody.
             backends: Ids::new(1, limits.backends),
@@ -115,6 +118,14 @@ impl Mirror {
             match maps.backends.get(&id, 0) {
                 Ok(Backend { address, port, flags, .. }) if flags & IN_USE != 0 => {
                     self.backends.adopt(SocketAddr::new(address.to_ip(), port), id);
+                }
+                _ => {}
+            }
+        }
+        for id in u32::from(THIS_NODE) + 1..maps.nodes.len() {
+            match maps.nodes.get(&id, 0) {
+                Ok(node) if node != Node::default() => {
+                    self.leftover_nodes.insert(id, node);
                 }
                 _ => {}
             }
@@ -193,14 +204,20 @@ impl Mirror {
     fn add_nodes(&mut self, maps: &mut Maps, desired: &DataPlane) -> Result<(), SyncError> {
         let own = desired.nodes.values().find(|node| node.local).and_then(|node| node.hop);
         for (name, node) in &desired.nodes {
-            let id = if node.local {
-                u32::from(THIS_NODE)
-            } else {
-                self.nodes.get_or_take(name, "nodes")?
-            };
             let first = |v4: bool| {
                 let mut family = node.addresses.iter().filter(|ip| ip.is_ipv4() == v4);
                 family.next().copied().map(Address::from).unwrap_or_default()
+            };
+            let id = if node.local {
+                u32::from(THIS_NODE)
+            } else {
+                let same = |old: &Node| (old.v4, old.v6) == (first(true), first(false));
+                let left = self.leftover_nodes.iter().find(|(_, old)| same(old));
+                if let Some(id) = left.map(|(id, _)| *id) {
+                    self.leftover_nodes.remove(&id);
+                    self.nodes.adopt(name.clone(), id);
+                }
+                self.nodes.get_or_take(name, "nodes")?
             };
             let (mac, ifindex) = node.hop.unwrap_or_default();
             let source = own.map(|(mac, _)| mac).unwrap_or_default();
