@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use crate::agent::State;
+use crate::config::Protocol;
 use crate::dataplane::{Attachment, Egress, Ingress, LEASE};
 use crate::plan::{Frontend, Way};
 use crate::publish::{
@@ -102,13 +103,13 @@ fn frontends(state: &State) -> Vec<FrontendStatus> {
                 protocol: port.2.name().to_owned(),
                 packets: traffic.packets,
                 bytes: traffic.bytes,
-                backends: backends(state, frontend),
+                backends: backends(state, port.2, frontend),
             }
         })
         .collect()
 }
 
-fn backends(state: &State, frontend: &Frontend) -> Vec<BackendStatus> {
+fn backends(state: &State, protocol: Protocol, frontend: &Frontend) -> Vec<BackendStatus> {
     let weight_of = |(_, backend): (&SocketAddr, &crate::plan::Backend)| match backend.way {
         Way::None(_) => 0,
         Way::Here | Way::Peer => u32::from(backend.weight),
@@ -119,7 +120,7 @@ fn backends(state: &State, frontend: &Frontend) -> Vec<BackendStatus> {
         .backends
         .iter()
         .map(|(address, backend)| {
-            let traffic = state.driver.backend_traffic(address);
+            let traffic = state.driver.backend_traffic(&(protocol, *address));
             let (way, reason) = match &backend.way {
                 Way::Here => (BackendWay::Here, None),
                 Way::Peer => (BackendWay::Peer, None),

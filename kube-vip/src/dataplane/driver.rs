@@ -1,7 +1,6 @@
 //! Keeps the kernel programs and their maps as desired.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use aya::maps::{MapData, RingBuf};
@@ -16,7 +15,7 @@ use super::counters;
 use super::leases::{Fence, FenceError};
 use super::object::{LoadError, Object};
 use super::pins::Pins;
-use super::sync::{Changes, LEASE, Mirror, Port, SyncError};
+use super::sync::{Changes, LEASE, Mirror, Port, Server, SyncError};
 use crate::config::Limits;
 use crate::plan::DataPlane;
 
@@ -162,7 +161,7 @@ impl Driver {
     }
 
     /// What went to a backend and came back.
-    pub fn backend_traffic(&self, backend: &SocketAddr) -> BackendTraffic {
+    pub fn backend_traffic(&self, backend: &Server) -> BackendTraffic {
         let count = |kernel: &Kernel| {
             let id = kernel.mirror.backend_id(backend)?;
             Some(counters::backend(&kernel.object.maps, id))

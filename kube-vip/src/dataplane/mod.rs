@@ -17,5 +17,5 @@ pub use driver::{Driver, DriverError, Voices};
 pub use ids::Full;
 pub use leases::{Fence, FenceError};
 pub use object::{LoadError, Maps, Object, event};
-pub use sync::{Changes, LEASE, Mirror, Port, SyncError};
-pub use sys::{SysError, boot_time};
+pub use sync::{Changes, LEASE, Mirror, Port, Server, SyncError};
+pub use sys::{SysError, boot_time, poll};

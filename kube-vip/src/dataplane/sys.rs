@@ -3,9 +3,10 @@
 
 use std::ffi::c_long;
 use std::io;
-use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd as _, OwnedFd};
 
 use aya::Pod;
+use tokio::io::unix::AsyncFd;
 
 /// Commands (`enum bpf_cmd`, include/uapi/linux/bpf.h).
 mod command {
@@ -243,6 +244,16 @@ pub(super) fn read<T: Pod>(bytes: &[u8]) -> Option<T> {
     }
     // SAFETY: long enough by the check above; any bytes are a value of a `Pod`; read unaligned.
     Some(unsafe { bytes.as_ptr().cast::<T>().read_unaligned() })
+}
+
+/// Makes a descriptor's readiness something to wait for.
+///
+/// # Errors
+///
+/// The runtime's poller refuses it.
+pub fn poll<T: AsFd + AsRawFd>(source: T) -> io::Result<AsyncFd<T>> {
+    // SAFETY: a type with `AsFd` owns or borrows an open descriptor for its whole life.
+    unsafe { AsyncFd::register(source) }.map_err(Into::into)
 }
 
 /// Nanoseconds of `CLOCK_BOOTTIME`, the clock that `bpf_ktime_get_boot_ns` reads.

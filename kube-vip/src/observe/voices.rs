@@ -1,17 +1,16 @@
 //! What the kernel programs tell of their own accord: events, and log lines where they are wanted.
 
 use kube_vip_common::event::{ARP_CONFLICT, ND_CONFLICT};
-use tokio::io::unix::AsyncFd;
 use tracing::warn;
 
-use crate::dataplane::{Voices, event};
+use crate::dataplane::{Voices, event, poll};
 use crate::view::Mac;
 
 /// Passes on to the log what the programs tell, for ever.
 pub async fn listen(voices: Voices) {
     let Voices { events, logger } = voices;
     let logs = async {
-        let Some(Ok(mut logger)) = logger.map(AsyncFd::new) else {
+        let Some(Ok(mut logger)) = logger.map(poll) else {
             return std::future::pending().await;
         };
         while let Ok(mut ready) = logger.readable_mut().await {
@@ -20,7 +19,7 @@ pub async fn listen(voices: Voices) {
         }
     };
     let conflicts = async {
-        let Ok(mut events) = AsyncFd::new(events) else {
+        let Ok(mut events) = poll(events) else {
             return std::future::pending().await;
         };
         while let Ok(mut ready) = events.readable_mut().await {
