@@ -6,7 +6,7 @@ use aya_ebpf::programs::TcContext;
 use kube_vip_common::address::Address;
 use kube_vip_common::checksum::Sum;
 use kube_vip_common::filter::Bit;
-use kube_vip_common::flow::{Endpoint4, Endpoint6, Tuple4, Tuple6};
+use kube_vip_common::flow::{DIRECT, Endpoint4, Endpoint6, Tuple4, Tuple6};
 use kube_vip_common::hash::{FlowHash, addresses4, ports};
 use kube_vip_common::mark::ORDINARY_TTL;
 use kube_vip_common::node::Node;
@@ -140,6 +140,10 @@ pub trait Family {
     fn record_reply(reply: &Self::Tuple, vip: &Self::Endpoint) -> bool;
     /// Looks up `REVERSE4` or `REVERSE6`.
     fn reverse(tuple: &Self::Tuple) -> Option<Self::Endpoint>;
+    /// Sets [`DIRECT`] on the record of a reply.
+    fn mark_direct(reply: &Self::Tuple);
+    /// Whether [`DIRECT`] is set.
+    fn is_direct(reply: &Self::Endpoint) -> bool;
     /// Forgets both directions of a connection.
     fn forget(flow: &Self::Tuple, reply: &Self::Tuple);
 
@@ -376,7 +380,7 @@ impl Family for V4 {
 
     #[inline(always)]
     fn endpoint(address: [u8; 4], port: u16, backend: u32) -> Endpoint4 {
-        Endpoint4 { address, port, pad: 0, backend, pad2: 0 }
+        Endpoint4 { address, port, flags: 0, backend, pad: 0 }
     }
 
     #[inline(always)]
@@ -402,6 +406,16 @@ impl Family for V4 {
     #[inline(always)]
     fn reverse(tuple: &Tuple4) -> Option<Endpoint4> {
         maps::endpoint(&REVERSE4, tuple)
+    }
+
+    #[inline(always)]
+    fn mark_direct(reply: &Tuple4) {
+        maps::change(&REVERSE4, reply, |endpoint| endpoint.flags |= DIRECT);
+    }
+
+    #[inline(always)]
+    fn is_direct(reply: &Endpoint4) -> bool {
+        reply.flags & DIRECT != 0
     }
 
     #[inline(always)]
@@ -588,7 +602,7 @@ impl Family for V6 {
 
     #[inline(always)]
     fn endpoint(address: Halves, port: u16, backend: u32) -> Endpoint6 {
-        Endpoint6 { address: address.octets(), port, pad: 0, backend }
+        Endpoint6 { address: address.octets(), port, flags: 0, backend }
     }
 
     #[inline(always)]
@@ -614,6 +628,16 @@ impl Family for V6 {
     #[inline(always)]
     fn reverse(tuple: &Tuple6) -> Option<Endpoint6> {
         maps::endpoint(&REVERSE6, tuple)
+    }
+
+    #[inline(always)]
+    fn mark_direct(reply: &Tuple6) {
+        maps::change(&REVERSE6, reply, |endpoint| endpoint.flags |= DIRECT);
+    }
+
+    #[inline(always)]
+    fn is_direct(reply: &Endpoint6) -> bool {
+        reply.flags & DIRECT != 0
     }
 
     #[inline(always)]

@@ -67,7 +67,7 @@ pub async fn run(config_path: &Path, config: Config) -> anyhow::Result<()> {
     let now = links::snapshot().await.context("cannot read this host's interfaces")?;
     check_host(&config, &now)?;
     let dir = run_dir();
-    let _instance = InstanceLock::acquire(&dir, &config.instance)?;
+    let instance = InstanceLock::acquire(&dir, &config.instance)?;
     let locks = VipLocks::acquire(&dir, &config.instance, config.vips.iter().copied())?;
     let socket = StatusSocket::bind(&dir, &config.instance).await?;
     let mut terminate = signal(SignalKind::terminate())?;
@@ -142,6 +142,9 @@ pub async fn run(config_path: &Path, config: Config) -> anyhow::Result<()> {
     // The publisher's socket and its share of the state go with it.
     let _ = publisher.await;
     agent.leave().await;
+    drop(instance);
+    // Other instances may be using it.
+    let _ = std::fs::remove_dir(&dir);
     Ok(())
 }
 
