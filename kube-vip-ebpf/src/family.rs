@@ -115,8 +115,12 @@ pub trait Family {
     /// Hash of the client's address alone.
     fn hash_client(seed: u64, source: Self::Bytes) -> FlowHash;
     /// Hash of the whole tuple.
-    fn hash_flow(seed: u64, source: Self::Bytes, destination: Self::Bytes, ports: Ports)
-    -> FlowHash;
+    fn hash_flow(
+        seed: u64,
+        source: Self::Bytes,
+        destination: Self::Bytes,
+        ports: Ports,
+    ) -> FlowHash;
 
     /// Key of the flow maps.
     fn tuple(source: Self::Bytes, destination: Self::Bytes, ports: Ports) -> Self::Tuple;
@@ -249,13 +253,7 @@ impl Family for V4 {
     }
 
     #[inline(always)]
-    fn write(
-        ip: &mut Ipv4Hdr,
-        source: [u8; 4],
-        destination: [u8; 4],
-        protocol: u8,
-        length: u16,
-    ) {
+    fn write(ip: &mut Ipv4Hdr, source: [u8; 4], destination: [u8; 4], protocol: u8, length: u16) {
         let [high, low] = (length + size_of::<Ipv4Hdr>() as u16).to_be_bytes();
         // Version 4, five words; don't fragment, so that the identification may be 0 (RFC 6864).
         let first = [0x45, 0, high, low];
@@ -480,13 +478,7 @@ impl Family for V6 {
     }
 
     #[inline(always)]
-    fn write(
-        ip: &mut Ipv6Hdr,
-        source: Halves,
-        destination: Halves,
-        protocol: u8,
-        length: u16,
-    ) {
+    fn write(ip: &mut Ipv6Hdr, source: Halves, destination: Halves, protocol: u8, length: u16) {
         *ip = Ipv6Hdr {
             vcf: [0x60, 0, 0, 0],
             payload_len: length.to_be_bytes(),
@@ -573,9 +565,11 @@ impl Family for V6 {
     #[inline(always)]
     fn hash_flow(seed: u64, source: Halves, destination: Halves, p: Ports) -> FlowHash {
         let (high, low) = (destination.high.to_be(), destination.low.to_be());
-        Self::hash_client(seed, source)
-            .mix(high ^ low.rotate_left(32))
-            .mix(ports(p.source, p.destination, p.protocol))
+        Self::hash_client(seed, source).mix(high ^ low.rotate_left(32)).mix(ports(
+            p.source,
+            p.destination,
+            p.protocol,
+        ))
     }
 
     #[inline(always)]

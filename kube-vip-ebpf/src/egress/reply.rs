@@ -31,11 +31,14 @@ pub(super) fn handle<F: Family>(ctx: &TcContext, mut cursor: Cursor<'_>) -> Acti
     let Some([s0, s1, d0, d1]) = cursor.peek::<[u8; 4]>() else {
         return Action::Next;
     };
-    let (source, ports) = (F::source(ip), Ports {
-        source: u16::from_be_bytes([s0, s1]),
-        destination: u16::from_be_bytes([d0, d1]),
-        protocol,
-    });
+    let (source, ports) = (
+        F::source(ip),
+        Ports {
+            source: u16::from_be_bytes([s0, s1]),
+            destination: u16::from_be_bytes([d0, d1]),
+            protocol,
+        },
+    );
     let is_backend = |filter| F::bit(source).with_port(ports.source).is_set(filter);
     if !FILTER.get(BACKENDS).is_some_and(is_backend) {
         return Action::Next;

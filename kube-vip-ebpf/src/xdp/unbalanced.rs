@@ -30,7 +30,9 @@ pub(super) fn handle<F: Family>(ctx: XdpContext) -> Verdict {
         }
         _ => None,
     };
-    if vip.flags & SERVED != 0 && let Some(transport) = &transport {
+    if vip.flags & SERVED != 0
+        && let Some(transport) = &transport
+    {
         direct::handle::<F>(ip, transport);
     }
     let from_agent = agent::position::<F>(ethernet, ip).is_some();
