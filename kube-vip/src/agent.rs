@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Mutex, watch};
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval};
 use tracing::{error, info, warn};
 
 use crate::address::{Addresses, Report};
@@ -18,7 +18,7 @@ use crate::config::{Config, ConfigError, check_host};
 use crate::dataplane::Driver;
 use crate::election::fixed;
 use crate::observe;
-use crate::plan::{self, Desired};
+use crate::plan::{self, Desired, Grant};
 use crate::publish::{InstanceLock, StatusSocket, VipLocks, run_dir};
 use crate::source::links::Links;
 use crate::source::neighbours::Hops;
@@ -56,6 +56,8 @@ struct Agent {
     hops: watch::Receiver<Hops>,
     wanted: watch::Sender<BTreeSet<IpAddr>>,
     standing: Standing,
+    /// What the data plane was told this host owns.
+    granted: Option<Grant>,
 }
 
 /// Runs until SIGTERM or SIGINT, and leaves the host as it was found.
@@ -90,6 +92,7 @@ pub async fn run(config_path: &Path, config: Config) -> anyhow::Result<()> {
         hops: neighbours::follow(asked).await?,
         wanted,
         standing: fixed::standing(&config),
+        granted: None,
         state: Arc::new(Mutex::new(State {
             config_path: config_path.to_owned(),
             config,
@@ -108,8 +111,10 @@ pub async fn run(config_path: &Path, config: Config) -> anyhow::Result<()> {
         socket.serve(|| async { status::of(&*state.lock().await) }).await;
     });
 
-    let mut extension = interval(fixed::EXTENSION);
-    extension.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let pulse = watch::Sender::new(fixed::Pulse { grant: None, at: Instant::now() });
+    let extension = tokio::spawn(fixed::extend(fence, pulse.subscribe()));
+    let mut beat = interval(fixed::EXTENSION);
+    beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut look = interval(LOOK);
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -117,13 +122,8 @@ pub async fn run(config_path: &Path, config: Config) -> anyhow::Result<()> {
             biased;
             _ = terminate.recv() => break info!("SIGTERM: leaving the host as it was found"),
             _ = interrupt.recv() => break info!("SIGINT: leaving the host as it was found"),
-            _ = extension.tick() => {
-                let grant = agent.state.lock().await.desired.dataplane.vips.values().find_map(|v| v.grant);
-                if let Some(grant) = grant
-                    && let Err(error) = fence.grant(crate::dataplane::LEASE, Some(grant), fixed::TERM)
-                {
-                    error!("{error}");
-                }
+            _ = beat.tick() => {
+                pulse.send_modify(|pulse| pulse.at = Instant::now());
                 continue;
             }
             Some(read) = files.recv() => agent.take_up(read).await,
@@ -134,7 +134,9 @@ pub async fn run(config_path: &Path, config: Config) -> anyhow::Result<()> {
         if !agent.reconcile().await {
             look.reset_after(RETRY);
         }
+        pulse.send_replace(fixed::Pulse { grant: agent.granted, at: Instant::now() });
     }
+    extension.abort();
     publisher.abort();
     if let Some(listener) = listener {
         listener.abort();
@@ -227,6 +229,7 @@ impl Agent {
             info!(instance = state.config.instance, "ready");
         }
         state.failures = failures;
+        self.granted = desired.dataplane.vips.values().find_map(|vip| vip.grant);
         state.desired = desired;
         state.failures.is_empty()
     }

@@ -1,6 +1,7 @@
 //! Attaches the programs to an uplink, as well as that goes, and says how well it went.
 
 use std::path::Path;
+use std::time::Instant;
 
 use aya::programs::links::{FdLink, PinnedLink};
 use aya::programs::tc::{
@@ -48,6 +49,8 @@ pub struct Attachment {
     pub reason: Option<String>,
     /// The clsact qdisc is ours.
     pub added_clsact: bool,
+    /// When it was attached, or tried to.
+    pub tried: Instant,
     links: Vec<Hold>,
 }
 
@@ -67,6 +70,7 @@ impl Attachment {
             egress: Egress::None,
             reason: uplink.reason.clone(),
             added_clsact: false,
+            tried: Instant::now(),
             links: Vec::new(),
         };
         let mut reasons: Vec<_> = uplink.reason.iter().cloned().collect();
@@ -92,6 +96,12 @@ impl Attachment {
         }
         attachment.reason = (!reasons.is_empty()).then(|| reasons.join("; "));
         attachment
+    }
+
+    /// Whether nothing would be gained by trying again.
+    pub fn is_whole(&self) -> bool {
+        let ingress = self.ingress != Ingress::None || self.uplink.xdp == XdpMode::None;
+        ingress && self.egress != Egress::None
     }
 
     /// Detaches. What was there before is there again, but for a clsact qdisc of ours.

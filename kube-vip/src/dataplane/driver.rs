@@ -19,6 +19,9 @@ use super::sync::{Changes, LEASE, Mirror, Port, Server, SyncError};
 use crate::config::Limits;
 use crate::plan::DataPlane;
 
+/// An interface that could not be attached to is tried again this often.
+const RETRY: Duration = Duration::from_secs(10);
+
 /// The data plane of one instance on this host.
 pub struct Driver {
     kernel: Option<Kernel>,
@@ -121,9 +124,16 @@ impl Driver {
             }
         }
         for (name, uplink) in &desired.uplinks {
-            if self.attachments.contains_key(name) {
+            let old = self.attachments.get(name);
+            if old.is_some_and(|old| old.is_whole() || old.tried.elapsed() < RETRY) {
                 continue;
             }
+            // Whoever was in the place may have left it.
+            let before = self.attachments.remove(name).map(|old| {
+                let said = (old.ingress, old.egress, old.reason.clone());
+                detach(name, old);
+                said
+            });
             let own = Uplink { mac: MacAddress(uplink.mac.0), pad: [0; 2] };
             kernel
                 .object
@@ -134,7 +144,9 @@ impl Driver {
             let attachment =
                 Attachment::new(&mut kernel.object, kernel.pins.as_ref(), name, uplink);
             let (ingress, egress) = (attachment.ingress, attachment.egress);
+            let said = before == Some((ingress, egress, attachment.reason.clone()));
             match &attachment.reason {
+                _ if said => {}
                 None => info!("{name}: XDP {ingress:?}, egress {egress:?}"),
                 Some(reason) => warn!("{name}: XDP {ingress:?}, egress {egress:?}: {reason}"),
             }
