@@ -272,7 +272,29 @@ impl Mirror {
         maps: &mut Maps,
         desired: &DataPlane,
     ) -> Result<Vec<(Port, Recipe)>, SyncError> {
-        let (mut ids, mut values, mut recipes) = (Vec::new(), Vec::new(), Vec::new());
+        let mut new = Vec::new();
+        let recipes = self.number_backends(desired, &mut new).and_then(|recipes| {
+            let ids: Vec<u32> = new.iter().map(|(_, id, _)| *id).collect();
+            let values: Vec<Backend> = new.iter().map(|(.., value)| *value).collect();
+            ids.iter().for_each(|id| counters::clear(&mut maps.backend_stats, *id));
+            sys::update_batch(maps.backends_fd.as_fd(), "BACKENDS", &ids, &values)?;
+            Ok(recipes)
+        });
+        if recipes.is_err() {
+            // A number that was not written must not be taken for known the next time.
+            for (server, ..) in &new {
+                self.backends.release(server);
+            }
+        }
+        recipes
+    }
+
+    fn number_backends(
+        &mut self,
+        desired: &DataPlane,
+        new: &mut Vec<(Server, u32, Backend)>,
+    ) -> Result<Vec<(Port, Recipe)>, SyncError> {
+        let mut recipes = Vec::new();
         for (port, frontend) in &desired.frontends {
             let mut entries = Vec::with_capacity(frontend.backends.len());
             for (address, backend) in &frontend.backends {
@@ -284,23 +306,21 @@ impl Mirror {
                 let (node, known) = (node as u16, self.backends.get(&server).is_some());
                 let id = self.backends.get_or_take(&server, "backends")?;
                 if !known {
-                    counters::clear(&mut maps.backend_stats, id);
-                    ids.push(id);
-                    values.push(Backend {
+                    let value = Backend {
                         address: address.ip().into(),
                         port: address.port(),
                         node,
                         flags: IN_USE,
                         protocol: port.2 as u8,
                         pad: 0,
-                    });
+                    };
+                    new.push((server, id, value));
                 }
                 let weight = backend.weight;
                 entries.push(Entry { address: *address, weight, backend: id, node });
             }
             recipes.push((*port, Recipe { size: frontend.size, seed: frontend.seed, entries }));
         }
-        sys::update_batch(maps.backends_fd.as_fd(), "BACKENDS", &ids, &values)?;
         Ok(recipes)
     }
 
