@@ -77,6 +77,35 @@ fn fragments_end_where_the_vip_is_not_held() {
 }
 
 #[test]
+fn flooded_frames_are_for_their_receiver_to_answer() {
+    // Else a bystander would reset a connection between others.
+    for desired in [held, elsewhere, nowhere, own_addresses] {
+        for backends in [vec![], vec![At::Pod(1)]] {
+            let mut kernel = Kernel::owning(&desired(everywhere(&backends)));
+            for v6 in FAMILIES {
+                let mut packets = vec![
+                    Packet::tcp(v6, (40000, SSH), SYN, b""),
+                    Packet::tcp(v6, (40000, SSH), ACK, b""),
+                    Packet::tcp(v6, (40000, PORT), ACK, b""),
+                    Packet::udp(v6, (40000, SSH), b"hello"),
+                    Packet::echo(v6, b"hello"),
+                    Packet::other(v6, GRE, &[0; 20]),
+                ];
+                if backends.is_empty() {
+                    packets.push(Packet::udp(v6, (40000, PORT), b"hello"));
+                }
+                for packet in packets {
+                    for from in [CLIENT, PEER] {
+                        let frame = packet.clone().link(from, STRANGER).ttl(240).frame();
+                        kernel.xdp(&frame).untouched(&frame);
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
 fn malformed_ends_where_the_vip_is_not_held() {
     let mut kernel = Kernel::new(&elsewhere(Frontends::new()));
     let mut header_of_four_words = Packet::tcp(false, (40000, SSH), SYN, b"").frame();

@@ -7,7 +7,7 @@ use kube_vip_common::vip::{HELD, SERVED, VIRTUAL};
 use network_types::eth::EthHdr;
 
 use super::transport::{self, Transport};
-use super::{Action, Refusal, Verdict, agent, direct, echo, is_unicast};
+use super::{Action, Refusal, Verdict, agent, direct, echo, is_anothers, is_unicast};
 use crate::family::{Family, Payload, protocol};
 use crate::frame::Cursor;
 use crate::{count, log, maps};
@@ -22,6 +22,9 @@ pub(super) fn handle<F: Family>(ctx: XdpContext) -> Verdict {
         // The filter said maybe, the map says no.
         return Verdict::Done(Action::Pass);
     };
+    if is_anothers(&ctx, ethernet) {
+        return Verdict::Done(Action::Pass);
+    }
     let payload = F::payload(ip, &mut cursor);
     let transport = match payload {
         Payload::Protocol(protocol @ (protocol::TCP | protocol::UDP))
