@@ -72,6 +72,7 @@ pub(crate) fn frontend(v6: bool, backends: &[At]) -> Frontend {
         size: TableSize::S251,
         affinity: Affinity::None,
         seed: SEED,
+        host_address: false,
         backends: backends.iter().map(|at| (at.address(v6), at.backend())).collect(),
     }
 }

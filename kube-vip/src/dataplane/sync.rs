@@ -8,7 +8,9 @@ use aya::maps::MapError;
 use kube_vip_common::address::{Address, MacAddress};
 use kube_vip_common::backend::{Backend, IN_USE};
 use kube_vip_common::filter::{self, Bit, Filter};
-use kube_vip_common::frontend::{Affinity, CLIENT_AFFINITY, Frontend, FrontendKey, Protocol};
+use kube_vip_common::frontend::{
+    Affinity, CLIENT_AFFINITY, Frontend, FrontendKey, HOST_ADDRESS, Protocol,
+};
 use kube_vip_common::node::{Node, PeerKey, THIS_NODE};
 use kube_vip_common::settings::{LOG, Settings};
 use kube_vip_common::table::{Line, TableSize};
@@ -309,10 +311,9 @@ impl Mirror {
                     let value = Backend {
                         address: address.ip().into(),
                         port: address.port(),
-                        node,
                         flags: IN_USE,
                         protocol: port.2 as u8,
-                        pad: 0,
+                        pad: [0; 3],
                     };
                     new.push((server, id, value));
                 }
@@ -373,7 +374,9 @@ impl Mirror {
         let (mut keys, mut values, mut old) = (Vec::new(), Vec::new(), Vec::new());
         for (port, frontend) in &desired.frontends {
             let id = self.frontends.get_or_take(&(*port, frontend.size), "frontends")?;
-            let flags = if frontend.affinity == Affinity::ClientIp { CLIENT_AFFINITY } else { 0 };
+            let affinity = frontend.affinity == Affinity::ClientIp;
+            let flags = if affinity { CLIENT_AFFINITY } else { 0 }
+                | if frontend.host_address { HOST_ADDRESS } else { 0 };
             let value =
                 Frontend { seed: frontend.seed, id, slots: frontend.size.slots(), flags, pad: 0 };
             let before = self.ports.get(port);
