@@ -59,6 +59,20 @@ fn every_host_delivers_owner_or_not() {
 }
 
 #[test]
+fn connections_go_on_when_the_last_backend_is_taken_away() {
+    let mut kernel = Kernel::owning(&held(everywhere(&[At::Pod(1)])));
+    for v6 in FAMILIES {
+        kernel.apply(&held(everywhere(&[At::Pod(1)])));
+        kernel.xdp(&syn(v6).frame()).passed(&delivered(&syn(v6), At::Pod(1)), &[]);
+        kernel.apply(&held(everywhere(&[])));
+        let ack = Packet::tcp(v6, (SOURCE, PORT), ACK, b"more");
+        kernel.xdp(&ack.frame()).passed(&delivered(&ack, At::Pod(1)), &[]);
+        let other = Packet::tcp(v6, (SOURCE + 1, PORT), SYN, b"").frame();
+        assert!(kernel.xdp(&other).counted.contains_key(&Reason::NoBackendReset));
+    }
+}
+
+#[test]
 fn same_port_is_kept() {
     let mut frontends = everywhere(&[At::Pod(1)]);
     frontends = frontends.into_iter().map(|((ip, _, p), f)| ((ip, TARGET, p), f)).collect();

@@ -52,6 +52,15 @@ fn only_link_addresses_and_ttl_change() {
 }
 
 #[test]
+fn flooded_frames_are_for_their_receiver_to_forward() {
+    let mut kernel = Kernel::new(&elsewhere(everywhere(&[At::Peer])));
+    for packet in FAMILIES.into_iter().flat_map(packets) {
+        let frame = packet.link(CLIENT, STRANGER).frame();
+        kernel.xdp(&frame).untouched(&frame);
+    }
+}
+
+#[test]
 fn nothing_is_remembered() {
     let mut kernel = Kernel::new(&elsewhere(everywhere(&[At::Peer])));
     for v6 in FAMILIES {
