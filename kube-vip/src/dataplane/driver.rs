@@ -1,6 +1,6 @@
 //! Keeps the kernel programs and their maps as desired.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use aya::maps::{MapData, RingBuf};
@@ -16,6 +16,7 @@ use super::leases::{Fence, FenceError};
 use super::object::{LoadError, Object};
 use super::pins::Pins;
 use super::sync::{Changes, LEASE, Mirror, Port, Server, SyncError};
+use crate::address;
 use crate::config::Limits;
 use crate::plan::DataPlane;
 
@@ -36,6 +37,8 @@ struct Kernel {
     mirror: Mirror,
     pins: Option<Pins>,
     closed: Option<ClosedPort>,
+    /// Tells this instance's filters from another's.
+    tag: u32,
 }
 
 /// Why the data plane is not as desired.
@@ -141,8 +144,8 @@ impl Driver {
                 .uplinks
                 .insert(uplink.index, own, 0)
                 .map_err(|source| SyncError::Map { map: "UPLINKS", source })?;
-            let attachment =
-                Attachment::new(&mut kernel.object, kernel.pins.as_ref(), name, uplink);
+            let pins = kernel.pins.as_ref();
+            let attachment = Attachment::new(&mut kernel.object, pins, kernel.tag, name, uplink);
             let (ingress, egress) = (attachment.ingress, attachment.egress);
             let said = before == Some((ingress, egress, attachment.reason.clone()));
             match &attachment.reason {
@@ -190,12 +193,13 @@ impl Driver {
     }
 
     /// Takes everything out of the kernel. Returns the interfaces with a clsact qdisc of ours.
-    pub fn close(mut self) -> Vec<u32> {
+    pub fn close(mut self) -> BTreeSet<u32> {
         // Silence first.
         if let Err(error) = self.fence.grant(LEASE, None, Duration::ZERO) {
             warn!("{error}");
         }
-        let mut qdiscs = Vec::new();
+        let pins = self.kernel.as_ref().and_then(|kernel| kernel.pins.as_ref());
+        let mut qdiscs = pins.map(Pins::qdiscs).unwrap_or_default();
         for (name, attachment) in std::mem::take(&mut self.attachments) {
             qdiscs.extend(attachment.added_clsact.then_some(attachment.uplink.index));
             detach(&name, attachment);
@@ -244,7 +248,7 @@ impl Kernel {
         }
         let closed =
             ClosedPort::take().inspect_err(|error| warn!("no port to refuse with: {error}")).ok();
-        Ok(Self { object, mirror, pins, closed })
+        Ok(Self { object, mirror, pins, closed, tag: address::tag(instance) })
     }
 }
 
