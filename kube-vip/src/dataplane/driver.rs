@@ -77,6 +77,11 @@ impl Driver {
         match opened {
             Ok((kernel, fence)) => Self { kernel: Some(kernel), fence, ..empty },
             Err(error) => {
+                // Not this agent's directory, and not the programs of an earlier one, which would
+                // go on judging packets with nobody to tell them anything.
+                if let Some(Err(error)) = Pins::of(instance).map(|pins| pins.remove()) {
+                    warn!("pins stay behind: {error}");
+                }
                 let causes =
                     std::iter::successors(Some(&error as &dyn std::error::Error), |e| e.source());
                 let reason = causes.map(ToString::to_string).collect::<Vec<_>>().join(": ");
