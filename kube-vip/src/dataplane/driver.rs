@@ -18,6 +18,7 @@ use super::pins::Pins;
 use super::sync::{Changes, LEASE, Mirror, Port, Server, SyncError};
 use crate::address;
 use crate::config::Limits;
+use crate::observe::capabilities;
 use crate::plan::DataPlane;
 
 /// An interface that could not be attached to is tried again this often.
@@ -84,7 +85,10 @@ impl Driver {
                 }
                 let causes =
                     std::iter::successors(Some(&error as &dyn std::error::Error), |e| e.source());
-                let reason = causes.map(ToString::to_string).collect::<Vec<_>>().join(": ");
+                let mut reason = causes.map(ToString::to_string).collect::<Vec<_>>().join(": ");
+                if let Some(missing) = capabilities::missing_for_programs() {
+                    reason = format!("{missing} ({reason})");
+                }
                 warn!(
                     "no kernel programs: {reason}; the kernel answers for the VIPs, nothing is balanced"
                 );
