@@ -240,7 +240,7 @@ fn a_second_instance_with_another_vip_works_without_xdp_and_says_so() -> Result<
     ensure!(second.log().contains(reason), "not in the log: {}", second.log());
     ensure!(node.xdp_program("eth0")? == program, "the first one's program was replaced");
 
-    let their = ["10.77.0.99", "fd77::99"].map(|vip| vip.parse::<std::net::IpAddr>());
+    let their = ["10.77.0.99", "fd77::99"].map(str::parse::<std::net::IpAddr>);
     for vip in their {
         let vip = vip?;
         ensure!(owner(client, vip)? == node.mac(), "nobody answers for {vip}");

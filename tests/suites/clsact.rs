@@ -163,7 +163,7 @@ fn two_instances_have_a_filter_each() -> Result<()> {
     let before = node.snapshot()?;
     let start = |name: &str, vips: [&str; 2]| -> Result<Agent> {
         let mut config = Config::of(&lab, node, &web(&lab));
-        config.vips = vips.map(|vip| vip.parse()).into_iter().collect::<Result<_, _>>()?;
+        config.vips = vips.map(str::parse).into_iter().collect::<Result<_, _>>()?;
         config.extra = format!("instance: {name}\n");
         let mut agent = Agent::start_as(node, &config.to_string(), &launch().instance(name))?;
         agent.wait_until("held", clsact)?;
