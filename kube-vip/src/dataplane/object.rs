@@ -139,7 +139,20 @@ impl Object {
     ///
     /// Whatever the kernel refuses; nothing stays behind but pins, which the caller removes.
     pub fn load(limits: &Limits, pins: Option<&PathBuf>) -> Result<Self, LoadError> {
-        if OBJECT.is_empty() {
+        Self::load_from(OBJECT, limits, pins)
+    }
+
+    /// As [`load`](Self::load), out of another ELF object that has the same programs and maps.
+    ///
+    /// # Errors
+    ///
+    /// As [`load`](Self::load).
+    pub fn load_from(
+        object: &[u8],
+        limits: &Limits,
+        pins: Option<&PathBuf>,
+    ) -> Result<Self, LoadError> {
+        if object.is_empty() {
             return Err(LoadError::Empty);
         }
         let mut loader = EbpfLoader::new();
@@ -147,6 +160,8 @@ impl Object {
         // memory.
         loader.btf(None);
         for (map, size) in [
+            // Addresses of frontends, and of backends here.
+            ("VIPS", limits.frontends.saturating_add(limits.backends)),
             ("FRONTENDS", limits.frontends),
             ("TABLES", limits.frontends),
             ("FRONTEND_STATS", limits.frontends),
@@ -164,7 +179,7 @@ impl Object {
                 loader.map_pin_path(name, pins.join(name));
             }
         }
-        let mut programs = loader.load(OBJECT)?;
+        let mut programs = loader.load(object)?;
         let load = |name, result: Result<(), aya::programs::ProgramError>| {
             result.map_err(|source| LoadError::Program { name, source })
         };
