@@ -42,9 +42,9 @@ pub struct FrontendKey {
     /// Port, host order.
     pub port: u16,
     /// IP protocol number.
-    pub protocol: u8,
+    pub protocol: u16,
     /// Always 0.
-    pub pad: [u8; 5],
+    pub pad: u32,
 }
 
 /// Value of `FRONTENDS`.

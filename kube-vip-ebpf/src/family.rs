@@ -359,8 +359,7 @@ impl Family for V4 {
             destination,
             source_port: p.source,
             destination_port: p.destination,
-            protocol: p.protocol,
-            pad: [0; 3],
+            protocol: p.protocol.into(),
         }
     }
 
@@ -369,7 +368,7 @@ impl Family for V4 {
         let ports = Ports {
             source: tuple.source_port,
             destination: tuple.destination_port,
-            protocol: tuple.protocol,
+            protocol: tuple.protocol as u8,
         };
         (tuple.source, tuple.destination, ports)
     }
@@ -571,8 +570,7 @@ impl Family for V6 {
             destination: destination.octets(),
             source_port: p.source,
             destination_port: p.destination,
-            protocol: p.protocol,
-            pad: [0; 3],
+            protocol: p.protocol.into(),
         }
     }
 
@@ -581,7 +579,7 @@ impl Family for V6 {
         let ports = Ports {
             source: tuple.source_port,
             destination: tuple.destination_port,
-            protocol: tuple.protocol,
+            protocol: tuple.protocol as u8,
         };
         (Halves::of(&tuple.source), Halves::of(&tuple.destination), ports)
     }

@@ -17,7 +17,8 @@ fn main() -> Result<()> {
         way.check(&mut kernel)?;
     }
     let (mut floor, mut floor_tc) = (Samples::default(), Samples::default());
-    for _ in 0..9 {
+    let rounds = std::env::args().nth(1).map_or(9, |n| n.parse().unwrap_or(9));
+    for _ in 0..rounds {
         floor.add(kernel.time(Hook::Xdp, Variant::Floor, &[0; 64], 1_000_000)?);
         floor_tc.add(kernel.time(Hook::Egress, Variant::Floor, &[0; 64], 1_000_000)?);
         for way in &mut ways {

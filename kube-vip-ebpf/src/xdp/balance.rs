@@ -25,8 +25,8 @@ pub(super) fn handle<F: Family>(
     let key = FrontendKey {
         address: F::address(F::destination(ip)),
         port: ports.destination,
-        protocol: ports.protocol,
-        pad: [0; 5],
+        protocol: ports.protocol.into(),
+        pad: 0,
     };
     let Some(frontend) = maps::frontend(&key) else {
         return Verdict::Unbalanced;

@@ -62,8 +62,8 @@ fn held<F: Family>(ip: &F::Header, payload: Payload, transport: Option<Transport
         let key = FrontendKey {
             address: F::address(F::destination(ip)),
             port: transport.ports.destination,
-            protocol: transport.ports.protocol,
-            pad: [0; 5],
+            protocol: transport.ports.protocol.into(),
+            pad: 0,
         };
         if maps::frontend(&key).is_some() {
             count::reason(Reason::Fragment);

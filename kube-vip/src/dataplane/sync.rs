@@ -103,7 +103,7 @@ impl Mirror {
     pub fn recover(&mut self, maps: &Maps) {
         for (key, frontend) in maps.frontends.iter().filter_map(Result::ok) {
             let protocol =
-                [Protocol::Tcp, Protocol::Udp].into_iter().find(|p| *p as u8 == key.protocol);
+                [Protocol::Tcp, Protocol::Udp].into_iter().find(|p| *p as u16 == key.protocol);
             if let (Some(protocol), Some(size)) = (protocol, TableSize::from_slots(frontend.slots))
             {
                 let port = (key.address.to_ip(), key.port, protocol);
@@ -395,11 +395,11 @@ fn usable(backend: &plan::Backend) -> Option<&str> {
 }
 
 fn key((address, port, protocol): &Port) -> FrontendKey {
-    FrontendKey { address: (*address).into(), port: *port, protocol: *protocol as u8, pad: [0; 5] }
+    FrontendKey { address: (*address).into(), port: *port, protocol: *protocol as u16, pad: 0 }
 }
 
 fn port(key: &FrontendKey) -> Port {
-    let protocol = if key.protocol == Protocol::Udp as u8 { Protocol::Udp } else { Protocol::Tcp };
+    let protocol = if key.protocol == Protocol::Udp as u16 { Protocol::Udp } else { Protocol::Tcp };
     (key.address.to_ip(), key.port, protocol)
 }
 
