@@ -34,7 +34,7 @@ pub enum Affinity {
 }
 
 /// Key of `FRONTENDS`.
-#[repr(C)]
+#[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct FrontendKey {
     /// The VIP.

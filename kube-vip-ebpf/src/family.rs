@@ -7,13 +7,14 @@ use kube_vip_common::address::Address;
 use kube_vip_common::checksum::Sum;
 use kube_vip_common::filter::Bit;
 use kube_vip_common::flow::{Endpoint4, Endpoint6, Tuple4, Tuple6};
+use kube_vip_common::frontend::FrontendKey;
 use kube_vip_common::hash::{FlowHash, addresses4, ports};
 use kube_vip_common::mark::ORDINARY_TTL;
 use kube_vip_common::node::Node;
 use network_types::eth::EthHdr;
 use network_types::ip::{Ipv4Hdr, Ipv6Hdr};
 
-use crate::frame::{self, Cursor, Wire, Word};
+use crate::frame::{self, Cursor, Key as _, Wire, Word};
 use crate::helpers;
 use crate::maps::{self, FLOWS4, FLOWS6, REVERSE4, REVERSE6};
 
@@ -38,6 +39,24 @@ pub struct Ports {
     pub destination: u16,
     /// IP protocol number.
     pub protocol: u8,
+}
+
+impl Ports {
+    /// As they end a key of the flow maps.
+    #[inline(always)]
+    fn word(self) -> u64 {
+        let ([a, b], [c, d]) = (self.source.to_ne_bytes(), self.destination.to_ne_bytes());
+        let [e, f, g, h] = u32::from(self.protocol).to_ne_bytes();
+        u64::from_ne_bytes([a, b, c, d, e, f, g, h])
+    }
+
+    /// As they end a key of `FRONTENDS`.
+    #[inline(always)]
+    fn frontend_word(self) -> u64 {
+        let [a, b] = self.destination.to_ne_bytes();
+        let [c, d] = u16::from(self.protocol).to_ne_bytes();
+        u64::from_ne_bytes([a, b, c, d, 0, 0, 0, 0])
+    }
 }
 
 /// What lies behind the IP header.
@@ -103,6 +122,8 @@ pub trait Family {
 
     /// The address as the maps have it.
     fn address(bytes: Self::Bytes) -> Address;
+    /// Key of `FRONTENDS`.
+    fn frontend_key(destination: Self::Bytes, ports: Ports) -> FrontendKey;
     /// The address out of the maps.
     fn bytes(address: &Address) -> Self::Bytes;
     /// Its place in the filter.
@@ -321,6 +342,12 @@ impl Family for V4 {
     }
 
     #[inline(always)]
+    fn frontend_key([a, b, c, d]: [u8; 4], ports: Ports) -> FrontendKey {
+        let low = u64::from_ne_bytes([0, 0, 0xff, 0xff, a, b, c, d]);
+        FrontendKey::from_words([0, low, ports.frontend_word()])
+    }
+
+    #[inline(always)]
     fn bytes(address: &Address) -> [u8; 4] {
         address.v4()
     }
@@ -354,13 +381,9 @@ impl Family for V4 {
 
     #[inline(always)]
     fn tuple(source: [u8; 4], destination: [u8; 4], p: Ports) -> Tuple4 {
-        Tuple4 {
-            source,
-            destination,
-            source_port: p.source,
-            destination_port: p.destination,
-            protocol: p.protocol.into(),
-        }
+        let [a, b, c, d] = source;
+        let [e, f, g, h] = destination;
+        Tuple4::from_words([u64::from_ne_bytes([a, b, c, d, e, f, g, h]), p.word()])
     }
 
     #[inline(always)]
@@ -530,6 +553,11 @@ impl Family for V6 {
     }
 
     #[inline(always)]
+    fn frontend_key(destination: Halves, ports: Ports) -> FrontendKey {
+        FrontendKey::from_words([destination.high, destination.low, ports.frontend_word()])
+    }
+
+    #[inline(always)]
     fn bytes(address: &Address) -> Halves {
         Halves::of(&address.0)
     }
@@ -565,13 +593,8 @@ impl Family for V6 {
 
     #[inline(always)]
     fn tuple(source: Halves, destination: Halves, p: Ports) -> Tuple6 {
-        Tuple6 {
-            source: source.octets(),
-            destination: destination.octets(),
-            source_port: p.source,
-            destination_port: p.destination,
-            protocol: p.protocol.into(),
-        }
+        let (from, to) = (source, destination);
+        Tuple6::from_words([from.high, from.low, to.high, to.low, p.word()])
     }
 
     #[inline(always)]

@@ -1,7 +1,7 @@
 //! A packet for a frontend: its slot, and the way to the backend in it.
 
 use aya_ebpf::programs::XdpContext;
-use kube_vip_common::frontend::{CLIENT_AFFINITY, FrontendKey};
+use kube_vip_common::frontend::CLIENT_AFFINITY;
 use kube_vip_common::node::THIS_NODE;
 use kube_vip_common::stats::Reason;
 use kube_vip_common::table::Member;
@@ -22,13 +22,7 @@ pub(super) fn handle<F: Family>(
     transport: Transport<'_>,
 ) -> Verdict {
     let ports = transport.ports;
-    let key = FrontendKey {
-        address: F::address(F::destination(ip)),
-        port: ports.destination,
-        protocol: ports.protocol.into(),
-        pad: 0,
-    };
-    let Some(frontend) = maps::frontend(&key) else {
+    let Some(frontend) = maps::frontend(&F::frontend_key(F::destination(ip), ports)) else {
         return Verdict::Unbalanced;
     };
     count::frontend(frontend.id, length(ctx));
