@@ -7,7 +7,6 @@ use kube_vip_common::address::Address;
 use kube_vip_common::checksum::Sum;
 use kube_vip_common::filter::Bit;
 use kube_vip_common::flow::{Endpoint4, Endpoint6, Tuple4, Tuple6};
-use kube_vip_common::frontend::FrontendKey;
 use kube_vip_common::hash::{FlowHash, addresses4, ports};
 use kube_vip_common::mark::ORDINARY_TTL;
 use kube_vip_common::node::Node;
@@ -122,8 +121,8 @@ pub trait Family {
 
     /// The address as the maps have it.
     fn address(bytes: Self::Bytes) -> Address;
-    /// Key of `FRONTENDS`.
-    fn frontend_key(destination: Self::Bytes, ports: Ports) -> FrontendKey;
+    /// Key of `FRONTENDS`, in words.
+    fn frontend_key(destination: Self::Bytes, ports: Ports) -> [u64; 3];
     /// The address out of the maps.
     fn bytes(address: &Address) -> Self::Bytes;
     /// Its place in the filter.
@@ -342,9 +341,8 @@ impl Family for V4 {
     }
 
     #[inline(always)]
-    fn frontend_key([a, b, c, d]: [u8; 4], ports: Ports) -> FrontendKey {
-        let low = u64::from_ne_bytes([0, 0, 0xff, 0xff, a, b, c, d]);
-        FrontendKey::from_words([0, low, ports.frontend_word()])
+    fn frontend_key([a, b, c, d]: [u8; 4], ports: Ports) -> [u64; 3] {
+        [0, u64::from_ne_bytes([0, 0, 0xff, 0xff, a, b, c, d]), ports.frontend_word()]
     }
 
     #[inline(always)]
@@ -553,8 +551,8 @@ impl Family for V6 {
     }
 
     #[inline(always)]
-    fn frontend_key(destination: Halves, ports: Ports) -> FrontendKey {
-        FrontendKey::from_words([destination.high, destination.low, ports.frontend_word()])
+    fn frontend_key(destination: Halves, ports: Ports) -> [u64; 3] {
+        [destination.high, destination.low, ports.frontend_word()]
     }
 
     #[inline(always)]

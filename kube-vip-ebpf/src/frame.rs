@@ -114,7 +114,16 @@ pub fn octets(numbers: [u64; 2]) -> [u8; 16] {
 /// # Safety
 ///
 /// No padding, every byte pattern is a value, aligned to eight bytes.
-pub unsafe trait Key<const WORDS: usize>: Sized {
+pub unsafe trait Key<const WORDS: usize>: Copy {
+    /// Its words in memory.
+    #[inline(always)]
+    fn to_words(&self) -> [u64; WORDS] {
+        const { assert!(size_of::<Self>() == WORDS * 8) };
+        // SAFETY: same size by the assertion, no padding and aligned by the trait.
+        unsafe { *core::ptr::from_ref(self).cast() }
+    }
+
+
     /// The key that these words are in memory.
     ///
     /// A key is written in the words the kernel reads it in: a load that needs the bytes of two

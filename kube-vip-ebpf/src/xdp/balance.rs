@@ -22,7 +22,7 @@ pub(super) fn handle<F: Family>(
     transport: Transport<'_>,
 ) -> Verdict {
     let ports = transport.ports;
-    let Some(frontend) = maps::frontend(&F::frontend_key(F::destination(ip), ports)) else {
+    let Some(frontend) = maps::frontend(F::frontend_key(F::destination(ip), ports)) else {
         return Verdict::Unbalanced;
     };
     count::frontend(frontend.id, length(ctx));

@@ -34,7 +34,7 @@ pub(super) fn handle<F: Family>(ctx: XdpContext) -> Verdict {
         }
         if let Payload::FirstFragment(_) = payload {
             let key = F::frontend_key(F::destination(ip), transport.ports);
-            is_frontends_fragment = maps::frontend(&key).is_some();
+            is_frontends_fragment = maps::frontend(key).is_some();
         }
     }
     let from_agent = agent::position::<F>(ethernet, ip).is_some();

@@ -4,6 +4,7 @@ pub mod counters;
 mod ids;
 pub mod leases;
 pub mod object;
+mod places;
 mod sync;
 mod sys;
 mod tables;

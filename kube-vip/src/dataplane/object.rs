@@ -80,6 +80,10 @@ pub struct Maps {
     pub frontends: HashMap<MapData, FrontendKey, Frontend>,
     /// `FRONTENDS` again, for batches.
     pub frontends_fd: OwnedFd,
+    /// `FRONTEND_IDS`, for batches.
+    pub frontend_ids_fd: OwnedFd,
+    /// `FRONTEND_LIST`, for batches.
+    pub frontend_list_fd: OwnedFd,
     /// `TABLE`, the pattern for tables.
     pub table: MapData,
     /// `TABLES`.
@@ -112,6 +116,8 @@ pub const MAP_NAMES: &[&str] = &[
     "VIPS",
     "LEASES",
     "FRONTENDS",
+    "FRONTEND_IDS",
+    "FRONTEND_LIST",
     "TABLE",
     "TABLES",
     "BACKENDS",
@@ -163,6 +169,7 @@ impl Object {
             // Addresses of frontends, and of backends here.
             ("VIPS", limits.frontends.saturating_add(limits.backends)),
             ("FRONTENDS", limits.frontends),
+            ("FRONTEND_LIST", limits.frontends),
             ("TABLES", limits.frontends),
             ("FRONTEND_STATS", limits.frontends),
             ("BACKENDS", limits.backends),
@@ -226,6 +233,8 @@ impl Maps {
             leases_fd: fd("LEASES")?,
             backends_fd: fd("BACKENDS")?,
             frontends_fd: fd("FRONTENDS")?,
+            frontend_ids_fd: fd("FRONTEND_IDS")?,
+            frontend_list_fd: fd("FRONTEND_LIST")?,
             filter: typed(programs, "FILTER")?,
             vips: typed(programs, "VIPS")?,
             frontends: typed(programs, "FRONTENDS")?,

@@ -17,6 +17,7 @@ use kube_vip_common::vip::{HELD, SERVED, VIRTUAL, Vip};
 use super::counters;
 use super::ids::{Full, Ids};
 use super::object::Maps;
+use super::places::Places;
 use super::sys::{self, Pattern, SysError};
 use super::tables::{Entry, Recipe};
 use crate::config::Limits;
@@ -56,6 +57,7 @@ pub struct Mirror {
     /// A change of size is a new table, so the size is part of the identity.
     frontends: Ids<(Port, TableSize)>,
     ports: BTreeMap<Port, Frontend>,
+    places: Places,
     recipes: BTreeMap<u32, Recipe>,
     vips: BTreeMap<IpAddr, Vip>,
     closed_ports: BTreeSet<SocketAddr>,
@@ -92,6 +94,7 @@ impl Mirror {
             backends: Ids::new(1, limits.backends),
             frontends: Ids::new(0, limits.frontends),
             ports: BTreeMap::new(),
+            places: Places::default(),
             recipes: BTreeMap::new(),
             vips: BTreeMap::new(),
             closed_ports: BTreeSet::new(),
@@ -361,6 +364,7 @@ impl Mirror {
             let size = self.ports.remove(port).and_then(|value| TableSize::from_slots(value.slots));
             old.extend(size.map(|size| (*port, size)));
         }
+        self.switch_places(maps, &keys, &gone)?;
         for identity in old {
             if let Some(id) = self.frontends.release(&identity) {
                 self.recipes.remove(&id);
@@ -369,6 +373,21 @@ impl Mirror {
             }
         }
         Ok(keys.len() + gone.len())
+    }
+
+    fn switch_places(
+        &mut self,
+        maps: &Maps,
+        changed: &[FrontendKey],
+        gone: &[Port],
+    ) -> Result<(), SyncError> {
+        let changed: Vec<_> = if self.places.are_unknown() {
+            self.ports.iter().map(|(port, frontend)| (key(port), *frontend)).collect()
+        } else {
+            changed.iter().filter_map(|key| Some((*key, *self.ports.get(&port(key))?))).collect()
+        };
+        let gone: Vec<_> = gone.iter().map(key).collect();
+        Ok(self.places.update(maps, &changed, &gone)?)
     }
 
     fn write_filters<'a>(
