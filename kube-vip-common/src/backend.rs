@@ -3,7 +3,7 @@
 use crate::address::Address;
 use crate::assert_size;
 
-/// Value of `BACKENDS`. An id stands for one address and port as long as any table names it.
+/// Value of `BACKENDS`. An id stands for one protocol, address and port as long as any table names it.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Backend {
@@ -14,13 +14,17 @@ pub struct Backend {
     /// Index into `NODES` of the host it runs on.
     pub node: u16,
     /// [`IN_USE`] while the id is taken.
-    pub flags: u32,
+    pub flags: u16,
+    /// IP protocol number.
+    pub protocol: u8,
+    /// Always 0.
+    pub pad: u8,
 }
 
 /// The id that is never a backend: flows that lead to a closed port carry it.
 pub const NOBODY: u32 = 0;
 
 /// Flag of [`Backend`].
-pub const IN_USE: u32 = 1;
+pub const IN_USE: u16 = 1;
 
 assert_size!(Backend: 24);

@@ -48,12 +48,12 @@ pub struct Endpoint4 {
     pub address: [u8; 4],
     /// Port to rewrite to, host order.
     pub port: u16,
-    /// Always 0.
-    pub pad: u16,
+    /// [`DIRECT`].
+    pub flags: u16,
     /// Index into `BACKENDS` and `BACKEND_STATS`.
     pub backend: u32,
     /// Always 0.
-    pub pad2: u32,
+    pub pad: u32,
 }
 
 /// Value of `FLOWS6` and `REVERSE6`, as [`Endpoint4`].
@@ -64,10 +64,14 @@ pub struct Endpoint6 {
     pub address: [u8; 16],
     /// Port to rewrite to, host order.
     pub port: u16,
-    /// Always 0.
-    pub pad: u16,
+    /// [`DIRECT`].
+    pub flags: u16,
     /// Index into `BACKENDS` and `BACKEND_STATS`.
     pub backend: u32,
 }
+
+/// Flag of a reply's record: the client has sent a SYN straight to the backend from the same port,
+/// so the backend's SYN-ACK ends the record. What it sends until then still belongs to it.
+pub const DIRECT: u16 = 1;
 
 assert_size!(Tuple4: 16, Tuple6: 40, Endpoint4: 16, Endpoint6: 24);

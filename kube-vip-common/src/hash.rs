@@ -2,7 +2,7 @@
 //!
 //! Hosts must agree on it to the bit, and it must be the same for a packet seen by any of them, so
 //! it depends on the packet's bytes and the agreed seed only. Two rounds of multiply and shift
-//! (the finisher of MurmurHash3, by constants) mix well and cost about 2 ns.
+//! (the finisher of `MurmurHash3`, by constants) mix well and cost about 2 ns.
 
 /// A hash under way.
 #[derive(Clone, Copy, Debug)]
@@ -24,6 +24,11 @@ impl FlowHash {
         h ^= h >> 32;
         h = h.wrapping_mul(0xc4ce_b9fe_1a85_ec53);
         Self(h ^ (h >> 29))
+    }
+
+    /// The hash itself.
+    pub const fn value(self) -> u64 {
+        self.0
     }
 
     /// The slot, below `slots`: the upper half scaled, which costs a multiplication, not a division.

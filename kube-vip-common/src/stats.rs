@@ -74,10 +74,6 @@ reasons! {
     EchoSwallowed = "echo_swallowed",
     /// To a VIP held here, no frontend: passed to the kernel.
     PassedUp = "passed_up",
-    /// Delivered to a backend here.
-    Delivered = "delivered",
-    /// Forwarded to a peer.
-    Forwarded = "forwarded",
     /// Delivered to a backend here on another agent's word.
     DeliveredForPeer = "delivered_for_peer",
     /// TCP to a VIP not held here, no frontend: answered with RST.
@@ -110,8 +106,6 @@ reasons! {
     ArpFenced = "arp_fenced",
     /// Neighbour discovery that left this host in the name of a VIP not owned here, dropped.
     NdFenced = "nd_fenced",
-    /// Reply rewritten to come from its VIP.
-    Replied = "replied",
     /// Reply that could not be rewritten, dropped.
     ReplyFailed = "reply_failed",
 }

@@ -6,7 +6,7 @@ use aya_ebpf::programs::TcContext;
 use kube_vip_common::address::Address;
 use kube_vip_common::checksum::Sum;
 use kube_vip_common::filter::Bit;
-use kube_vip_common::flow::{Endpoint4, Endpoint6, Tuple4, Tuple6};
+use kube_vip_common::flow::{DIRECT, Endpoint4, Endpoint6, Tuple4, Tuple6};
 use kube_vip_common::hash::{FlowHash, addresses4, ports};
 use kube_vip_common::mark::ORDINARY_TTL;
 use kube_vip_common::node::Node;
@@ -135,8 +135,12 @@ pub trait Family {
     /// Hash of the client's address alone.
     fn hash_client(seed: u64, source: Self::Bytes) -> FlowHash;
     /// Hash of the whole tuple.
-    fn hash_flow(seed: u64, source: Self::Bytes, destination: Self::Bytes, ports: Ports)
-    -> FlowHash;
+    fn hash_flow(
+        seed: u64,
+        source: Self::Bytes,
+        destination: Self::Bytes,
+        ports: Ports,
+    ) -> FlowHash;
 
     /// Key of the flow maps.
     fn tuple(source: Self::Bytes, destination: Self::Bytes, ports: Ports) -> Self::Tuple;
@@ -160,6 +164,10 @@ pub trait Family {
     fn record_reply(reply: &Self::Tuple, vip: &Self::Endpoint) -> bool;
     /// Looks up `REVERSE4` or `REVERSE6`.
     fn reverse(tuple: &Self::Tuple) -> Option<Self::Endpoint>;
+    /// Sets [`DIRECT`] on the record of a reply.
+    fn mark_direct(reply: &Self::Tuple);
+    /// Whether [`DIRECT`] is set.
+    fn is_direct(reply: &Self::Endpoint) -> bool;
     /// Forgets both directions of a connection.
     fn forget(flow: &Self::Tuple, reply: &Self::Tuple);
 
@@ -265,13 +273,7 @@ impl Family for V4 {
     }
 
     #[inline(always)]
-    fn write(
-        ip: &mut Ipv4Hdr,
-        source: [u8; 4],
-        destination: [u8; 4],
-        protocol: u8,
-        length: u16,
-    ) {
+    fn write(ip: &mut Ipv4Hdr, source: [u8; 4], destination: [u8; 4], protocol: u8, length: u16) {
         let [high, low] = (length + size_of::<Ipv4Hdr>() as u16).to_be_bytes();
         // Version 4, five words; don't fragment, so that the identification may be 0 (RFC 6864).
         let first = [0x45, 0, high, low];
@@ -396,7 +398,7 @@ impl Family for V4 {
 
     #[inline(always)]
     fn endpoint(address: [u8; 4], port: u16, backend: u32) -> Endpoint4 {
-        Endpoint4 { address, port, pad: 0, backend, pad2: 0 }
+        Endpoint4 { address, port, flags: 0, backend, pad: 0 }
     }
 
     #[inline(always)]
@@ -422,6 +424,16 @@ impl Family for V4 {
     #[inline(always)]
     fn reverse(tuple: &Tuple4) -> Option<Endpoint4> {
         maps::endpoint(&REVERSE4, tuple)
+    }
+
+    #[inline(always)]
+    fn mark_direct(reply: &Tuple4) {
+        maps::change(&REVERSE4, reply, |endpoint| endpoint.flags |= DIRECT);
+    }
+
+    #[inline(always)]
+    fn is_direct(reply: &Endpoint4) -> bool {
+        reply.flags & DIRECT != 0
     }
 
     #[inline(always)]
@@ -486,13 +498,7 @@ impl Family for V6 {
     }
 
     #[inline(always)]
-    fn write(
-        ip: &mut Ipv6Hdr,
-        source: Halves,
-        destination: Halves,
-        protocol: u8,
-        length: u16,
-    ) {
+    fn write(ip: &mut Ipv6Hdr, source: Halves, destination: Halves, protocol: u8, length: u16) {
         *ip = Ipv6Hdr {
             vcf: [0x60, 0, 0, 0],
             payload_len: length.to_be_bytes(),
@@ -584,9 +590,11 @@ impl Family for V6 {
     #[inline(always)]
     fn hash_flow(seed: u64, source: Halves, destination: Halves, p: Ports) -> FlowHash {
         let (high, low) = (destination.high.to_be(), destination.low.to_be());
-        Self::hash_client(seed, source)
-            .mix(high ^ low.rotate_left(32))
-            .mix(ports(p.source, p.destination, p.protocol))
+        Self::hash_client(seed, source).mix(high ^ low.rotate_left(32)).mix(ports(
+            p.source,
+            p.destination,
+            p.protocol,
+        ))
     }
 
     #[inline(always)]
@@ -607,7 +615,7 @@ impl Family for V6 {
 
     #[inline(always)]
     fn endpoint(address: Halves, port: u16, backend: u32) -> Endpoint6 {
-        Endpoint6 { address: address.octets(), port, pad: 0, backend }
+        Endpoint6 { address: address.octets(), port, flags: 0, backend }
     }
 
     #[inline(always)]
@@ -633,6 +641,16 @@ impl Family for V6 {
     #[inline(always)]
     fn reverse(tuple: &Tuple6) -> Option<Endpoint6> {
         maps::endpoint(&REVERSE6, tuple)
+    }
+
+    #[inline(always)]
+    fn mark_direct(reply: &Tuple6) {
+        maps::change(&REVERSE6, reply, |endpoint| endpoint.flags |= DIRECT);
+    }
+
+    #[inline(always)]
+    fn is_direct(reply: &Endpoint6) -> bool {
+        reply.flags & DIRECT != 0
     }
 
     #[inline(always)]

@@ -1,7 +1,11 @@
 //! The programs as the agent loads them.
 #![no_std]
 #![no_main]
-#![expect(missing_docs, unreachable_pub, reason = "aya's macros make the entry points public and undocumented")]
+#![expect(
+    missing_docs,
+    unreachable_pub,
+    reason = "aya's macros make the entry points public and undocumented"
+)]
 
 use aya_ebpf::macros::{classifier, xdp};
 use aya_ebpf::programs::{TcContext, XdpContext};

@@ -154,6 +154,20 @@ pub fn endpoint<K, V: Copy, const N: usize>(map: &LruHashMap<K, V, N>, key: &K) 
     unsafe { map.get(key).copied() }
 }
 
+/// Changes a value in its place, where it is.
+#[inline(always)]
+pub fn change<K, V, const N: usize>(
+    map: &LruHashMap<K, V, N>,
+    key: &K,
+    change: impl FnOnce(&mut V),
+) {
+    if let Some(value) = map.get_ptr_mut(key) {
+        // SAFETY: the element stays allocated while the program runs; readers on other CPUs copy
+        // single words.
+        change(unsafe { &mut *value });
+    }
+}
+
 /// Which slot, member or header a line holds follows from its place, so reading a [`Line`] is safe
 /// wherever the index is right: every byte pattern is a value of each view.
 pub mod line {

@@ -1,16 +1,289 @@
-//! The agent's main loop.
+//! The agent's main loop: what is learnt becomes a view, the view a plan, the plan what drivers do.
 
-use std::path::Path;
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
 
-use crate::config::Config;
+use anyhow::Context as _;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{Mutex, watch};
+use tokio::time::{Instant, MissedTickBehavior, interval};
+use tracing::{error, info, warn};
 
-/// Runs until it is told to stop.
+use crate::address::{Addresses, Report};
+use crate::announce::Announcer;
+use crate::config::{Config, ConfigError, check_host};
+use crate::dataplane::Driver;
+use crate::election::fixed;
+use crate::observe;
+use crate::plan::{self, Desired, Grant};
+use crate::publish::{InstanceLock, StatusSocket, VipLocks, run_dir};
+use crate::source::links::Links;
+use crate::source::neighbours::Hops;
+use crate::source::{file, links, neighbours};
+use crate::status;
+use crate::view::{Standing, View};
+
+/// What nobody reports (a foreign program detached ours, a map was changed by hand) is looked for
+/// this often.
+const LOOK: Duration = Duration::from_secs(10);
+/// After a failure the next try waits this long.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// Everything that is, as the status tells it.
+pub(crate) struct State {
+    pub(crate) config_path: PathBuf,
+    pub(crate) config: Arc<Config>,
+    pub(crate) refused: Option<String>,
+    pub(crate) desired: Desired,
+    pub(crate) links: Links,
+    pub(crate) driver: Driver,
+    /// What the last reconcile could not do.
+    pub(crate) failures: Vec<String>,
+    /// VIPs on this host that somebody else put there.
+    pub(crate) foreign: Vec<String>,
+    pub(crate) ready: bool,
+}
+
+struct Agent {
+    state: Arc<Mutex<State>>,
+    addresses: Addresses,
+    announcer: Announcer,
+    locks: VipLocks,
+    links: watch::Receiver<Links>,
+    hops: watch::Receiver<Hops>,
+    wanted: watch::Sender<BTreeSet<IpAddr>>,
+    standing: Standing,
+    /// What the data plane was told this host owns.
+    granted: Option<Grant>,
+}
+
+/// Runs until SIGTERM or SIGINT, and leaves the host as it was found.
 ///
 /// # Errors
-/// The agent cannot start or go on.
+/// The agent cannot start; nothing was changed on the host then.
 pub async fn run(config_path: &Path, config: Config) -> anyhow::Result<()> {
+    observe::capabilities::check()?;
+    let now = links::snapshot().await.context("cannot read this host's interfaces")?;
+    check_host(&config, &now)?;
+    let dir = run_dir();
+    let instance = InstanceLock::acquire(&dir, &config.instance)?;
+    let locks = VipLocks::acquire(&dir, &config.instance, config.vips.iter().copied())?;
+    let socket = StatusSocket::bind(&dir, &config.instance).await?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+
     for notice in &config.notices {
-        tracing::warn!("{notice}");
+        warn!("{notice}");
     }
-    anyhow::bail!("{} is in order, but nothing runs on it yet", config_path.display())
+    let config = Arc::new(config);
+    let mut files = file::watch(config_path.to_owned(), Arc::clone(&config));
+    let (wanted, asked) = watch::channel(wanted_hops(&config));
+    let mut driver = Driver::open(&config.instance, &config.limits);
+    let voices = driver.voices();
+    let fence = driver.fence();
+    let mut agent = Agent {
+        addresses: Addresses::new(&config.instance),
+        announcer: Announcer::new().context("cannot open a packet socket to announce VIPs")?,
+        locks,
+        links: links::follow().await?,
+        hops: neighbours::follow(asked).await?,
+        wanted,
+        standing: fixed::standing(&config),
+        granted: None,
+        state: Arc::new(Mutex::new(State {
+            config_path: config_path.to_owned(),
+            config,
+            refused: None,
+            desired: Desired::default(),
+            links: now,
+            driver,
+            failures: Vec::new(),
+            foreign: Vec::new(),
+            ready: false,
+        })),
+    };
+    let listener = voices.map(|voices| tokio::spawn(observe::voices::listen(voices)));
+    let state = Arc::clone(&agent.state);
+    let publisher = tokio::spawn(async move {
+        socket.serve(|| async { status::of(&*state.lock().await) }).await;
+    });
+
+    let pulse = watch::Sender::new(fixed::Pulse { grant: None, at: Instant::now() });
+    let extension = tokio::spawn(fixed::extend(fence, pulse.subscribe()));
+    let mut beat = interval(fixed::EXTENSION);
+    beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut look = interval(LOOK);
+    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            biased;
+            _ = terminate.recv() => break info!("SIGTERM: leaving the host as it was found"),
+            _ = interrupt.recv() => break info!("SIGINT: leaving the host as it was found"),
+            _ = beat.tick() => {
+                pulse.send_modify(|pulse| pulse.at = Instant::now());
+                continue;
+            }
+            Some(read) = files.recv() => agent.take_up(read).await,
+            Ok(()) = agent.links.changed() => {}
+            Ok(()) = agent.hops.changed() => {}
+            _ = look.tick() => {}
+        }
+        if !agent.reconcile().await {
+            look.reset_after(RETRY);
+        }
+        pulse.send_replace(fixed::Pulse { grant: agent.granted, at: Instant::now() });
+    }
+    extension.abort();
+    publisher.abort();
+    if let Some(listener) = listener {
+        listener.abort();
+    }
+    // The publisher's socket and its share of the state go with it.
+    let _ = publisher.await;
+    agent.leave().await;
+    drop(instance);
+    // Other instances may be using it.
+    let _ = std::fs::remove_dir(&dir);
+    Ok(())
+}
+
+fn wanted_hops(config: &Config) -> BTreeSet<IpAddr> {
+    config.remote_peers.iter().flat_map(|peer| peer.addresses.iter().copied()).collect()
+}
+
+impl Agent {
+    /// Takes up a changed file, or refuses it whole.
+    async fn take_up(&mut self, read: Result<Config, ConfigError>) {
+        let links = self.links.borrow_and_update().clone();
+        let mut state = self.state.lock().await;
+        match read.map_err(anyhow::Error::from).and_then(|new| {
+            check_host(&new, &links)?;
+            fits_in(&new, &state.config)?;
+            self.locks.change(new.vips.iter().copied())?;
+            Ok(new)
+        }) {
+            Ok(mut new) => {
+                for notice in &new.notices {
+                    warn!("{notice}");
+                }
+                new.limits = state.config.limits.clone();
+                info!("{} has changed: taken up", state.config_path.display());
+                self.wanted.send_replace(wanted_hops(&new));
+                self.standing = fixed::standing(&new);
+                state.config = Arc::new(new);
+                state.refused = None;
+            }
+            Err(error) => {
+                error!("refused, the old configuration stays in force: {error:#}");
+                state.refused = Some(format!("{error:#}"));
+            }
+        }
+    }
+
+    /// View, plan, drivers. False where something has to be tried again.
+    async fn reconcile(&mut self) -> bool {
+        let mut state = self.state.lock().await;
+        state.links = self.links.borrow_and_update().clone();
+        let view = View {
+            config: Arc::clone(&state.config),
+            links: state.links.clone(),
+            hops: self.hops.borrow_and_update().clone(),
+            standing: self.standing.clone(),
+        };
+        let desired = plan::plan(&view);
+        let mut failures = Vec::new();
+
+        // Build: the address before anybody is told to come here.
+        let built = self.addresses.build(&desired.addresses).await;
+        // Switch.
+        let state = &mut *state;
+        let applied =
+            tokio::task::block_in_place(|| state.driver.apply(&desired.dataplane, fixed::TERM));
+        match applied {
+            Ok(changes) if changes != Default::default() => {
+                info!(
+                    tables = changes.tables,
+                    frontends = changes.frontends,
+                    vips = changes.vips,
+                    "data plane changed"
+                );
+            }
+            Ok(_) => {}
+            Err(error) => failures.push(format!("{:#}", anyhow::Error::from(error))),
+        }
+        self.announcer.apply(&desired.announcements, state.config.announce_interval);
+        // Remove what is old.
+        let retired = self.addresses.retire(&desired.addresses).await;
+
+        state.foreign = foreign(&built);
+        failures.extend(report(built).chain(report(retired)));
+        for failure in failures.iter().filter(|failure| !state.failures.contains(failure)) {
+            error!("{failure}");
+        }
+        let first = !state.ready;
+        state.ready |= failures.is_empty();
+        if first && state.ready {
+            info!(instance = state.config.instance, "ready");
+        }
+        state.failures = failures;
+        self.granted = desired.dataplane.vips.values().find_map(|vip| vip.grant);
+        state.desired = desired;
+        state.failures.is_empty()
+    }
+
+    /// Takes back everything that was done to the host.
+    async fn leave(mut self) {
+        let nothing = BTreeSet::new();
+        self.announcer.apply(&nothing, Duration::from_secs(1));
+        let qdiscs = match Arc::try_unwrap(self.state) {
+            Ok(state) => state.into_inner().driver.close(),
+            Err(_) => {
+                warn!("somebody still reads the status: programs are left to the next start");
+                Vec::new()
+            }
+        };
+        for error in report(self.addresses.clear().await) {
+            warn!("{error}");
+        }
+        for ifindex in qdiscs {
+            if let Err(error) = crate::source::netlink::delete_clsact(ifindex).await {
+                warn!("clsact stays behind on interface {ifindex}: {error}");
+            }
+        }
+    }
+}
+
+/// What cannot be changed while running.
+fn fits_in(new: &Config, old: &Config) -> anyhow::Result<()> {
+    anyhow::ensure!(
+        new.instance == old.instance,
+        "instance: {:?} cannot become {:?} while running; restart for that",
+        old.instance,
+        new.instance
+    );
+    for (what, new, old) in [
+        ("frontends", new.limits.frontends, old.limits.frontends),
+        ("backends", new.limits.backends, old.limits.backends),
+    ] {
+        // `limits` leave twice the room that is needed.
+        anyhow::ensure!(
+            new / 2 <= old,
+            "limits.{what}: the file needs {new}, {old} were made at the start; restart for that"
+        );
+    }
+    Ok(())
+}
+
+fn foreign(report: &Report) -> Vec<String> {
+    let name = |held: &plan::HeldAddress| {
+        format!("{} was on {} before, and stays when kube-vip ends", held.address, held.interface)
+    };
+    report.foreign.iter().map(name).collect()
+}
+
+fn report(report: Report) -> impl Iterator<Item = String> {
+    report.errors.into_iter().map(|error| format!("{:#}", anyhow::Error::from(error)))
 }

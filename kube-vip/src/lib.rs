@@ -12,10 +12,13 @@ pub mod announce;
 pub mod cli;
 pub mod config;
 pub mod dataplane;
+pub mod election;
 pub mod logging;
+pub mod observe;
 pub mod plan;
 pub mod publish;
 pub mod source;
+mod status;
 pub mod view;
 
 #[cfg(test)]

@@ -26,11 +26,13 @@ pub struct Link {
     pub index: u32,
     /// Hardware address; all zero where the link has none.
     pub mac: Mac,
+    /// What the kernel calls its kind (`veth`, `bridge`, `bond` …); empty for a device of its own.
+    pub kind: String,
     /// Largest packet in bytes, without the Ethernet header.
     pub mtu: u32,
     /// Administratively up.
     pub up: bool,
-    /// Something is plugged in (IFF_LOWER_UP).
+    /// Something is plugged in (`IFF_LOWER_UP`).
     pub carrier: bool,
     /// Addresses with their prefix lengths, as the kernel lists them.
     pub addresses: Vec<ipnet::IpNet>,

@@ -103,7 +103,7 @@ impl fmt::Display for Config {
             writeln!(out, "- {peer}")?;
         }
         let vips = self.vips.iter().map(IpAddr::to_string).collect::<Vec<_>>().join(",");
-        writeln!(out, "vip: \"{vips}\"\ninterface: eth0\ngratuitousARP: true")?;
+        writeln!(out, "vip: \"{vips}\"\ninterface: eth0\ngratuitousARP: true\nxdpMode: native")?;
         writeln!(out, "startAsLeader: {}", self.start_as_leader)?;
         if !self.balancers.is_empty() {
             writeln!(out, "loadBalancers:")?;

@@ -141,7 +141,7 @@ pub fn desired(held: bool, frontends: Frontends) -> DataPlane {
     let vip = Vip { host_address: false, held, grant: None, owner };
     let node = |local, mac: Mac, addresses| Node { local, hop: Some((mac, IFINDEX)), addresses };
     DataPlane {
-        uplinks: std::collections::BTreeSet::new(),
+        uplinks: BTreeMap::new(),
         vips: BTreeMap::from([(VIP4.into(), vip.clone()), (VIP6.into(), vip)]),
         nodes: BTreeMap::from([
             ("host".to_owned(), node(true, HOST, vec![HOST4.into(), HOST6.into()])),

@@ -39,7 +39,7 @@ const OBJECTS: &[&str] = &["kube-vip-ebpf", "bench"];
 #[command(after_help = "Examples:
   cargo xtask build-ebpf
   cargo xtask build-ebpf --toolchain nightly
-  llvm-objdump -dS target/bpf/kube-vip-ebpf.o     what was made of it")]
+  llvm-objdump -d target/bpf/kube-vip-ebpf.o     what was made of it")]
 pub(crate) struct Args {
     #[command(flatten)]
     toolchain: ToolchainArgs,
@@ -99,12 +99,28 @@ pub(crate) fn run(args: &Args) -> Result<Objects> {
     for name in OBJECTS {
         let from = paths::bpf_build().join(BPF_TARGET).join("release").join(name);
         let to = dir.join(format!("{name}.o"));
-        let bytes = copy_if_different(&from, &to)?;
+        let bytes = copy_if_different(&without_debug(&from)?, &to)?;
         made.push(format!("{} {}", paths::shown(&to), size(bytes)));
     }
     replace(&stamp, with_objects(&inputs, &dir)?.to_text().as_bytes())?;
     step.done(&made.join(", "));
     Ok(Objects { dir })
+}
+
+/// A copy without debugging sections, which the kernel does not want and the agent would carry
+/// around: the types of maps and functions stay. Where no tool for it is installed, the file itself;
+/// `llvm-objdump -dS` finds source lines in that one.
+fn without_debug(object: &Path) -> Result<PathBuf> {
+    let copy = object.with_extension("stripped.o");
+    for tool in ["/usr/lib/llvm-22/bin/llvm-strip", "llvm-strip", "rust-strip"] {
+        fs::copy(object, &copy).with_context(|| format!("cannot write {}", copy.display()))?;
+        let mut strip = Command::new(tool);
+        if strip.arg("--strip-debug").arg(&copy).output().is_ok_and(|out| out.status.success()) {
+            return Ok(copy);
+        }
+    }
+    note("llvm-strip is not installed: the objects keep their debugging sections");
+    Ok(object.to_owned())
 }
 
 /// A cargo command for the eBPF workspace, with the flags and surroundings it needs.

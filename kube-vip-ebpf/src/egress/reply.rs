@@ -7,6 +7,7 @@ use aya_ebpf::programs::TcContext;
 use kube_vip_common::filter::BACKENDS;
 use kube_vip_common::stats::Reason;
 use network_types::eth::EthHdr;
+use network_types::tcp::TcpHdr;
 
 use super::Action;
 use crate::family::{Family, Payload, Ports, protocol};
@@ -30,18 +31,32 @@ pub(super) fn handle<F: Family>(ctx: &TcContext, mut cursor: Cursor<'_>) -> Acti
     let Some([s0, s1, d0, d1]) = cursor.peek::<[u8; 4]>() else {
         return Action::Next;
     };
-    let (source, ports) = (F::source(ip), Ports {
-        source: u16::from_be_bytes([s0, s1]),
-        destination: u16::from_be_bytes([d0, d1]),
-        protocol,
-    });
+    let (source, ports) = (
+        F::source(ip),
+        Ports {
+            source: u16::from_be_bytes([s0, s1]),
+            destination: u16::from_be_bytes([d0, d1]),
+            protocol,
+        },
+    );
     let is_backend = |filter| F::bit(source).with_port(ports.source).is_set(filter);
     if !FILTER.get(BACKENDS).is_some_and(is_backend) {
         return Action::Next;
     }
-    let Some(origin) = F::reverse(&F::tuple(source, F::destination(ip), ports)) else {
+    let client = F::destination(ip);
+    let reply = F::tuple(source, client, ports);
+    let Some(origin) = F::reverse(&reply) else {
         return Action::Next;
     };
+    let opens = cursor.take::<TcpHdr>().is_some_and(|tcp| tcp.syn() != 0 && tcp.ack() != 0);
+    if F::is_direct(&origin) && protocol == protocol::TCP && opens {
+        // The answer to a client that spoke straight to the backend.
+        let (vip, port, _) = F::parts(&origin);
+        let forward = Ports { source: ports.destination, destination: port, protocol };
+        F::forget(&F::tuple(client, vip, forward), &reply);
+        count::reason(Reason::FlowReplaced);
+        return Action::Next;
+    }
     let transport = size_of::<EthHdr>() + F::header_words(ip) * 4;
     let (vip, port, backend) = F::parts(&origin);
     let (packets, bytes) = (helpers::segments(ctx), u64::from(ctx.len()));

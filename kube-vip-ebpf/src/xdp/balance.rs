@@ -9,10 +9,10 @@ use network_types::eth::EthHdr;
 
 use super::transport::Transport;
 use super::{Refusal, Verdict, agent, deliver, forward, pick};
+use crate::count;
 use crate::family::Family;
 use crate::frame::length;
 use crate::maps::{self, TABLES};
-use crate::count;
 
 #[inline(always)]
 pub(super) fn handle<F: Family>(

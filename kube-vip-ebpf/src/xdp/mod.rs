@@ -167,4 +167,3 @@ fn is_unicast(ethernet: &EthHdr) -> bool {
 fn turn(ethernet: &mut EthHdr) {
     (ethernet.src_addr, ethernet.dst_addr) = (ethernet.dst_addr, ethernet.src_addr);
 }
-

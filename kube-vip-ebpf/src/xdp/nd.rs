@@ -26,12 +26,11 @@ const UNSPECIFIED: [u8; 16] = [0; 16];
 /// ff02::1, and its Ethernet address (RFC 2464 §7).
 const ALL_NODES: [u8; 16] = [0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
 const ALL_NODES_MAC: [u8; 6] = [0x33, 0x33, 0, 0, 0, 1];
-/// Prefix of solicited-node multicast addresses, ff02::1:ff00:0/104 (RFC 4291 §2.7.1).
+/// Prefix of solicited-node multicast addresses, `ff02::1:ff00:0/104` (RFC 4291 §2.7.1).
 const SOLICITED_NODE: [u8; 13] = [0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0xff];
 
 /// Most options, in units of eight bytes, that are looked at: senders use one or two.
 const OPTIONS: usize = 8;
-
 
 /// Whether the packet is one of the two messages that name a target.
 #[inline(always)]

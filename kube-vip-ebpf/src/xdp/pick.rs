@@ -3,7 +3,8 @@
 use aya_ebpf::btf_maps::Array;
 use kube_vip_common::hash::FlowHash;
 use kube_vip_common::table::{
-    Geometry, Header, INDEX_MASK, Line, MEMBERS_PER_LINE, Member, NO_MEMBER, SLOTS_PER_LINE, members_start,
+    Geometry, Header, INDEX_MASK, Line, MEMBERS_PER_LINE, Member, NO_MEMBER, SLOTS_PER_LINE,
+    members_start,
 };
 
 use crate::maps::line;

@@ -54,11 +54,9 @@ pub(super) fn answer<F: Family>(mut ctx: XdpContext) -> Option<Action> {
     // Five words of header, no window, no urgent pointer.
     let offset_and_flags = [5 << 4, flags, 0, 0];
     let words = [[d0, d1, s0, s1], sequence, acknowledgement, offset_and_flags];
-    let sum = words
-        .into_iter()
-        .fold(F::pseudo(vip, client, protocol::TCP, length), |sum, word| {
-            sum.add(u32::from_ne_bytes(word))
-        });
+    let sum = words.into_iter().fold(F::pseudo(vip, client, protocol::TCP, length), |sum, word| {
+        sum.add(u32::from_ne_bytes(word))
+    });
     let [c0, c1] = sum.checksum().to_ne_bytes();
     let [ports, sequence, acknowledgement, offset_and_flags] = words;
     *segment = [ports, sequence, acknowledgement, offset_and_flags, [c0, c1, 0, 0]];

@@ -22,12 +22,7 @@ pub(super) fn parse<'a>(cursor: &mut Cursor<'a>, protocol: u8) -> Option<Transpo
         let tcp = cursor.take::<TcpHdr>()?;
         let opens = tcp.syn() != 0 && tcp.ack() == 0 && tcp.rst() == 0;
         let TcpHdr { source, dest, check, .. } = tcp;
-        Some(Transport {
-            ports: ports(*source, *dest, protocol),
-            destination: dest,
-            check,
-            opens,
-        })
+        Some(Transport { ports: ports(*source, *dest, protocol), destination: dest, check, opens })
     } else {
         let UdpHdr { src, dst, check, .. } = cursor.take::<UdpHdr>()?;
         Some(Transport {

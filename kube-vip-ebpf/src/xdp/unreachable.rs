@@ -52,8 +52,11 @@ pub(super) fn answer<F: Family>(mut ctx: XdpContext) -> Option<Action> {
     let turned = cursor.take::<EthHdr>()?;
     let ip = cursor.take::<F::Header>()?;
     let icmp = cursor.take::<[Word; HEADER]>()?;
-    *turned =
-        EthHdr { dst_addr: ethernet.src_addr, src_addr: ethernet.dst_addr, ether_type: ethernet.ether_type };
+    *turned = EthHdr {
+        dst_addr: ethernet.src_addr,
+        src_addr: ethernet.dst_addr,
+        ether_type: ethernet.ether_type,
+    };
     let length = (HEADER * 4 + size_of::<F::Quotation>()) as u16;
     F::write(ip, vip, client, F::ICMP, length);
     // ICMPv6 covers the pseudo-header (RFC 4443 §2.3), ICMP does not.

@@ -2,6 +2,9 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use bytes::BufMut;
+use kube_vip_common::checksum::Sum;
+
 use crate::plan::Announcement;
 use crate::view::Mac;
 
@@ -40,15 +43,15 @@ pub fn arp_reply(mac: Mac, vip: Ipv4Addr) -> [u8; MIN_FRAME] {
 
 fn arp(operation: u16, sender: Mac, vip: Ipv4Addr, target: Mac) -> [u8; MIN_FRAME] {
     let mut frame = [0; MIN_FRAME];
-    Writer(&mut frame)
-        .ethernet(BROADCAST, sender, ETHERTYPE_ARP)
-        // RFC 826: Ethernet, IPv4, and the lengths of their addresses.
-        .put(&[0, 1, 0x08, 0, 6, 4])
-        .put(&operation.to_be_bytes())
-        .put(&sender.0)
-        .put(&vip.octets())
-        .put(&target.0)
-        .put(&vip.octets());
+    let mut at = &mut frame[..];
+    put_ethernet(&mut at, BROADCAST, sender, ETHERTYPE_ARP);
+    // RFC 826: Ethernet, IPv4, and the lengths of their addresses.
+    at.put_slice(&[0, 1, 0x08, 0, 6, 4]);
+    at.put_u16(operation);
+    at.put_slice(&sender.0);
+    at.put_slice(&vip.octets());
+    at.put_slice(&target.0);
+    at.put_slice(&vip.octets());
     frame
 }
 
@@ -62,26 +65,32 @@ pub fn neighbour_advertisement(mac: Mac, vip: Ipv6Addr) -> [u8; ADVERTISEMENT] {
     const TARGET_LINK_LAYER_ADDRESS: u8 = 2;
 
     let mut message = [0; 32];
-    Writer(&mut message)
-        .put(&[136, 0, 0, 0])
-        .put(&[OVERRIDE, 0, 0, 0])
-        .put(&vip.octets())
-        .put(&[TARGET_LINK_LAYER_ADDRESS, 1])
-        .put(&mac.0);
+    let mut at = &mut message[..];
+    at.put_slice(&[136, 0, 0, 0]);
+    at.put_slice(&[OVERRIDE, 0, 0, 0]);
+    at.put_slice(&vip.octets());
+    at.put_slice(&[TARGET_LINK_LAYER_ADDRESS, 1]);
+    at.put_slice(&mac.0);
     let checksum = icmpv6_checksum(vip, ALL_NODES, &message);
-    message[2..4].copy_from_slice(&checksum.to_be_bytes());
+    message[2..4].copy_from_slice(&checksum.to_ne_bytes());
 
     let mut frame = [0; ADVERTISEMENT];
-    Writer(&mut frame)
-        .ethernet(multicast_mac(ALL_NODES), mac, ETHERTYPE_IPV6)
-        .put(&[0x60, 0, 0, 0])
-        .put(&[0, 32, ICMPV6])
-        // Receivers drop neighbour discovery with any other hop limit (RFC 4861 §7.1.2).
-        .put(&[255])
-        .put(&vip.octets())
-        .put(&ALL_NODES.octets())
-        .put(&message);
+    let mut at = &mut frame[..];
+    put_ethernet(&mut at, multicast_mac(ALL_NODES), mac, ETHERTYPE_IPV6);
+    at.put_u32(0x6000_0000);
+    at.put_u16(message.len() as u16);
+    // Receivers drop neighbour discovery with any other hop limit (RFC 4861 §7.1.2).
+    at.put_slice(&[ICMPV6, 255]);
+    at.put_slice(&vip.octets());
+    at.put_slice(&ALL_NODES.octets());
+    at.put_slice(&message);
     frame
+}
+
+fn put_ethernet(at: &mut impl BufMut, destination: Mac, source: Mac, ethertype: u16) {
+    at.put_slice(&destination.0);
+    at.put_slice(&source.0);
+    at.put_u16(ethertype);
 }
 
 /// RFC 2464 §7.
@@ -90,32 +99,17 @@ fn multicast_mac(group: Ipv6Addr) -> Mac {
     Mac([0x33, 0x33, a, b, c, d])
 }
 
-/// RFC 4443 §2.3: over the pseudo-header of RFC 8200 §8.1 and the message.
+/// RFC 4443 §2.3: over the pseudo-header of RFC 8200 §8.1 and the message; as it lies in memory.
 fn icmpv6_checksum(source: Ipv6Addr, destination: Ipv6Addr, message: &[u8; 32]) -> u16 {
-    let words = |bytes: &[u8]| -> u32 {
-        bytes.chunks_exact(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]]))).sum()
-    };
-    let mut sum = words(&source.octets()) + words(&destination.octets()) + 32 + u32::from(ICMPV6);
-    sum += words(message);
-    while sum > 0xffff {
-        sum = (sum & 0xffff) + (sum >> 16);
-    }
-    !(sum as u16)
-}
-
-/// Fills a frame from its start; what is left stays zero.
-struct Writer<'a>(&'a mut [u8]);
-
-impl Writer<'_> {
-    fn put(self, bytes: &[u8]) -> Self {
-        let (head, tail) = self.0.split_at_mut(bytes.len());
-        head.copy_from_slice(bytes);
-        Self(tail)
-    }
-
-    fn ethernet(self, destination: Mac, source: Mac, ethertype: u16) -> Self {
-        self.put(&destination.0).put(&source.0).put(&ethertype.to_be_bytes())
-    }
+    let pseudo = [[0, 0, 0, 32], [0, 0, 0, ICMPV6]].concat();
+    let (source, destination) = (source.octets(), destination.octets());
+    let parts = [&source[..], &destination, &pseudo, message];
+    let words = parts.into_iter().flat_map(|part| part.chunks_exact(4));
+    words
+        .fold(Sum::default(), |sum, word| {
+            sum.add(u32::from_ne_bytes([word[0], word[1], word[2], word[3]]))
+        })
+        .checksum()
 }
 
 #[cfg(test)]

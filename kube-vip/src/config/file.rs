@@ -10,10 +10,10 @@ use super::peers::{self, Peers};
 use super::reader::{Findings, Located, Section, address, quote};
 use super::retired;
 use super::yaml::{self, Value};
-use super::{Config, ConfigError, Limits, LoadBalancer, TableSize};
+use super::{Config, ConfigError, Limits, LoadBalancer, TableSize, XdpMode};
 
 /// Keys that have an effect; [`retired::KEYS`] are known too.
-const KEYS: [&str; 15] = [
+const KEYS: [&str; 16] = [
     "vip",
     "interface",
     "localPeer",
@@ -27,6 +27,7 @@ const KEYS: [&str; 15] = [
     "tableSize",
     "announceInterval",
     "logDataPlane",
+    "xdpMode",
     "limits",
     "secret",
 ];
@@ -69,6 +70,7 @@ fn config(section: &Section<'_>, host: &str) -> Option<Config> {
     let gratuitous_arp = flag("gratuitousARP", true);
     let start_as_leader = flag("startAsLeader", false);
     let log_data_plane = flag("logDataPlane", false);
+    let xdp_mode = xdp_mode(section);
     let interface = interface(section);
     let instance = instance(section);
     let announce_interval = announce_interval(section);
@@ -85,6 +87,7 @@ fn config(section: &Section<'_>, host: &str) -> Option<Config> {
         single_node,
         start_as_leader,
         load_balancers,
+        xdp_mode,
         log_data_plane,
         limits,
         notices: Vec::new(),
@@ -235,6 +238,22 @@ fn announce_interval(section: &Section<'_>) -> Duration {
                 format!("{shown} is not a time from 100ms to 1h; write one like 3s or 500ms");
             section.problem("announceInterval", message);
             DEFAULT
+        }
+    }
+}
+
+fn xdp_mode(section: &Section<'_>) -> XdpMode {
+    let Some(text) = section.text("xdpMode") else { return XdpMode::default() };
+    match text.value.as_str() {
+        "auto" => XdpMode::Auto,
+        "native" => XdpMode::Native,
+        "generic" => XdpMode::Generic,
+        "none" => XdpMode::None,
+        other => {
+            let message =
+                format!("{} is not known; write auto, native, generic or none", quote(other));
+            section.problem("xdpMode", message);
+            XdpMode::default()
         }
     }
 }

@@ -165,6 +165,7 @@ mod tests {
             mtu: 1500,
             up: true,
             carrier: true,
+            kind: String::new(),
             addresses: addresses.iter().map(|net| net.parse().expect("a prefix")).collect(),
         }
     }

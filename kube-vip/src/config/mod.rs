@@ -50,6 +50,8 @@ pub struct Config {
     pub start_as_leader: bool,
     /// What is balanced.
     pub load_balancers: Vec<LoadBalancer>,
+    /// How arriving packets are to be handled.
+    pub xdp_mode: XdpMode,
     /// Let the kernel programs write log lines on their rare paths.
     pub log_data_plane: bool,
     /// Sizes of the maps.
@@ -127,6 +129,20 @@ pub fn host_name() -> String {
     let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     let name = name.trim();
     if name.is_empty() { "localhost".into() } else { name.to_owned() }
+}
+
+/// How arriving packets are to be handled.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum XdpMode {
+    /// In the driver where that works, else in the network stack.
+    #[default]
+    Auto,
+    /// In the driver or not at all.
+    Native,
+    /// In the network stack.
+    Generic,
+    /// By the kernel alone.
+    None,
 }
 
 /// A host that takes part.

@@ -154,6 +154,7 @@ prop_compose! {
             announce_interval: Duration::from_millis(interval),
             start_as_leader: flags[2],
             load_balancers,
+            xdp_mode: XdpMode::Auto,
             log_data_plane: flags[0],
             limits: Limits { frontends: 1024, backends: 8192, flows: 65536 },
             notices: Vec::new(),

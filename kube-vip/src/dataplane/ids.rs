@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 /// Gives each key a number below a limit and keeps it as long as the key is there.
 #[derive(Clone, Debug)]
-pub struct Ids<K> {
+pub(super) struct Ids<K> {
     first: u32,
     limit: u32,
     next: u32,
@@ -24,12 +24,12 @@ pub struct Full {
 
 impl<K: Ord + Clone> Ids<K> {
     /// Numbers from `first` up to, not including, `limit`.
-    pub fn new(first: u32, limit: u32) -> Self {
+    pub(super) fn new(first: u32, limit: u32) -> Self {
         Self { first, limit, next: first, taken: BTreeMap::new(), free: BTreeSet::new() }
     }
 
     /// The number of a key that has one.
-    pub fn get(&self, key: &K) -> Option<u32> {
+    pub(super) fn get(&self, key: &K) -> Option<u32> {
         self.taken.get(key).copied()
     }
 
@@ -38,7 +38,7 @@ impl<K: Ord + Clone> Ids<K> {
     /// # Errors
     ///
     /// All numbers are taken.
-    pub fn get_or_take(&mut self, key: &K, what: &'static str) -> Result<u32, Full> {
+    pub(super) fn get_or_take(&mut self, key: &K, what: &'static str) -> Result<u32, Full> {
         if let Some(id) = self.get(key) {
             return Ok(id);
         }
@@ -55,7 +55,7 @@ impl<K: Ord + Clone> Ids<K> {
     }
 
     /// Takes up a key that has that number already, after a restart.
-    pub fn adopt(&mut self, key: K, id: u32) {
+    pub(super) fn adopt(&mut self, key: K, id: u32) {
         if id < self.first || id >= self.limit || self.taken.values().any(|taken| *taken == id) {
             return;
         }
@@ -66,14 +66,14 @@ impl<K: Ord + Clone> Ids<K> {
     }
 
     /// Gives the number of a key back.
-    pub fn release(&mut self, key: &K) -> Option<u32> {
+    pub(super) fn release(&mut self, key: &K) -> Option<u32> {
         let id = self.taken.remove(key)?;
         self.free.insert(id);
         Some(id)
     }
 
     /// Keys and their numbers.
-    pub fn iter(&self) -> impl Iterator<Item = (&K, u32)> {
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&K, u32)> {
         self.taken.iter().map(|(key, id)| (key, *id))
     }
 }

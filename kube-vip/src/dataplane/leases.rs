@@ -38,7 +38,8 @@ impl Fence {
 
     /// Ownership as it stands in the kernel.
     pub fn read(&self, index: u32) -> Option<Lease> {
-        self.with(|leases| leases.get(&index, 0)).and_then(Result::ok)
+        let leases = self.leases.as_ref()?.lock().unwrap_or_else(PoisonError::into_inner);
+        leases.get(&index, 0).ok()
     }
 
     /// Begins ownership, or ends it: with a grant, from now for `term`; without, at once. A grant
@@ -53,19 +54,39 @@ impl Fence {
         grant: Option<Grant>,
         term: Duration,
     ) -> Result<(), FenceError> {
-        let now = boot_time();
-        let lease = match (grant, self.read(index)) {
-            (None, _) => Lease::default(),
-            (Some(grant), Some(old)) if old.epoch == grant.epoch && old.until > now => {
-                Lease { since: old.since, until: end(now, grant, term), epoch: grant.epoch }
-            }
-            (Some(grant), _) => {
-                Lease { since: now, until: end(now, grant, term), epoch: grant.epoch }
-            }
+        self.update(index, |old| {
+            Some(grant.map_or_else(Lease::default, |grant| renewed(old, grant, term)))
+        })
+    }
+
+    /// Extends ownership that has begun; one that was ended meanwhile stays ended.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel said.
+    pub fn extend(&self, index: u32, grant: Grant, term: Duration) -> Result<(), FenceError> {
+        self.update(index, |old| {
+            (old.epoch == grant.epoch && old.until != 0).then(|| renewed(old, grant, term))
+        })
+    }
+
+    /// Reads and writes in one step, so that an extension never brings back what has just ended.
+    fn update(
+        &self,
+        index: u32,
+        change: impl FnOnce(Lease) -> Option<Lease>,
+    ) -> Result<(), FenceError> {
+        let Some(leases) = &self.leases else {
+            return Ok(());
         };
-        self.with(|leases| leases.set(index, lease, 0))
-            .unwrap_or(Ok(()))
-            .map_err(|source| FenceError { index, source })
+        let mut leases = leases.lock().unwrap_or_else(PoisonError::into_inner);
+        let old = leases.get(&index, 0).map_err(|source| FenceError { index, source })?;
+        match change(old) {
+            Some(lease) => {
+                leases.set(index, lease, 0).map_err(|source| FenceError { index, source })
+            }
+            None => Ok(()),
+        }
     }
 
     /// Nanoseconds that remain of a lease; nothing where it is not held, `u64::MAX` without end.
@@ -76,11 +97,13 @@ impl Fence {
             _ => lease.holds_at(now).then(|| lease.until - now),
         }
     }
+}
 
-    fn with<T>(&self, f: impl FnOnce(&mut Array<MapData, Lease>) -> T) -> Option<T> {
-        let leases = self.leases.as_ref()?;
-        Some(f(&mut leases.lock().unwrap_or_else(PoisonError::into_inner)))
-    }
+/// The lease with that grant, from its beginning where it still holds.
+fn renewed(old: Lease, grant: Grant, term: Duration) -> Lease {
+    let now = boot_time();
+    let since = if old.epoch == grant.epoch && old.holds_at(now) { old.since } else { now };
+    Lease { since, until: end(now, grant, term), epoch: grant.epoch }
 }
 
 fn end(now: u64, grant: Grant, term: Duration) -> u64 {

@@ -1,16 +1,22 @@
 //! Driver: the kernel programs and their maps.
 
+mod attach;
+mod closed;
 pub mod counters;
+mod driver;
 mod ids;
-pub mod leases;
-pub mod object;
+mod leases;
+mod object;
+mod pins;
 mod places;
 mod sync;
 mod sys;
 mod tables;
 
+pub use attach::{Attachment, Egress, Ingress};
+pub use driver::{Driver, DriverError, Voices};
 pub use ids::Full;
 pub use leases::{Fence, FenceError};
-pub use object::{LoadError, Maps, Object};
-pub use sync::{Changes, LEASE, Mirror, Port, SyncError};
-pub use sys::{SysError, boot_time};
+pub use object::{LoadError, Maps, Object, event};
+pub use sync::{Changes, LEASE, Mirror, Port, Server, SyncError};
+pub use sys::{SysError, boot_time, poll};

@@ -1,6 +1,6 @@
 //! The kernel programs this agent carries inside, and how they are loaded.
 
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
 use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, RingBuf};
@@ -22,9 +22,9 @@ use crate::config::Limits;
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("KUBE_VIP_EBPF_OBJECT"));
 
 /// Name of the XDP program.
-pub const XDP: &str = "kube_vip_xdp";
+pub(super) const XDP: &str = "kube_vip_xdp";
 /// Name of the TC egress program.
-pub const EGRESS: &str = "kube_vip_egress";
+pub(super) const EGRESS: &str = "kube_vip_egress";
 
 /// Why the programs could not be loaded.
 #[derive(Debug, thiserror::Error)]
@@ -48,6 +48,9 @@ pub enum LoadError {
     /// The object has no such program or map: it is of another version.
     #[error("the kernel programs have no {0}")]
     Missing(&'static str),
+    /// What is in the maps cannot be followed.
+    #[error("following the maps")]
+    Mirror(#[source] super::SyncError),
     /// A map is of another type.
     #[error("map {name}")]
     Map {
@@ -111,7 +114,7 @@ pub struct Maps {
 }
 
 /// Every map but the log, which belongs to one load of the programs only.
-pub const MAP_NAMES: &[&str] = &[
+pub(super) const MAP_NAMES: &[&str] = &[
     "FILTER",
     "VIPS",
     "LEASES",
@@ -145,7 +148,7 @@ impl Object {
     ///
     /// Whatever the kernel refuses; nothing stays behind but pins, which the caller removes.
     pub fn load(limits: &Limits, pins: Option<&PathBuf>) -> Result<Self, LoadError> {
-        Self::load_from(OBJECT, limits, pins)
+        Self::load_from(object()?, limits, pins)
     }
 
     /// As [`load`](Self::load), out of another ELF object that has the same programs and maps.
@@ -158,29 +161,7 @@ impl Object {
         limits: &Limits,
         pins: Option<&PathBuf>,
     ) -> Result<Self, LoadError> {
-        if object.is_empty() {
-            return Err(LoadError::Empty);
-        }
-        let mut loader = EbpfLoader::new();
-        // No program asks the kernel for the layout of its types: reading those would only cost
-        // memory.
-        loader.btf(None);
-        for (map, size) in [
-            // Addresses of frontends, and of backends here.
-            ("VIPS", limits.frontends.saturating_add(limits.backends)),
-            ("FRONTENDS", limits.frontends),
-            ("FRONTEND_LIST", limits.frontends),
-            ("TABLES", limits.frontends),
-            ("FRONTEND_STATS", limits.frontends),
-            ("BACKENDS", limits.backends),
-            ("BACKEND_STATS", limits.backends),
-            ("FLOWS4", limits.flows),
-            ("FLOWS6", limits.flows),
-            ("REVERSE4", limits.flows),
-            ("REVERSE6", limits.flows),
-        ] {
-            loader.map_max_entries(map, size);
-        }
+        let mut loader = loader(limits);
         if let Some(pins) = pins {
             for name in MAP_NAMES {
                 loader.map_pin_path(name, pins.join(name));
@@ -204,6 +185,57 @@ impl Object {
     /// The TC egress program.
     pub fn egress(&mut self) -> Result<&mut SchedClassifier, LoadError> {
         egress(&mut self.programs)
+    }
+}
+
+fn object() -> Result<&'static [u8], LoadError> {
+    if OBJECT.is_empty() { Err(LoadError::Empty) } else { Ok(OBJECT) }
+}
+
+fn loader<'a>(limits: &Limits) -> EbpfLoader<'a> {
+    let mut loader = EbpfLoader::new();
+    // No program asks the kernel for the layout of its types: reading those would only cost memory.
+    loader.btf(None);
+    for (map, size) in [
+        // Addresses of frontends, and of backends here.
+        ("VIPS", limits.frontends.saturating_add(limits.backends)),
+        ("FRONTENDS", limits.frontends),
+        ("FRONTEND_LIST", limits.frontends),
+        ("TABLES", limits.frontends),
+        ("FRONTEND_STATS", limits.frontends),
+        ("BACKENDS", limits.backends),
+        ("BACKEND_STATS", limits.backends),
+        ("FLOWS4", limits.flows),
+        ("FLOWS6", limits.flows),
+        ("REVERSE4", limits.flows),
+        ("REVERSE6", limits.flows),
+    ] {
+        loader.map_max_entries(map, size);
+    }
+    loader
+}
+
+/// New maps without programs, to compare pinned ones with.
+pub(super) struct Unloaded(Ebpf);
+
+impl Unloaded {
+    /// Makes the maps.
+    pub(super) fn make(limits: &Limits) -> Result<Self, LoadError> {
+        Ok(Self(loader(limits).load(object()?)?))
+    }
+
+    /// The map of that name.
+    pub(super) fn map(&self, name: &str) -> Option<BorrowedFd<'_>> {
+        let (Map::Array(data)
+        | Map::PerCpuArray(data)
+        | Map::HashMap(data)
+        | Map::LruHashMap(data)
+        | Map::ArrayOfMaps(data)
+        | Map::RingBuf(data)) = self.0.map(name)?
+        else {
+            return None;
+        };
+        Some(data.fd().as_fd())
     }
 }
 

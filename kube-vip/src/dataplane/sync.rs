@@ -48,19 +48,26 @@ pub enum SyncError {
 /// A balanced port: address, port, protocol.
 pub type Port = (IpAddr, u16, Protocol);
 
+/// A backend's identity in the kernel: protocol, address and port.
+pub type Server = (Protocol, SocketAddr);
+
 /// What the maps hold, as far as it has been written.
 pub struct Mirror {
     nodes: Ids<String>,
     node_values: BTreeMap<u32, Node>,
+    /// Hosts that an earlier agent numbered, not met again yet.
+    leftover_nodes: BTreeMap<u32, Node>,
     peers: BTreeMap<MacAddress, u32>,
-    backends: Ids<SocketAddr>,
+    backends: Ids<Server>,
     /// A change of size is a new table, so the size is part of the identity.
     frontends: Ids<(Port, TableSize)>,
     ports: BTreeMap<Port, Frontend>,
     places: Places,
     recipes: BTreeMap<u32, Recipe>,
     vips: BTreeMap<IpAddr, Vip>,
-    closed_ports: BTreeSet<SocketAddr>,
+    /// Where packets are or were delivered on this host: connections to a backend that was removed
+    /// go on until they end, so their replies are still looked for.
+    served: BTreeSet<SocketAddr>,
     pattern: Pattern,
 }
 
@@ -89,6 +96,7 @@ impl Mirror {
         Ok(Self {
             nodes: Ids::new(u32::from(THIS_NODE) + 1, 256),
             node_values: BTreeMap::new(),
+            leftover_nodes: BTreeMap::new(),
             peers: BTreeMap::new(),
             // 0 is nobody.
             backends: Ids::new(1, limits.backends),
@@ -97,7 +105,7 @@ impl Mirror {
             places: Places::default(),
             recipes: BTreeMap::new(),
             vips: BTreeMap::new(),
-            closed_ports: BTreeSet::new(),
+            served: BTreeSet::new(),
             pattern: Pattern::of(maps.table.fd().as_fd(), "TABLE")?,
         })
     }
@@ -105,19 +113,26 @@ impl Mirror {
     /// Takes up what an earlier agent left in the maps, so that connections keep their numbers.
     pub fn recover(&mut self, maps: &Maps) {
         for (key, frontend) in maps.frontends.iter().filter_map(Result::ok) {
-            let protocol =
-                [Protocol::Tcp, Protocol::Udp].into_iter().find(|p| *p as u16 == key.protocol);
-            if let (Some(protocol), Some(size)) = (protocol, TableSize::from_slots(frontend.slots))
-            {
-                let port = (key.address.to_ip(), key.port, protocol);
+            if let Some(size) = TableSize::from_slots(frontend.slots) {
+                let port = port(&key);
                 self.frontends.adopt((port, size), frontend.id);
                 self.ports.insert(port, frontend);
             }
         }
         for id in 1..maps.backends.len() {
             match maps.backends.get(&id, 0) {
-                Ok(Backend { address, port, flags, .. }) if flags & IN_USE != 0 => {
-                    self.backends.adopt(SocketAddr::new(address.to_ip(), port), id);
+                Ok(Backend { address, port, flags, protocol, .. }) if flags & IN_USE != 0 => {
+                    let server = (protocol_of(protocol.into()), SocketAddr::new(address.to_ip(), port));
+                    self.backends.adopt(server, id);
+                    self.served.insert(server.1);
+                }
+                _ => {}
+            }
+        }
+        for id in u32::from(THIS_NODE) + 1..maps.nodes.len() {
+            match maps.nodes.get(&id, 0) {
+                Ok(node) if node != Node::default() => {
+                    self.leftover_nodes.insert(id, node);
                 }
                 _ => {}
             }
@@ -134,7 +149,7 @@ impl Mirror {
     }
 
     /// The number of a backend, for its counters.
-    pub fn backend_id(&self, backend: &SocketAddr) -> Option<u32> {
+    pub fn backend_id(&self, backend: &Server) -> Option<u32> {
         self.backends.get(backend)
     }
 
@@ -156,12 +171,11 @@ impl Mirror {
             .map_err(map_error("SETTINGS"))?;
         self.add_nodes(maps, desired)?;
         let recipes = self.add_backends(maps, desired)?;
-        let vips = vips(desired, |owner| self.node_id(desired, owner));
-        let closed_ports = closed_ports(desired, closed);
-        let backends: BTreeSet<_> =
-            local_backends(desired).chain(closed_ports.iter().copied()).collect();
+        self.served.extend(local_backends(desired));
+        self.served.extend(closed_ports(desired, closed));
+        let vips = vips(desired, &self.served, |owner| self.node_id(desired, owner));
         let old = self.vips.keys().chain(vips.keys());
-        self.write_filters(maps, old, self.backends.iter().map(|(b, _)| b).chain(&backends))?;
+        self.write_filters(maps, old)?;
         for (address, vip) in &vips {
             if self.vips.get(address) != Some(vip) {
                 maps.vips.insert(Address::from(*address), vip, 0).map_err(map_error("VIPS"))?;
@@ -181,8 +195,7 @@ impl Mirror {
         }
         self.release_backends(maps, desired)?;
         self.release_nodes(maps, desired)?;
-        self.write_filters(maps, vips.keys(), backends.iter())?;
-        self.closed_ports = closed_ports;
+        self.write_filters(maps, vips.keys())?;
         Ok(changes)
     }
 
@@ -196,14 +209,20 @@ impl Mirror {
     fn add_nodes(&mut self, maps: &mut Maps, desired: &DataPlane) -> Result<(), SyncError> {
         let own = desired.nodes.values().find(|node| node.local).and_then(|node| node.hop);
         for (name, node) in &desired.nodes {
-            let id = if node.local {
-                u32::from(THIS_NODE)
-            } else {
-                self.nodes.get_or_take(name, "nodes")?
-            };
             let first = |v4: bool| {
                 let mut family = node.addresses.iter().filter(|ip| ip.is_ipv4() == v4);
                 family.next().copied().map(Address::from).unwrap_or_default()
+            };
+            let id = if node.local {
+                u32::from(THIS_NODE)
+            } else {
+                let same = |old: &Node| (old.v4, old.v6) == (first(true), first(false));
+                let left = self.leftover_nodes.iter().find(|(_, old)| same(old));
+                if let Some(id) = left.map(|(id, _)| *id) {
+                    self.leftover_nodes.remove(&id);
+                    self.nodes.adopt(name.clone(), id);
+                }
+                self.nodes.get_or_take(name, "nodes")?
             };
             let (mac, ifindex) = node.hop.unwrap_or_default();
             let source = own.map(|(mac, _)| mac).unwrap_or_default();
@@ -264,20 +283,23 @@ impl Mirror {
                 else {
                     continue;
                 };
-                let (node, known) = (node as u16, self.backends.get(address).is_some());
-                let id = self.backends.get_or_take(address, "backends")?;
+                let server = (port.2, *address);
+                let (node, known) = (node as u16, self.backends.get(&server).is_some());
+                let id = self.backends.get_or_take(&server, "backends")?;
                 if !known {
                     counters::clear(&mut maps.backend_stats, id);
                     ids.push(id);
-                    let (address, port) = (address.ip().into(), address.port());
-                    values.push(Backend { address, port, node, flags: IN_USE });
+                    values.push(Backend {
+                        address: address.ip().into(),
+                        port: address.port(),
+                        node,
+                        flags: IN_USE,
+                        protocol: port.2 as u8,
+                        pad: 0,
+                    });
                 }
-                entries.push(Entry {
-                    address: *address,
-                    weight: backend.weight,
-                    backend: id,
-                    node,
-                });
+                let weight = backend.weight;
+                entries.push(Entry { address: *address, weight, backend: id, node });
             }
             recipes.push((*port, Recipe { size: frontend.size, seed: frontend.seed, entries }));
         }
@@ -286,12 +308,12 @@ impl Mirror {
     }
 
     fn release_backends(&mut self, maps: &mut Maps, desired: &DataPlane) -> Result<(), SyncError> {
-        let used: BTreeSet<_> = desired
+        let used: BTreeSet<Server> = desired
             .frontends
-            .values()
-            .flat_map(|frontend| &frontend.backends)
-            .filter(|(_, backend)| usable(backend).is_some())
-            .map(|(address, _)| *address)
+            .iter()
+            .flat_map(|(port, frontend)| frontend.backends.iter().map(|entry| (port.2, entry)))
+            .filter(|(_, (_, backend))| usable(backend).is_some())
+            .map(|(protocol, (address, _))| (protocol, *address))
             .collect();
         let gone: Vec<_> =
             self.backends.iter().map(|(b, _)| *b).filter(|b| !used.contains(b)).collect();
@@ -394,13 +416,12 @@ impl Mirror {
         &self,
         maps: &mut Maps,
         addresses: impl Iterator<Item = &'a IpAddr>,
-        backends: impl Iterator<Item = &'a SocketAddr>,
     ) -> Result<(), SyncError> {
         let mut filter = Box::new(Filter::EMPTY);
         addresses.for_each(|ip| Bit::of_ip(*ip).set(&mut filter));
         maps.filter.set(filter::ADDRESSES, *filter, 0).map_err(map_error("FILTER"))?;
         *filter = Filter::EMPTY;
-        backends.for_each(|b| Bit::of_ip(b.ip()).with_port(b.port()).set(&mut filter));
+        self.served.iter().for_each(|b| Bit::of_ip(b.ip()).with_port(b.port()).set(&mut filter));
         maps.filter.set(filter::BACKENDS, *filter, 0).map_err(map_error("FILTER"))
     }
 }
@@ -418,8 +439,11 @@ fn key((address, port, protocol): &Port) -> FrontendKey {
 }
 
 fn port(key: &FrontendKey) -> Port {
-    let protocol = if key.protocol == Protocol::Udp as u16 { Protocol::Udp } else { Protocol::Tcp };
-    (key.address.to_ip(), key.port, protocol)
+    (key.address.to_ip(), key.port, protocol_of(key.protocol))
+}
+
+fn protocol_of(number: u16) -> Protocol {
+    if number == Protocol::Udp as u16 { Protocol::Udp } else { Protocol::Tcp }
 }
 
 fn local_backends(desired: &DataPlane) -> impl Iterator<Item = SocketAddr> {
@@ -428,14 +452,18 @@ fn local_backends(desired: &DataPlane) -> impl Iterator<Item = SocketAddr> {
 }
 
 /// Where segments are refused: the closed port on this host's first address of each family.
-fn closed_ports(desired: &DataPlane, port: u16) -> BTreeSet<SocketAddr> {
-    let local = desired.nodes.values().find(|node| node.local);
+fn closed_ports(desired: &DataPlane, port: u16) -> impl Iterator<Item = SocketAddr> {
+    let local = desired.nodes.values().find(|node| node.local && port != 0);
     let addresses = local.map(|node| node.addresses.as_slice()).unwrap_or_default();
-    addresses.iter().filter(|_| port != 0).map(|ip| SocketAddr::new(*ip, port)).collect()
+    addresses.iter().map(move |ip| SocketAddr::new(*ip, port))
 }
 
-/// `VIPS` as it should be: the desired addresses, and those that backends here listen on.
-fn vips(desired: &DataPlane, node: impl Fn(&str) -> Option<u32>) -> BTreeMap<IpAddr, Vip> {
+/// `VIPS` as it should be: the desired addresses, and those that packets are delivered to here.
+fn vips(
+    desired: &DataPlane,
+    served: &BTreeSet<SocketAddr>,
+    node: impl Fn(&str) -> Option<u32>,
+) -> BTreeMap<IpAddr, Vip> {
     let mut vips: BTreeMap<_, _> = desired
         .vips
         .iter()
@@ -446,7 +474,7 @@ fn vips(desired: &DataPlane, node: impl Fn(&str) -> Option<u32>) -> BTreeMap<IpA
             (*address, Vip { flags, lease: LEASE, owner })
         })
         .collect();
-    for backend in local_backends(desired) {
+    for backend in served {
         let vip = vips.entry(backend.ip()).or_insert(Vip { flags: HELD, lease: LEASE, owner: 0 });
         vip.flags |= SERVED;
     }

@@ -3,9 +3,10 @@
 
 use std::ffi::c_long;
 use std::io;
-use std::os::fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd as _, OwnedFd};
 
 use aya::Pod;
+use tokio::io::unix::AsyncFd;
 
 /// Commands (`enum bpf_cmd`, include/uapi/linux/bpf.h).
 mod command {
@@ -13,7 +14,6 @@ mod command {
     pub(super) const OBJ_GET_INFO_BY_FD: i64 = 15;
     pub(super) const BTF_GET_FD_BY_ID: i64 = 19;
     pub(super) const MAP_UPDATE_BATCH: i64 = 26;
-    pub(super) const MAP_DELETE_BATCH: i64 = 27;
 }
 
 /// `BPF_MAP_TYPE_ARRAY`.
@@ -83,7 +83,7 @@ struct Batch {
 /// `struct bpf_map_info`, up to the fields used here (all there since Linux 4.18).
 #[repr(C)]
 #[derive(Clone, Copy, Default)]
-pub struct MapInfo {
+pub(super) struct MapInfo {
     /// `enum bpf_map_type`.
     pub kind: u32,
     /// Unique while the map exists.
@@ -105,6 +105,13 @@ pub struct MapInfo {
     btf_id: u32,
     btf_key_type_id: u32,
     btf_value_type_id: u32,
+}
+
+impl MapInfo {
+    /// What must be equal for one map to take another's place.
+    pub(super) fn shape(&self) -> impl PartialEq + use<> {
+        (self.kind, self.key_size, self.value_size, self.max_entries, self.flags, self.name)
+    }
 }
 
 fn bpf<T>(command: i64, attr: &mut T) -> io::Result<c_long> {
@@ -129,7 +136,7 @@ fn number(fd: BorrowedFd<'_>) -> u32 {
 /// # Errors
 ///
 /// The kernel's answer.
-pub fn map_info(map: BorrowedFd<'_>, what: &'static str) -> Result<MapInfo, SysError> {
+pub(super) fn map_info(map: BorrowedFd<'_>, what: &'static str) -> Result<MapInfo, SysError> {
     let mut info = MapInfo::default();
     let mut attr = GetInfo {
         fd: number(map),
@@ -145,7 +152,7 @@ pub fn map_info(map: BorrowedFd<'_>, what: &'static str) -> Result<MapInfo, SysE
 }
 
 /// The types that a map shows to bpftool, to make others that show the same.
-pub struct Pattern {
+pub(super) struct Pattern {
     btf: Option<OwnedFd>,
     info: MapInfo,
 }
@@ -156,7 +163,7 @@ impl Pattern {
     /// # Errors
     ///
     /// The kernel's answer.
-    pub fn of(map: BorrowedFd<'_>, what: &'static str) -> Result<Self, SysError> {
+    pub(super) fn of(map: BorrowedFd<'_>, what: &'static str) -> Result<Self, SysError> {
         let info = map_info(map, what)?;
         let mut attr = GetById { id: info.btf_id, next_id: 0, open_flags: 0 };
         // Without types the maps work just as well.
@@ -173,7 +180,7 @@ impl Pattern {
     /// # Errors
     ///
     /// The kernel's answer; `E2BIG` or `ENOMEM` where it is too large.
-    pub fn create(&self, entries: u32) -> Result<OwnedFd, SysError> {
+    pub(super) fn create(&self, entries: u32) -> Result<OwnedFd, SysError> {
         let mut attr = MapCreate {
             map_type: ARRAY,
             key_size: size_of::<u32>() as u32,
@@ -203,7 +210,7 @@ impl Pattern {
 /// # Errors
 ///
 /// The kernel's answer; elements before the refused one are written.
-pub fn update_batch<K: Pod, V: Pod>(
+pub(super) fn update_batch<K: Pod, V: Pod>(
     map: BorrowedFd<'_>,
     what: &'static str,
     keys: &[K],
@@ -230,45 +237,23 @@ pub fn update_batch<K: Pod, V: Pod>(
     })
 }
 
-/// Removes many elements in one call; those that are not there are an error.
-///
-/// Minimum kernel: 5.6 for hashes.
-///
-/// # Errors
-///
-/// The kernel's answer; elements before the refused one are removed.
-pub fn delete_batch<K: Pod>(
-    map: BorrowedFd<'_>,
-    what: &'static str,
-    keys: &[K],
-) -> Result<(), SysError> {
-    if keys.is_empty() {
-        return Ok(());
-    }
-    let mut attr = Batch {
-        in_batch: 0,
-        out_batch: 0,
-        keys: keys.as_ptr() as u64,
-        values: 0,
-        count: keys.len() as u32,
-        map_fd: number(map),
-        elem_flags: 0,
-        flags: 0,
-    };
-    bpf(command::MAP_DELETE_BATCH, &mut attr).map(drop).map_err(|source| SysError {
-        call: "BPF_MAP_DELETE_BATCH",
-        what,
-        source,
-    })
-}
-
 /// A value out of bytes, where they are enough.
-pub fn read<T: Pod>(bytes: &[u8]) -> Option<T> {
+pub(super) fn read<T: Pod>(bytes: &[u8]) -> Option<T> {
     if bytes.len() < size_of::<T>() {
         return None;
     }
     // SAFETY: long enough by the check above; any bytes are a value of a `Pod`; read unaligned.
     Some(unsafe { bytes.as_ptr().cast::<T>().read_unaligned() })
+}
+
+/// Makes a descriptor's readiness something to wait for.
+///
+/// # Errors
+///
+/// The runtime's poller refuses it.
+pub fn poll<T: AsFd + AsRawFd>(source: T) -> io::Result<AsyncFd<T>> {
+    // SAFETY: a type with `AsFd` owns or borrows an open descriptor for its whole life.
+    unsafe { AsyncFd::register(source) }.map_err(Into::into)
 }
 
 /// Nanoseconds of `CLOCK_BOOTTIME`, the clock that `bpf_ktime_get_boot_ns` reads.

@@ -8,7 +8,7 @@ use kube_vip_common::table::{Geometry, Line, MAX_MEMBERS, Member, TableSize};
 
 /// A backend as a table has it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Entry {
+pub(super) struct Entry {
     /// Its identity.
     pub address: SocketAddr,
     /// Its share.
@@ -21,7 +21,7 @@ pub struct Entry {
 
 /// Everything a table depends on: as long as it is the same, the table is.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Recipe {
+pub(super) struct Recipe {
     /// Number of slots.
     pub size: TableSize,
     /// Agreed among all hosts.
@@ -32,7 +32,7 @@ pub struct Recipe {
 
 impl Recipe {
     /// Computes the table. Entries beyond what slots can name are left out.
-    pub fn lines(&self) -> Vec<Line> {
+    pub(super) fn lines(&self) -> Vec<Line> {
         let entries = &self.entries[..self.entries.len().min(MAX_MEMBERS)];
         let mut candidates: Vec<_> = (0..)
             .zip(entries)

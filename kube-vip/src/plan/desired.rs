@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use kube_vip_common::frontend::{Affinity, Protocol};
 use kube_vip_common::table::TableSize;
 
+use crate::config::XdpMode;
 use crate::view::Mac;
 
 /// The output of the plan; each driver reads its own part.
@@ -43,7 +44,7 @@ pub struct Announcement {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct DataPlane {
     /// Interfaces the programs are attached to, by name.
-    pub uplinks: BTreeSet<String>,
+    pub uplinks: BTreeMap<String, Uplink>,
     /// Addresses that are ours to judge.
     pub vips: BTreeMap<IpAddr, Vip>,
     /// Hosts that take part, by id.
@@ -52,6 +53,19 @@ pub struct DataPlane {
     pub frontends: BTreeMap<(IpAddr, u16, Protocol), Frontend>,
     /// Rare paths write log lines.
     pub logging: bool,
+}
+
+/// An interface the programs are attached to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Uplink {
+    /// The kernel's number for it.
+    pub index: u32,
+    /// Its hardware address.
+    pub mac: Mac,
+    /// How arriving packets are to be handled.
+    pub xdp: XdpMode,
+    /// Why that is not the best of the modes, where the plan decided so.
+    pub reason: Option<String>,
 }
 
 /// An address that is ours to judge.

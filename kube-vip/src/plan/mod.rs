@@ -1,7 +1,56 @@
 //! From what is known to what should be: pure, deterministic, no I/O.
+//!
+//! Hosts with the same configuration come to the same tables: seeds and backends' identities are
+//! read from it alone, and only the *way* to a backend differs from host to host.
 
 mod desired;
+mod frontends;
+mod nodes;
+mod seed;
+#[cfg(test)]
+mod tests;
+mod uplinks;
+mod vips;
+
+use std::collections::BTreeSet;
 
 pub use desired::{
-    Announcement, Backend, DataPlane, Desired, Frontend, Grant, HeldAddress, Node, Vip, Way,
+    Announcement, Backend, DataPlane, Desired, Frontend, Grant, HeldAddress, Node, Uplink, Vip, Way,
 };
+
+use crate::view::{Standing, View};
+
+/// What should be true on this host, given what is known.
+pub fn plan(view: &View) -> Desired {
+    let config = &view.config;
+    let uplink = view.links.get(&config.interface);
+    let owner = matches!(view.standing, Standing::Owner { .. });
+    let nodes = nodes::plan(view);
+    let held = config.vips.iter().filter(|_| owner && uplink.is_some());
+    let addresses = held
+        .map(|address| HeldAddress { interface: config.interface.clone(), address: *address })
+        .collect();
+    let announcements = uplink
+        // What is sent into a dead link is lost; the burst begins when it is up again.
+        .filter(|link| owner && config.gratuitous_arp && link.up && link.carrier)
+        .map(|link| {
+            let of = |address: &_| Announcement {
+                interface: link.index,
+                mac: link.mac,
+                address: *address,
+            };
+            config.vips.iter().map(of).collect::<BTreeSet<_>>()
+        })
+        .unwrap_or_default();
+    Desired {
+        addresses,
+        announcements,
+        dataplane: DataPlane {
+            uplinks: uplinks::plan(view),
+            vips: vips::plan(view),
+            frontends: frontends::plan(view, &nodes),
+            nodes,
+            logging: config.log_data_plane,
+        },
+    }
+}

@@ -12,7 +12,9 @@ use ipnet::IpNet;
 use rtnetlink::MulticastGroup;
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage};
-use rtnetlink::packet_route::link::{LinkAttribute, LinkExtentMask, LinkFlags, LinkMessage};
+use rtnetlink::packet_route::link::{
+    LinkAttribute, LinkExtentMask, LinkFlags, LinkInfo, LinkMessage,
+};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 use tracing::{debug, warn};
@@ -123,6 +125,7 @@ fn read_link(message: &LinkMessage, addresses: Vec<IpNet>) -> Option<(String, Li
     let mut link = Link {
         index: message.header.index,
         mac: Mac::default(),
+        kind: String::new(),
         mtu: 0,
         up: flags.contains(LinkFlags::Up),
         carrier: flags.contains(LinkFlags::LowerUp),
@@ -133,6 +136,13 @@ fn read_link(message: &LinkMessage, addresses: Vec<IpNet>) -> Option<(String, Li
         match attribute {
             LinkAttribute::IfName(found) => name = Some(found.clone()),
             LinkAttribute::Mtu(mtu) => link.mtu = *mtu,
+            LinkAttribute::LinkInfo(infos) => {
+                for info in infos {
+                    if let LinkInfo::Kind(kind) = info {
+                        link.kind = kind.to_string();
+                    }
+                }
+            }
             // Others than Ethernet's have other lengths, and are of no use to the data plane.
             LinkAttribute::Address(bytes) => {
                 link.mac = bytes.as_slice().try_into().map(Mac).unwrap_or_default();

@@ -129,6 +129,18 @@ impl Requests {
     }
 }
 
+/// Removes the clsact qdisc from an interface (`TC_H_CLSACT`, `include/uapi/linux/pkt_sched.h`).
+///
+/// # Errors
+/// What the kernel said.
+pub(crate) async fn delete_clsact(ifindex: u32) -> Result<(), NetlinkError> {
+    use rtnetlink::packet_route::tc::{TcHandle, TcMessage};
+    let mut message = TcMessage::with_index(ifindex.cast_signed());
+    message.header.parent = TcHandle::CLSACT;
+    let message = RouteNetlinkMessage::DelQueueDiscipline(message);
+    Requests::open()?.change("removing the clsact qdisc", message, 0).await
+}
+
 /// The answers, and whether they belong to one moment.
 async fn collect(
     action: &str,

@@ -1,0 +1,244 @@
+//! Attaches the programs to an uplink, as well as that goes, and says how well it went.
+
+use std::path::Path;
+use std::time::Instant;
+
+use aya::programs::links::{FdLink, PinnedLink};
+use aya::programs::tc::{
+    NlOptions, SchedClassifierLink, TcAttachOptions, qdisc_add_clsact, qdisc_detach_program,
+};
+use aya::programs::xdp::XdpLink;
+use aya::programs::{LinkOrder, ProgramError, SchedClassifier, TcAttachType, Xdp, xdp};
+
+use super::object::{EGRESS, Object};
+use super::pins::Pins;
+use crate::config::XdpMode;
+use crate::plan::Uplink;
+
+/// How arriving packets are handled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ingress {
+    /// In the driver.
+    Native,
+    /// In the network stack.
+    Generic,
+    /// By the kernel alone.
+    None,
+}
+
+/// How leaving packets are handled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Egress {
+    /// At TCX. Minimum kernel: 6.6.
+    Tcx,
+    /// At a clsact qdisc.
+    Clsact,
+    /// By the kernel alone.
+    None,
+}
+
+/// The programs on one uplink; dropping it leaves what is pinned.
+pub struct Attachment {
+    /// The interface.
+    pub uplink: Uplink,
+    /// How arriving packets are handled.
+    pub ingress: Ingress,
+    /// How leaving packets are handled.
+    pub egress: Egress,
+    /// Why it is not the best of the modes.
+    pub reason: Option<String>,
+    /// The clsact qdisc is ours.
+    pub added_clsact: bool,
+    /// When it was attached, or tried to.
+    pub tried: Instant,
+    links: Vec<Hold>,
+}
+
+/// What keeps a program attached.
+enum Hold {
+    Pinned(PinnedLink),
+    Open(#[expect(dead_code, reason = "closing it detaches the program")] FdLink),
+    Egress(#[expect(dead_code, reason = "dropping it detaches the program")] SchedClassifierLink),
+}
+
+impl Attachment {
+    /// Attaches to that uplink. Whatever does not go is left out, with the reason.
+    pub fn new(object: &mut Object, pins: Option<&Pins>, name: &str, uplink: &Uplink) -> Self {
+        let mut attachment = Self {
+            uplink: uplink.clone(),
+            ingress: Ingress::None,
+            egress: Egress::None,
+            reason: uplink.reason.clone(),
+            added_clsact: false,
+            tried: Instant::now(),
+            links: Vec::new(),
+        };
+        let mut reasons: Vec<_> = uplink.reason.iter().cloned().collect();
+        match attach_xdp(object, uplink, pins) {
+            Ok((ingress, hold, note)) => {
+                attachment.ingress = ingress;
+                attachment.links.extend(hold);
+                reasons.extend(note);
+            }
+            Err(error) => reasons.push(error),
+        }
+        let pin = pins.map(|pins| pins.link("egress-tcx", uplink.index));
+        let egress = object
+            .egress()
+            .map_err(|error| chain(&error))
+            .and_then(|program| attach_egress(program, name, pin.as_deref(), false));
+        match egress {
+            Ok((egress, hold, added)) => {
+                (attachment.egress, attachment.added_clsact) = (egress, added);
+                attachment.links.push(hold);
+            }
+            Err(error) => reasons.push(format!("no program on egress: {error}")),
+        }
+        attachment.reason = (!reasons.is_empty()).then(|| reasons.join("; "));
+        attachment
+    }
+
+    /// Whether nothing would be gained by trying again.
+    pub fn is_whole(&self) -> bool {
+        let ingress = self.ingress != Ingress::None || self.uplink.xdp == XdpMode::None;
+        ingress && self.egress != Egress::None
+    }
+
+    /// Detaches. What was there before is there again, but for a clsact qdisc of ours.
+    pub fn detach(self) -> Result<(), std::io::Error> {
+        let unpin = |hold| match hold {
+            Hold::Pinned(link) => link.unpin().map(drop),
+            _ => Ok(()),
+        };
+        self.links.into_iter().try_for_each(unpin)
+    }
+}
+
+type XdpOutcome = (Ingress, Option<Hold>, Option<String>);
+
+fn attach_xdp(
+    object: &mut Object,
+    uplink: &Uplink,
+    pins: Option<&Pins>,
+) -> Result<XdpOutcome, String> {
+    let program = object.xdp().map_err(|error| chain(&error))?;
+    let modes: &[Mode] = match uplink.xdp {
+        XdpMode::None => &[],
+        XdpMode::Native => &[NATIVE],
+        XdpMode::Generic => &[GENERIC],
+        XdpMode::Auto => &[NATIVE, GENERIC],
+    };
+    let pin = |mode: &Mode| pins.map(|pins| pins.link(mode.pin, uplink.index));
+    // The mode of a link cannot be changed: one that is not wanted any more makes room.
+    for mode in [NATIVE, GENERIC].iter().filter(|mode| !modes.contains(mode)) {
+        if let Some(pin) = pin(mode) {
+            let _ = std::fs::remove_file(pin);
+        }
+    }
+    for mode in modes {
+        if let Some(link) = pin(mode).and_then(|pin| adopt(&pin))
+            && let Ok(link) = XdpLink::try_from(link)
+            && let Ok(id) = program.attach_to_link(link)
+        {
+            return Ok((mode.ingress, Some(hold_xdp(program, id, pin(mode).as_deref())?), None));
+        }
+    }
+    let mut notes = Vec::new();
+    for mode in modes {
+        match program.attach_to_if_index(uplink.index, mode.xdp) {
+            Ok(id) => {
+                let note = (!notes.is_empty()).then(|| notes.join("; "));
+                let hold = hold_xdp(program, id, pin(mode).as_deref())?;
+                return Ok((mode.ingress, Some(hold), note));
+            }
+            Err(error) if taken(&error) => {
+                return Err("another XDP program is attached (`bpftool net` shows it) and stays; \
+                            the kernel answers for the VIPs, and nothing is balanced"
+                    .into());
+            }
+            Err(error) => notes.push(format!("{}: {}", mode.pin, chain(&error))),
+        }
+    }
+    if modes.is_empty() {
+        notes.push("xdpMode: none".into());
+    }
+    Err(notes.join("; "))
+}
+
+/// A way to attach an XDP program.
+#[derive(PartialEq, Eq)]
+struct Mode {
+    ingress: Ingress,
+    xdp: xdp::XdpMode,
+    pin: &'static str,
+}
+
+const NATIVE: Mode =
+    Mode { ingress: Ingress::Native, xdp: xdp::XdpMode::Driver, pin: "xdp-native" };
+const GENERIC: Mode =
+    Mode { ingress: Ingress::Generic, xdp: xdp::XdpMode::Skb, pin: "xdp-generic" };
+
+/// Whether somebody else's program is in the place.
+fn taken(error: &ProgramError) -> bool {
+    let ProgramError::SyscallError(error) = error else {
+        return false;
+    };
+    matches!(error.io_error.raw_os_error(), Some(libc::EBUSY | libc::EEXIST))
+}
+
+/// The link that an earlier agent pinned there.
+fn adopt(pin: &Path) -> Option<FdLink> {
+    let link = PinnedLink::from_pin(pin).ok()?;
+    // The pin goes and comes back: aya has no other way from a pinned link to its descriptor. The
+    // link itself stays attached, because its descriptor is open.
+    link.unpin().ok()
+}
+
+/// Keeps a link, pinned where there is a place for it.
+fn hold(link: FdLink, pin: Option<&Path>) -> Result<Hold, String> {
+    match pin {
+        Some(pin) => link.pin(pin).map(Hold::Pinned).map_err(|error| chain(&error)),
+        None => Ok(Hold::Open(link)),
+    }
+}
+
+/// A link through netlink (aya makes one where the kernel refuses others) is not kept: it could not
+/// be pinned, and every kernel we support has better ones. Dropping it detaches it.
+fn hold_xdp(program: &mut Xdp, id: xdp::XdpLinkId, pin: Option<&Path>) -> Result<Hold, String> {
+    let link = program.take_link(id).map_err(|error| chain(&error))?;
+    hold(FdLink::try_from(link).map_err(|error| chain(&error))?, pin)
+}
+
+fn attach_egress(
+    program: &mut SchedClassifier,
+    name: &str,
+    pin: Option<&Path>,
+    clsact: bool,
+) -> Result<(Egress, Hold, bool), String> {
+    let failed = |error: ProgramError| chain(&error);
+    let adopted = pin.and_then(adopt).and_then(|link| SchedClassifierLink::try_from(link).ok());
+    let tcx = TcAttachOptions::TcxOrder(LinkOrder::default());
+    let id = match adopted {
+        _ if clsact => None,
+        Some(link) => program.attach_to_link(link).ok(),
+        None => program.attach_with_options(name, TcAttachType::Egress, tcx).ok(),
+    };
+    if let Some(id) = id {
+        let link = program.take_link(id).map_err(failed)?;
+        let link = FdLink::try_from(link).map_err(|error| chain(&error))?;
+        return Ok((Egress::Tcx, hold(link, pin)?, false));
+    }
+    // Older kernels. What an earlier agent left there goes first: it has no link to take over.
+    let _ = qdisc_detach_program(name, TcAttachType::Egress, EGRESS);
+    let added = qdisc_add_clsact(name).is_ok();
+    let options = TcAttachOptions::Netlink(NlOptions::default());
+    let id = program.attach_with_options(name, TcAttachType::Egress, options).map_err(failed)?;
+    let link = program.take_link(id).map_err(failed)?;
+    Ok((Egress::Clsact, Hold::Egress(link), added))
+}
+
+/// An error with its causes on one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}

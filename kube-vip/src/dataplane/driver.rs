@@ -1,0 +1,255 @@
+//! Keeps the kernel programs and their maps as desired.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use aya::maps::{MapData, RingBuf};
+use kube_vip_common::address::MacAddress;
+use kube_vip_common::node::Uplink;
+use kube_vip_common::stats::{BackendTraffic, Reason, Traffic};
+use tracing::{info, warn};
+
+use super::attach::Attachment;
+use super::closed::ClosedPort;
+use super::counters;
+use super::leases::{Fence, FenceError};
+use super::object::{LoadError, Object};
+use super::pins::Pins;
+use super::sync::{Changes, LEASE, Mirror, Port, Server, SyncError};
+use crate::config::Limits;
+use crate::plan::DataPlane;
+
+/// An interface that could not be attached to is tried again this often.
+const RETRY: Duration = Duration::from_secs(10);
+
+/// The data plane of one instance on this host.
+pub struct Driver {
+    kernel: Option<Kernel>,
+    /// Why there are no kernel programs.
+    pub unavailable: Option<String>,
+    fence: Fence,
+    attachments: BTreeMap<String, Attachment>,
+}
+
+struct Kernel {
+    object: Object,
+    mirror: Mirror,
+    pins: Option<Pins>,
+    closed: Option<ClosedPort>,
+}
+
+/// Why the data plane is not as desired.
+#[derive(Debug, thiserror::Error)]
+pub enum DriverError {
+    /// A map could not be written.
+    #[error(transparent)]
+    Sync(#[from] SyncError),
+    /// A lease could not be written.
+    #[error(transparent)]
+    Fence(#[from] FenceError),
+}
+
+/// What the programs tell of their own accord.
+pub struct Voices {
+    /// `EVENTS`.
+    pub events: RingBuf<MapData>,
+    /// Log lines.
+    pub logger: Option<aya_log::EbpfLogger<&'static dyn log::Log>>,
+}
+
+impl Driver {
+    /// Loads the programs, or takes over what an earlier agent of this instance left in the kernel.
+    /// Where that does not go the host does without, and says why.
+    pub fn open(instance: &str, limits: &Limits) -> Self {
+        let empty = Self {
+            kernel: None,
+            unavailable: None,
+            fence: Fence::none(),
+            attachments: BTreeMap::new(),
+        };
+        let opened = Kernel::open(instance, limits).and_then(|kernel| {
+            let fence = kernel.object.maps.fence()?;
+            Ok((kernel, fence))
+        });
+        match opened {
+            Ok((kernel, fence)) => Self { kernel: Some(kernel), fence, ..empty },
+            Err(error) => {
+                let causes =
+                    std::iter::successors(Some(&error as &dyn std::error::Error), |e| e.source());
+                let reason = causes.map(ToString::to_string).collect::<Vec<_>>().join(": ");
+                warn!(
+                    "no kernel programs: {reason}; the kernel answers for the VIPs, nothing is balanced"
+                );
+                Self { unavailable: Some(reason), ..empty }
+            }
+        }
+    }
+
+    /// The fence, for the election.
+    pub fn fence(&self) -> Fence {
+        self.fence.clone()
+    }
+
+    /// What the programs tell of their own accord, once.
+    pub fn voices(&mut self) -> Option<Voices> {
+        let object = &mut self.kernel.as_mut()?.object;
+        Some(Voices { events: object.maps.events.take()?, logger: object.logger.take() })
+    }
+
+    /// Makes everything as desired: maps, ownership, then the interfaces.
+    ///
+    /// # Errors
+    ///
+    /// What could not be written; the rest is, and the next call tries again.
+    pub fn apply(&mut self, desired: &DataPlane, term: Duration) -> Result<Changes, DriverError> {
+        let Some(kernel) = &mut self.kernel else {
+            return Ok(Changes::default());
+        };
+        let grant = desired.vips.values().find_map(|vip| vip.grant);
+        if grant.is_none() {
+            // First of all: nothing may be answered any more while the rest is being changed.
+            self.fence.grant(LEASE, None, term)?;
+        }
+        let closed = kernel.closed.as_ref().map_or(0, ClosedPort::number);
+        let changes = kernel.mirror.apply(&mut kernel.object.maps, desired, closed)?;
+        let gone = |name: &String, attachment: &Attachment| {
+            desired.uplinks.get(name).is_none_or(|uplink| *uplink != attachment.uplink)
+        };
+        let gone: Vec<_> =
+            self.attachments.iter().filter(|(n, a)| gone(n, a)).map(|(n, _)| n.clone()).collect();
+        for name in gone {
+            if let Some(attachment) = self.attachments.remove(&name) {
+                let _ = kernel.object.maps.uplinks.remove(&attachment.uplink.index);
+                detach(&name, attachment);
+            }
+        }
+        for (name, uplink) in &desired.uplinks {
+            let old = self.attachments.get(name);
+            if old.is_some_and(|old| old.is_whole() || old.tried.elapsed() < RETRY) {
+                continue;
+            }
+            // Whoever was in the place may have left it.
+            let before = self.attachments.remove(name).map(|old| {
+                let said = (old.ingress, old.egress, old.reason.clone());
+                detach(name, old);
+                said
+            });
+            let own = Uplink { mac: MacAddress(uplink.mac.0), pad: [0; 2] };
+            kernel
+                .object
+                .maps
+                .uplinks
+                .insert(uplink.index, own, 0)
+                .map_err(|source| SyncError::Map { map: "UPLINKS", source })?;
+            let attachment =
+                Attachment::new(&mut kernel.object, kernel.pins.as_ref(), name, uplink);
+            let (ingress, egress) = (attachment.ingress, attachment.egress);
+            let said = before == Some((ingress, egress, attachment.reason.clone()));
+            match &attachment.reason {
+                _ if said => {}
+                None => info!("{name}: XDP {ingress:?}, egress {egress:?}"),
+                Some(reason) => warn!("{name}: XDP {ingress:?}, egress {egress:?}: {reason}"),
+            }
+            self.attachments.insert(name.clone(), attachment);
+        }
+        if grant.is_some() {
+            self.fence.grant(LEASE, grant, term)?;
+        }
+        Ok(changes)
+    }
+
+    /// The interfaces and how the programs are attached to them.
+    pub fn attachments(&self) -> impl Iterator<Item = (&String, &Attachment)> {
+        self.attachments.iter()
+    }
+
+    /// What arrived for a frontend.
+    pub fn frontend_traffic(&self, port: &Port) -> Traffic {
+        let count = |kernel: &Kernel| {
+            let id = kernel.mirror.frontend_id(port)?;
+            Some(counters::frontend(&kernel.object.maps, id))
+        };
+        self.kernel.as_ref().and_then(count).unwrap_or_default()
+    }
+
+    /// What went to a backend and came back.
+    pub fn backend_traffic(&self, backend: &Server) -> BackendTraffic {
+        let count = |kernel: &Kernel| {
+            let id = kernel.mirror.backend_id(backend)?;
+            Some(counters::backend(&kernel.object.maps, id))
+        };
+        self.kernel.as_ref().and_then(count).unwrap_or_default()
+    }
+
+    /// Packets by what became of them.
+    pub fn reasons(&self) -> Vec<(Reason, u64)> {
+        self.kernel
+            .as_ref()
+            .map(|kernel| counters::reasons(&kernel.object.maps))
+            .unwrap_or_default()
+    }
+
+    /// Takes everything out of the kernel. Returns the interfaces with a clsact qdisc of ours.
+    pub fn close(mut self) -> Vec<u32> {
+        // Silence first.
+        if let Err(error) = self.fence.grant(LEASE, None, Duration::ZERO) {
+            warn!("{error}");
+        }
+        let mut qdiscs = Vec::new();
+        for (name, attachment) in std::mem::take(&mut self.attachments) {
+            qdiscs.extend(attachment.added_clsact.then_some(attachment.uplink.index));
+            detach(&name, attachment);
+        }
+        if let Some(pins) = self.kernel.take().and_then(|kernel| kernel.pins)
+            && let Err(error) = pins.remove()
+        {
+            warn!("pins stay behind: {error}");
+        }
+        qdiscs
+    }
+}
+
+fn detach(name: &str, attachment: Attachment) {
+    if let Err(error) = attachment.detach() {
+        warn!("{name}: programs stay attached: {error}");
+    }
+}
+
+impl Kernel {
+    fn open(instance: &str, limits: &Limits) -> Result<Self, LoadError> {
+        let mut pins = Pins::of(instance);
+        if pins.is_none() {
+            warn!("bpffs is not mounted at /sys/fs/bpf: the data plane ends with the agent");
+        }
+        let mut adopt = false;
+        if let Some(found) = &pins {
+            if let Err(error) = found.remove_others().and_then(|()| found.create()) {
+                warn!("nothing can be pinned: {error}; the data plane ends with the agent");
+                pins = None;
+            } else if found.exist() {
+                adopt = fits(found, limits)?;
+                if !adopt {
+                    warn!("what an earlier agent left has other sizes: it is replaced");
+                    if let Err(error) = found.remove().and_then(|()| found.create()) {
+                        warn!("{error}");
+                    }
+                }
+            }
+        }
+        let object = Object::load(limits, pins.as_ref().map(Pins::maps))?;
+        let mut mirror = Mirror::new(&object.maps, limits).map_err(LoadError::Mirror)?;
+        if adopt {
+            info!("taking over what an earlier agent left");
+            mirror.recover(&object.maps);
+        }
+        let closed =
+            ClosedPort::take().inspect_err(|error| warn!("no port to refuse with: {error}")).ok();
+        Ok(Self { object, mirror, pins, closed })
+    }
+}
+
+/// Whether the pinned maps are what new ones would be.
+fn fits(pins: &Pins, limits: &Limits) -> Result<bool, LoadError> {
+    let wanted = super::object::Unloaded::make(limits)?;
+    Ok(pins.fit(|name| wanted.map(name)))
+}

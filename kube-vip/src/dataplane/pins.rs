@@ -1,0 +1,105 @@
+//! Where maps and links outlive the agent: `/sys/fs/bpf/kube-vip/<instance>/v<layout>/`.
+
+use std::io;
+use std::os::fd::{AsFd as _, BorrowedFd};
+use std::path::{Path, PathBuf};
+
+use aya::maps::MapData;
+use kube_vip_common::LAYOUT_VERSION;
+use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
+
+use super::object::MAP_NAMES;
+use super::sys::map_info;
+
+/// Where bpffs is mounted.
+const BPFFS: &str = "/sys/fs/bpf";
+
+/// The pins of one instance.
+#[derive(Clone, Debug)]
+pub struct Pins {
+    instance: PathBuf,
+    version: PathBuf,
+}
+
+impl Pins {
+    /// The pins of that instance, of this layout; nothing where bpffs is not mounted.
+    pub fn of(instance: &str) -> Option<Self> {
+        if !statfs(BPFFS).is_ok_and(|fs| fs.filesystem_type() == BPF_FS_MAGIC) {
+            return None;
+        }
+        let instance = Path::new(BPFFS).join("kube-vip").join(instance);
+        let version = instance.join(format!("v{LAYOUT_VERSION}"));
+        Some(Self { instance, version })
+    }
+
+    /// The directory maps are pinned in.
+    pub fn maps(&self) -> &PathBuf {
+        &self.version
+    }
+
+    /// Where the link of an interface is pinned. Interface names may hold dots, which bpffs keeps
+    /// for itself, so it goes by number.
+    pub fn link(&self, hook: &str, ifindex: u32) -> PathBuf {
+        self.version.join(format!("{hook}-{ifindex}"))
+    }
+
+    /// Makes the directory.
+    ///
+    /// # Errors
+    ///
+    /// The file system's.
+    pub fn create(&self) -> io::Result<()> {
+        std::fs::create_dir_all(&self.version)
+    }
+
+    /// Whether an earlier agent of this layout left anything.
+    pub fn exist(&self) -> bool {
+        self.version.join("VIPS").exists()
+    }
+
+    /// Whether each pinned map is of the type and size of the one given by that name. aya takes over
+    /// whatever it finds at a pin, so this is asked first.
+    pub fn fit<'a>(&self, wanted: impl Fn(&str) -> Option<BorrowedFd<'a>>) -> bool {
+        MAP_NAMES.iter().all(|name| {
+            let pinned = MapData::from_pin(self.version.join(name)).ok();
+            let infos = pinned.as_ref().zip(wanted(name)).map(|(pinned, wanted)| {
+                (map_info(pinned.fd().as_fd(), "a pinned map"), map_info(wanted, "a new map"))
+            });
+            matches!(infos, Some((Ok(a), Ok(b))) if a.shape() == b.shape())
+        })
+    }
+
+    /// Removes what other layouts and this one left, links first: what they attach goes with them.
+    ///
+    /// # Errors
+    ///
+    /// The first entry that could not be removed; the others are.
+    pub fn remove(&self) -> io::Result<()> {
+        let result = remove_tree(&self.instance);
+        // Shared with other instances: goes with the last one.
+        if let Some(parent) = self.instance.parent() {
+            let _ = std::fs::remove_dir(parent);
+        }
+        result
+    }
+
+    /// Removes what other layouts left.
+    ///
+    /// # Errors
+    ///
+    /// As [`remove`](Self::remove).
+    pub fn remove_others(&self) -> io::Result<()> {
+        let Ok(versions) = std::fs::read_dir(&self.instance) else {
+            return Ok(());
+        };
+        let others = versions.filter_map(Result::ok).map(|entry| entry.path());
+        others.filter(|path| *path != self.version).try_for_each(|path| remove_tree(&path))
+    }
+}
+
+fn remove_tree(path: &Path) -> io::Result<()> {
+    match std::fs::remove_dir_all(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,4 @@
+//! What the agent notices of its host, for people: nothing here changes anything.
+
+pub mod capabilities;
+pub mod voices;

@@ -1,0 +1,46 @@
+//! What the kernel programs tell of their own accord: events, and log lines where they are wanted.
+
+use kube_vip_common::event::{ARP_CONFLICT, ND_CONFLICT};
+use tracing::warn;
+
+use crate::dataplane::{Voices, event, poll};
+use crate::view::Mac;
+
+/// Passes on to the log what the programs tell, for ever.
+pub async fn listen(voices: Voices) {
+    let Voices { events, logger } = voices;
+    let logs = async {
+        let Some(Ok(mut logger)) = logger.map(poll) else {
+            return std::future::pending().await;
+        };
+        while let Ok(mut ready) = logger.readable_mut().await {
+            ready.get_inner_mut().flush();
+            ready.clear_ready();
+        }
+    };
+    let conflicts = async {
+        let Ok(mut events) = poll(events) else {
+            return std::future::pending().await;
+        };
+        while let Ok(mut ready) = events.readable_mut().await {
+            while let Some(record) = ready.get_inner_mut().next() {
+                tell(&record);
+            }
+            ready.clear_ready();
+        }
+    };
+    tokio::join!(logs, conflicts);
+}
+
+fn tell(record: &[u8]) {
+    let Some(event) = event(record) else {
+        return;
+    };
+    let by = match event.kind {
+        ARP_CONFLICT => "ARP",
+        ND_CONFLICT => "neighbour discovery",
+        _ => return,
+    };
+    let (address, mac) = (event.address.to_ip(), Mac(event.mac.0));
+    warn!(%address, %mac, interface = event.ifindex, "address conflict: somebody else claims the VIP by {by}");
+}

@@ -1,0 +1,28 @@
+//! The seed of all tables: what every host reads from its own file alike.
+
+use kube_vip_common::hash::FlowHash;
+
+use crate::config::Config;
+
+/// "kube-vip" as a number, so that an empty list is not a weak key.
+const START: u64 = u64::from_be_bytes(*b"kube-vip");
+
+/// A number from the sorted list of hosts; the same on each of them, and after every restart.
+pub(super) fn of(config: &Config) -> u64 {
+    let mut peers: Vec<_> = config.peers().map(|peer| (&peer.id, &peer.addresses)).collect();
+    peers.sort();
+    let text: Vec<u8> = peers
+        .iter()
+        .flat_map(|(id, addresses)| {
+            let addresses = addresses.iter().flat_map(|ip| ip.to_string().into_bytes());
+            // 0 separates: no name and no address contains it.
+            id.bytes().chain([0]).chain(addresses).chain([0])
+        })
+        .collect();
+    let word = |chunk: &[u8]| {
+        let mut bytes = [0; 8];
+        bytes[..chunk.len()].copy_from_slice(chunk);
+        u64::from_be_bytes(bytes)
+    };
+    text.chunks(8).fold(FlowHash::new(START), |hash, chunk| hash.mix(word(chunk))).value()
+}

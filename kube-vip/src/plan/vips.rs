@@ -1,0 +1,54 @@
+//! Addresses that are ours to judge.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use super::{Grant, Vip};
+use crate::view::{Standing, View};
+
+pub(super) fn plan(view: &View) -> BTreeMap<IpAddr, Vip> {
+    let config = &view.config;
+    let (grant, owner) = match &view.standing {
+        Standing::Owner { epoch } => (
+            Some(Grant { epoch: *epoch, forever: config.single_node }),
+            Some(config.local_peer.id.clone()),
+        ),
+        Standing::Follower { owner } => (None, owner.clone()),
+    };
+    let own = own_addresses(view);
+    let virtual_ips = config.vips.iter().map(|address| {
+        let vip = Vip {
+            host_address: false,
+            // Only what the kernel really has may be left to it.
+            held: grant.is_some() && own.contains(address),
+            grant,
+            owner: owner.clone(),
+        };
+        (*address, vip)
+    });
+    let host = |held| Vip { host_address: true, held, grant: None, owner: None };
+    let mut vips: BTreeMap<_, _> = BTreeMap::new();
+    if config.load_balancers.iter().any(|balancer| !balancer.bind_to_vip) {
+        vips.extend(super::nodes::wanted(config).map(|address| (address, host(false))));
+        vips.extend(host_addresses(view).map(|address| (address, host(true))));
+    }
+    vips.extend(virtual_ips);
+    vips
+}
+
+fn own_addresses(view: &View) -> Vec<IpAddr> {
+    let links = view.links.values();
+    links.flat_map(|link| link.addresses.iter().map(ipnet::IpNet::addr)).collect()
+}
+
+/// This host's own addresses that clients may use: as the file names them, and the uplink's.
+pub(super) fn host_addresses(view: &View) -> impl Iterator<Item = IpAddr> {
+    let uplink = view.links.get(&view.config.interface);
+    let linked = uplink.into_iter().flat_map(|link| &link.addresses).map(ipnet::IpNet::addr);
+    let usable = |address: &IpAddr| match address {
+        IpAddr::V4(v4) => !v4.is_link_local(),
+        IpAddr::V6(v6) => !v6.is_unicast_link_local(),
+    };
+    let named = view.config.local_peer.addresses.iter().copied();
+    named.chain(linked.filter(usable)).filter(|address| !view.config.vips.contains(address))
+}

@@ -1,0 +1,148 @@
+//! The agent's state as people and programs read it.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+use crate::agent::State;
+use crate::config::Protocol;
+use crate::dataplane::{Attachment, Egress, Ingress, LEASE};
+use crate::plan::{Frontend, Way};
+use crate::publish::{
+    BackendState, BackendStatus, BackendWay, ConfigStatus, EgressMode, FrontendStatus, LeaseStatus,
+    Status, UplinkStatus, VipStatus, XdpMode,
+};
+
+/// What is true now; counters are read from the kernel at this moment.
+pub(crate) fn of(state: &State) -> Status {
+    let config = &state.config;
+    let reasons = state.driver.reasons();
+    Status {
+        instance: config.instance.clone(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        host: config.local_peer.id.clone(),
+        pid: std::process::id(),
+        ready: state.ready,
+        config: ConfigStatus {
+            path: state.config_path.display().to_string(),
+            refused: state.refused.clone(),
+        },
+        uplinks: uplinks(state),
+        vips: vips(state),
+        frontends: frontends(state),
+        counters: reasons.iter().map(|(r, count)| (r.name().to_owned(), *count)).collect(),
+        notices: config
+            .notices
+            .iter()
+            .chain(&state.driver.unavailable)
+            .chain(&state.failures)
+            .chain(&state.foreign)
+            .cloned()
+            .collect(),
+    }
+}
+
+fn uplinks(state: &State) -> Vec<UplinkStatus> {
+    let attached: BTreeMap<_, _> = state.driver.attachments().collect();
+    let of = |name: &String| match attached.get(name) {
+        Some(Attachment { ingress, egress, reason, .. }) => UplinkStatus {
+            name: name.clone(),
+            xdp: match ingress {
+                Ingress::Native => XdpMode::Native,
+                Ingress::Generic => XdpMode::Generic,
+                Ingress::None => XdpMode::None,
+            },
+            egress: match egress {
+                Egress::Tcx => EgressMode::Tcx,
+                Egress::Clsact => EgressMode::Clsact,
+                Egress::None => EgressMode::None,
+            },
+            reason: reason.clone(),
+        },
+        None => UplinkStatus {
+            name: name.clone(),
+            xdp: XdpMode::None,
+            egress: EgressMode::None,
+            reason: state.driver.unavailable.clone(),
+        },
+    };
+    state.desired.dataplane.uplinks.keys().map(of).collect()
+}
+
+fn vips(state: &State) -> Vec<VipStatus> {
+    let remaining = state.driver.fence().remaining(LEASE);
+    let desired = state.desired.dataplane.vips.iter().filter(|(_, vip)| !vip.host_address);
+    desired
+        .map(|(address, vip)| {
+            let lease = vip.grant.zip(remaining).map(|(grant, nanoseconds)| LeaseStatus {
+                epoch: grant.epoch,
+                remaining_ms: (nanoseconds != u64::MAX).then_some(nanoseconds / 1_000_000),
+            });
+            VipStatus {
+                address: *address,
+                // Without kernel programs there is no lease to hold.
+                owned: vip.grant.is_some()
+                    && (lease.is_some() || state.driver.unavailable.is_some()),
+                owner: vip.owner.clone(),
+                held: vip.held,
+                interface: state.config.interface.clone(),
+                lease,
+            }
+        })
+        .collect()
+}
+
+fn frontends(state: &State) -> Vec<FrontendStatus> {
+    let desired = state.desired.dataplane.frontends.iter();
+    desired
+        .map(|(port, frontend)| {
+            let traffic = state.driver.frontend_traffic(port);
+            FrontendStatus {
+                name: frontend.name.clone(),
+                address: port.0,
+                port: port.1,
+                protocol: port.2.name().to_owned(),
+                packets: traffic.packets,
+                bytes: traffic.bytes,
+                backends: backends(state, port.2, frontend),
+            }
+        })
+        .collect()
+}
+
+fn backends(state: &State, protocol: Protocol, frontend: &Frontend) -> Vec<BackendStatus> {
+    let weight_of = |(_, backend): (&SocketAddr, &crate::plan::Backend)| match backend.way {
+        Way::None(_) => 0,
+        Way::Here | Way::Peer => u32::from(backend.weight),
+    };
+    let total: u32 = frontend.backends.iter().map(weight_of).sum();
+    let balanced = state.driver.attachments().any(|(_, at)| at.ingress != Ingress::None);
+    frontend
+        .backends
+        .iter()
+        .map(|(address, backend)| {
+            let traffic = state.driver.backend_traffic(&(protocol, *address));
+            let (way, reason) = match &backend.way {
+                Way::Here => (BackendWay::Here, None),
+                Way::Peer => (BackendWay::Peer, None),
+                Way::None(reason) => (BackendWay::None, Some(reason.clone())),
+            };
+            let nothing = || Some("no XDP program balances here".to_owned());
+            let reason = reason.or_else(|| if balanced { None } else { nothing() });
+            let share = f64::from(weight_of((address, backend))) / f64::from(total.max(1));
+            BackendStatus {
+                address: address.ip(),
+                port: address.port(),
+                node: backend.node.clone(),
+                way,
+                state: if reason.is_none() { BackendState::Ready } else { BackendState::NotReady },
+                reason,
+                weight: backend.weight,
+                share,
+                packets: traffic.sent.packets,
+                bytes: traffic.sent.bytes,
+                reply_packets: traffic.replies.packets,
+                reply_bytes: traffic.replies.bytes,
+            }
+        })
+        .collect()
+}
