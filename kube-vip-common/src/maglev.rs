@@ -5,7 +5,12 @@
 
 use crate::address::Address;
 use crate::hash::FlowHash;
-use crate::table::{NO_MEMBER, TableSize};
+use crate::table::TableSize;
+
+/// Index of a slot without a candidate.
+pub const NO_MEMBER: u16 = 0x7fff;
+/// Most candidates a table can have.
+pub const MAX_MEMBERS: usize = NO_MEMBER as usize;
 
 /// A backend on its way into a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -168,10 +168,10 @@ pub fn change<K, V, const N: usize>(
     }
 }
 
-/// Which slot, member or header a line holds follows from its place, so reading a [`Line`] is safe
+/// Whether a line holds slots or the header follows from its place, so reading a [`Line`] is safe
 /// wherever the index is right: every byte pattern is a value of each view.
 pub mod line {
-    use kube_vip_common::table::{Header, Line, MEMBERS_PER_LINE, Member, SLOTS_PER_LINE};
+    use kube_vip_common::table::{Header, Line, SLOTS_PER_LINE, Slot};
 
     /// The header in line 0.
     #[inline(always)]
@@ -182,15 +182,8 @@ pub mod line {
 
     /// The slot with that number in its line.
     #[inline(always)]
-    pub fn slot(line: &Line, slot: u32) -> u16 {
+    pub fn slot(line: &Line, slot: u32) -> Slot {
         // SAFETY: as above.
         unsafe { line.slots[(slot % SLOTS_PER_LINE) as usize] }
-    }
-
-    /// The member with that index in its line.
-    #[inline(always)]
-    pub fn member(line: &Line, index: u32) -> Member {
-        // SAFETY: as above.
-        unsafe { line.members[(index % MEMBERS_PER_LINE) as usize] }
     }
 }

@@ -4,7 +4,7 @@ use aya_ebpf::programs::XdpContext;
 use kube_vip_common::frontend::CLIENT_AFFINITY;
 use kube_vip_common::node::THIS_NODE;
 use kube_vip_common::stats::Reason;
-use kube_vip_common::table::Member;
+use kube_vip_common::table::Slot;
 use network_types::eth::EthHdr;
 
 use super::transport::Transport;
@@ -34,25 +34,25 @@ pub(super) fn handle<F: Family>(
         F::hash_client(frontend.seed, source)
     };
     let from_agent = agent::position::<F>(ethernet, ip).is_some();
-    let member = match TABLES.get(frontend.id) {
+    let slot = match TABLES.get(frontend.id) {
         Some(table) => {
-            let member = pick::member(table, frontend.slots, hash);
-            if from_agent && member.node != THIS_NODE {
+            let slot = pick::slot(table, frontend.slots, hash);
+            if from_agent && slot.node() != THIS_NODE {
                 // The sender's choice of node counts: its table and ours may differ for a moment.
                 pick::local(table, hash)
             } else {
-                member
+                slot
             }
         }
-        None => Member::NONE,
+        None => Slot::NONE,
     };
-    if from_agent || member.node == THIS_NODE {
-        return deliver::handle::<F>(ip, transport, member, length(ctx), from_agent);
+    if from_agent || slot.node() == THIS_NODE {
+        return deliver::handle::<F>(ip, transport, slot, length(ctx), from_agent);
     }
-    if !member.is_some() {
+    if !slot.is_some() {
         return Verdict::Refuse(no_backend(&transport, false));
     }
-    forward::handle::<F>(ctx, ethernet, ip, member)
+    forward::handle::<F>(ctx, ethernet, ip, slot)
 }
 
 /// Nobody serves this frontend.

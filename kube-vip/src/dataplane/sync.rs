@@ -122,7 +122,8 @@ impl Mirror {
         for id in 1..maps.backends.len() {
             match maps.backends.get(&id, 0) {
                 Ok(Backend { address, port, flags, protocol, .. }) if flags & IN_USE != 0 => {
-                    let server = (protocol_of(protocol.into()), SocketAddr::new(address.to_ip(), port));
+                    let server =
+                        (protocol_of(protocol.into()), SocketAddr::new(address.to_ip(), port));
                     self.backends.adopt(server, id);
                     self.served.insert(server.1);
                 }
