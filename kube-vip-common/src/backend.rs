@@ -11,14 +11,12 @@ pub struct Backend {
     pub address: Address,
     /// Where it listens, host order.
     pub port: u16,
-    /// Index into `NODES` of the host it runs on.
-    pub node: u16,
     /// [`IN_USE`] while the id is taken.
     pub flags: u16,
     /// IP protocol number.
     pub protocol: u8,
     /// Always 0.
-    pub pad: u8,
+    pub pad: [u8; 3],
 }
 
 /// The id that is never a backend: flows that lead to a closed port carry it.

@@ -102,6 +102,10 @@ impl FrontendKey {
 /// Flag of [`Frontend`]: the client's address alone chooses the backend.
 pub const CLIENT_AFFINITY: u32 = 1;
 
+/// Flag of [`Frontend`]: it is on a host's own address, where the kernel may have connections of its
+/// own at that port: what has no flow here is left to it.
+pub const HOST_ADDRESS: u32 = 2;
+
 assert_size!(FrontendKey: 24, Frontend: 24, Listed: 48);
 
 #[cfg(test)]

@@ -5,12 +5,10 @@
 
 use crate::address::Address;
 use crate::hash::FlowHash;
-use crate::table::TableSize;
+use crate::table::{MAX_MEMBERS, TableSize};
 
 /// Index of a slot without a candidate.
-pub const NO_MEMBER: u16 = 0x7fff;
-/// Most candidates a table can have.
-pub const MAX_MEMBERS: usize = NO_MEMBER as usize;
+const NO_MEMBER: u16 = MAX_MEMBERS as u16;
 
 /// A backend on its way into a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,7 +57,7 @@ impl Candidate {
 /// Fills `slots` with indices into `candidates`, which are brought into the order of their identity
 /// first. The length of `slots` must be the size the candidates were made for.
 ///
-/// Without a candidate of positive weight every slot is [`NO_MEMBER`].
+/// Without a candidate of positive weight every slot is [`MAX_MEMBERS`].
 pub fn fill(slots: &mut [u16], candidates: &mut [Candidate]) {
     slots.fill(NO_MEMBER);
     candidates.sort_unstable_by_key(|candidate| (candidate.address, candidate.port));

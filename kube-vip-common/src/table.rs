@@ -60,6 +60,9 @@ impl TableSize {
 /// Slots in a line.
 pub const SLOTS_PER_LINE: u32 = 16;
 
+/// Most backends a table can have.
+pub const MAX_MEMBERS: usize = 0x7fff;
+
 /// Element of a table: what it holds follows from its place.
 #[repr(C, align(8))]
 #[derive(Clone, Copy)]

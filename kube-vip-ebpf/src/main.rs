@@ -23,8 +23,7 @@ pub fn kube_vip_egress(ctx: TcContext) -> i32 {
     programs::egress::handle(&ctx) as i32
 }
 
-/// The part of the kernel's interface that is for GPL programs only (`bpf_csum_diff`,
-/// `bpf_trace_printk` and others are not) is not used; the licence string says what is.
+/// No helper is used that the kernel keeps for GPL programs, so the string says what is true.
 #[unsafe(link_section = "license")]
 #[unsafe(no_mangle)]
 static LICENSE: [u8; 11] = *b"Apache-2.0\0";

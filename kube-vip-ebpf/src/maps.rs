@@ -28,7 +28,7 @@ pub static FILTER: Array<Filter, 2> = Array::new();
 
 /// Addresses that are ours to judge.
 #[btf_map]
-pub static VIPS: HashMap<Address, Vip, 256> = HashMap::new();
+pub static VIPS: HashMap<Address, Vip, 1024> = HashMap::new();
 
 /// Until when this host owns what.
 #[btf_map]

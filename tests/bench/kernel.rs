@@ -248,5 +248,6 @@ fn frontend(v6: bool, size: TableSize, backends: Backends) -> Frontend {
             (backend(v6, number), Backend { node: Some(node), weight: 1, way })
         })
         .collect();
-    Frontend { name: "measured".into(), size, affinity: Affinity::None, seed: 7, backends }
+    let (name, affinity) = ("measured".to_owned(), Affinity::None);
+    Frontend { name, size, affinity, seed: 7, host_address: false, backends }
 }

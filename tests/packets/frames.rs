@@ -4,28 +4,42 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use kube_vip::view::Mac;
 
-pub const CLIENT: Mac = Mac([2, 0, 0, 0, 0, 0xc1]);
-pub const HOST: Mac = Mac([2, 0, 0, 0, 0, 0x01]);
-pub const PEER: Mac = Mac([2, 0, 0, 0, 0, 0x02]);
-pub const STRANGER: Mac = Mac([2, 0, 0, 0, 0, 0xee]);
-pub const BROADCAST: Mac = Mac([0xff; 6]);
+pub(crate) const CLIENT: Mac = Mac([2, 0, 0, 0, 0, 0xc1]);
+pub(crate) const HOST: Mac = Mac([2, 0, 0, 0, 0, 0x01]);
+pub(crate) const PEER: Mac = Mac([2, 0, 0, 0, 0, 0x02]);
+pub(crate) const STRANGER: Mac = Mac([2, 0, 0, 0, 0, 0xee]);
+pub(crate) const BROADCAST: Mac = Mac([0xff; 6]);
+pub(crate) const NOBODY: Mac = Mac([0; 6]);
 
-pub const VIP4: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 100);
-pub const HOST4: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
-pub const PEER4: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 2);
-pub const CLIENT4: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 201);
-pub const VIP6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 0x100);
-pub const HOST6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 1);
-pub const PEER6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 2);
-pub const CLIENT6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 0x201);
+pub(crate) const VIP4: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 100);
+pub(crate) const HOST4: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
+pub(crate) const PEER4: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 2);
+pub(crate) const CLIENT4: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 201);
+pub(crate) const VIP6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 0x100);
+pub(crate) const HOST6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 1);
+pub(crate) const PEER6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 2);
+pub(crate) const CLIENT6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 0x201);
 
-pub const FIN: u8 = 1;
-pub const SYN: u8 = 2;
-pub const RST: u8 = 4;
-pub const ACK: u8 = 16;
+pub(crate) const FIN: u8 = 1;
+pub(crate) const SYN: u8 = 2;
+pub(crate) const RST: u8 = 4;
+pub(crate) const ACK: u8 = 16;
+
+/// Flags of IPv4: don't fragment; more fragments.
+pub(crate) const DF: u16 = 0x4000;
+pub(crate) const MF: u16 = 0x2000;
+
+pub(crate) const ICMP: u8 = 1;
+pub(crate) const TCP: u8 = 6;
+pub(crate) const UDP: u8 = 17;
+pub(crate) const GRE: u8 = 47;
+pub(crate) const ICMPV6: u8 = 58;
+
+/// Shortest frame without its check sequence (IEEE 802.3 §3.2.8).
+const SHORTEST: usize = 60;
 
 /// The Internet checksum as RFC 1071 §4.1 has it, byte by byte and slow.
-pub fn checksum(parts: &[&[u8]]) -> u16 {
+pub(crate) fn checksum(parts: &[&[u8]]) -> u16 {
     let mut sum = 0u32;
     for part in parts {
         for pair in part.chunks(2) {
@@ -61,128 +75,185 @@ fn pseudo(source: IpAddr, destination: IpAddr, protocol: u8, length: usize) -> V
     bytes
 }
 
+/// What an IP packet carries.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Segment {
+    Tcp {
+        flags: u8,
+        sequence: u32,
+        acknowledgement: u32,
+        window: u16,
+        options: Vec<u8>,
+    },
+    /// Without `checked` the checksum is 0: there is none (RFC 768).
+    Udp {
+        checked: bool,
+    },
+    /// ICMP or `ICMPv6`, with everything behind the checksum as data.
+    Icmp {
+        kind: u8,
+        code: u8,
+    },
+    Other(u8),
+}
+
 /// A frame under construction, from the link up.
-#[derive(Clone, Debug)]
-pub struct Packet {
-    pub from: Mac,
-    pub to: Mac,
-    pub source: IpAddr,
-    pub destination: IpAddr,
-    pub ttl: u8,
-    pub options: Vec<u8>,
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Packet {
+    pub(crate) from: Mac,
+    pub(crate) to: Mac,
+    pub(crate) source: IpAddr,
+    pub(crate) destination: IpAddr,
+    pub(crate) ttl: u8,
+    /// Identification of IPv4.
+    pub(crate) id: u16,
     /// Flags and offset of IPv4.
-    pub fragment: u16,
-    pub protocol: u8,
-    /// Transport header and data, with its checksum in place.
-    pub segment: Vec<u8>,
+    pub(crate) fragment: u16,
+    /// Options of IPv4.
+    pub(crate) options: Vec<u8>,
+    /// Source and destination of TCP and UDP.
+    pub(crate) ports: (u16, u16),
+    pub(crate) segment: Segment,
+    pub(crate) data: Vec<u8>,
 }
 
 impl Packet {
-    fn new(source: IpAddr, destination: IpAddr, protocol: u8, segment: Vec<u8>) -> Self {
-        let (from, to) = (CLIENT, HOST);
-        let (options, fragment) = (Vec::new(), 0);
-        Self { from, to, source, destination, ttl: 64, options, fragment, protocol, segment }
-    }
-
     /// From the client to the family's VIP.
-    pub fn tcp(v6: bool, ports: (u16, u16), flags: u8, data: &[u8]) -> Self {
-        let (source, destination) = ends(v6);
-        Self::tcp_between(source, destination, ports, flags, data)
+    pub(crate) fn new(v6: bool, segment: Segment, ports: (u16, u16), data: &[u8]) -> Self {
+        Self {
+            from: CLIENT,
+            to: HOST,
+            source: client(v6),
+            destination: vip(v6),
+            ttl: 64,
+            id: 0x1234,
+            fragment: 0,
+            options: Vec::new(),
+            ports,
+            segment,
+            data: data.to_vec(),
+        }
     }
 
-    pub fn tcp_between(
-        source: IpAddr,
-        destination: IpAddr,
-        ports: (u16, u16),
-        flags: u8,
-        data: &[u8],
-    ) -> Self {
-        let mut segment = Vec::new();
-        segment.extend(ports.0.to_be_bytes());
-        segment.extend(ports.1.to_be_bytes());
-        segment.extend(1000u32.to_be_bytes());
-        segment.extend(2000u32.to_be_bytes());
-        segment.extend([5 << 4, flags, 0x20, 0, 0, 0, 0, 0]);
-        segment.extend(data);
-        let pseudo = pseudo(source, destination, 6, segment.len());
-        let check = checksum(&[&pseudo, &segment]);
-        segment[16..18].copy_from_slice(&check.to_be_bytes());
-        Self::new(source, destination, 6, segment)
+    pub(crate) fn tcp(v6: bool, ports: (u16, u16), flags: u8, data: &[u8]) -> Self {
+        let (sequence, acknowledgement, window) = (0xffff_fff0, 0x0102_0304, 0x2000);
+        let options = Vec::new();
+        let segment = Segment::Tcp { flags, sequence, acknowledgement, window, options };
+        Self::new(v6, segment, ports, data)
     }
 
-    /// From the client to the family's VIP.
-    pub fn udp(v6: bool, ports: (u16, u16), data: &[u8]) -> Self {
-        let (source, destination) = ends(v6);
-        Self::udp_between(source, destination, ports, data)
+    pub(crate) fn udp(v6: bool, ports: (u16, u16), data: &[u8]) -> Self {
+        Self::new(v6, Segment::Udp { checked: true }, ports, data)
     }
 
-    pub fn udp_between(
-        source: IpAddr,
-        destination: IpAddr,
-        ports: (u16, u16),
-        data: &[u8],
-    ) -> Self {
-        let mut segment = Vec::new();
-        segment.extend(ports.0.to_be_bytes());
-        segment.extend(ports.1.to_be_bytes());
-        segment.extend((8 + data.len() as u16).to_be_bytes());
-        segment.extend([0, 0]);
-        segment.extend(data);
-        let pseudo = pseudo(source, destination, 17, segment.len());
-        let check = match checksum(&[&pseudo, &segment]) {
-            0 => 0xffff,
-            check => check,
+    pub(crate) fn icmp(v6: bool, kind: u8, code: u8, rest: &[u8]) -> Self {
+        Self::new(v6, Segment::Icmp { kind, code }, (0, 0), rest)
+    }
+
+    /// An echo request with this identifier, number and data.
+    pub(crate) fn echo(v6: bool, data: &[u8]) -> Self {
+        let rest = [&[0x11, 0x22, 0x33, 0x44], data].concat();
+        Self::icmp(v6, if v6 { 128 } else { 8 }, 0, &rest)
+    }
+
+    pub(crate) fn other(v6: bool, protocol: u8, data: &[u8]) -> Self {
+        Self::new(v6, Segment::Other(protocol), (0, 0), data)
+    }
+
+    pub(crate) fn link(self, from: Mac, to: Mac) -> Self {
+        Self { from, to, ..self }
+    }
+
+    pub(crate) fn between(self, source: IpAddr, destination: IpAddr) -> Self {
+        Self { source, destination, ..self }
+    }
+
+    pub(crate) fn ports(self, source: u16, destination: u16) -> Self {
+        Self { ports: (source, destination), ..self }
+    }
+
+    pub(crate) fn ttl(self, ttl: u8) -> Self {
+        Self { ttl, ..self }
+    }
+
+    pub(crate) fn options(self, options: &[u8]) -> Self {
+        Self { options: options.to_vec(), ..self }
+    }
+
+    pub(crate) fn fragment(self, fragment: u16) -> Self {
+        Self { fragment, ..self }
+    }
+
+    /// As a program writes a header of its own: no identification, don't fragment.
+    pub(crate) fn fresh(self) -> Self {
+        Self { id: 0, fragment: DF, ttl: 64, ..self }
+    }
+
+    fn protocol(&self) -> u8 {
+        match self.segment {
+            Segment::Tcp { .. } => TCP,
+            Segment::Udp { .. } => UDP,
+            Segment::Icmp { .. } if self.source.is_ipv4() => ICMP,
+            Segment::Icmp { .. } => ICMPV6,
+            Segment::Other(protocol) => protocol,
+        }
+    }
+
+    /// Transport header and data.
+    pub(crate) fn transport(&self) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        let (source, destination) = self.ports;
+        let ports = [source.to_be_bytes(), destination.to_be_bytes()].concat();
+        let check = match &self.segment {
+            Segment::Tcp { flags, sequence, acknowledgement, window, options } => {
+                bytes.extend(ports);
+                bytes.extend(sequence.to_be_bytes());
+                bytes.extend(acknowledgement.to_be_bytes());
+                bytes.extend([(5 + options.len() / 4) as u8 * 16, *flags]);
+                bytes.extend(window.to_be_bytes());
+                bytes.extend([0; 4]);
+                bytes.extend(options);
+                Some(16)
+            }
+            Segment::Udp { checked } => {
+                bytes.extend(ports);
+                bytes.extend((8 + self.data.len() as u16).to_be_bytes());
+                bytes.extend([0; 2]);
+                checked.then_some(6)
+            }
+            Segment::Icmp { kind, code } => {
+                bytes.extend([*kind, *code, 0, 0]);
+                Some(2)
+            }
+            Segment::Other(_) => None,
         };
-        segment[6..8].copy_from_slice(&check.to_be_bytes());
-        Self::new(source, destination, 17, segment)
-    }
-
-    /// An ICMP or ICMPv6 message with everything behind its checksum.
-    pub fn icmp(source: IpAddr, destination: IpAddr, kind: u8, code: u8, rest: &[u8]) -> Self {
-        let protocol = if source.is_ipv4() { 1 } else { 58 };
-        let mut segment = vec![kind, code, 0, 0];
-        segment.extend(rest);
-        let pseudo = match source {
-            IpAddr::V4(_) => Vec::new(),
-            IpAddr::V6(_) => pseudo(source, destination, 58, segment.len()),
-        };
-        let check = checksum(&[&pseudo, &segment]);
-        segment[2..4].copy_from_slice(&check.to_be_bytes());
-        Self::new(source, destination, protocol, segment)
-    }
-
-    pub fn link(mut self, from: Mac, to: Mac) -> Self {
-        (self.from, self.to) = (from, to);
-        self
-    }
-
-    pub fn ttl(mut self, ttl: u8) -> Self {
-        self.ttl = ttl;
-        self
-    }
-
-    pub fn options(mut self, options: &[u8]) -> Self {
-        self.options = options.to_vec();
-        self
-    }
-
-    pub fn fragment(mut self, flags_and_offset: u16) -> Self {
-        self.fragment = flags_and_offset;
-        self
+        bytes.extend(&self.data);
+        if let Some(at) = check {
+            let pseudo = match self.protocol() {
+                ICMP => Vec::new(),
+                protocol => pseudo(self.source, self.destination, protocol, bytes.len()),
+            };
+            let check = match (checksum(&[&pseudo, &bytes]), self.protocol()) {
+                (0, UDP) => 0xffff,
+                (check, _) => check,
+            };
+            bytes[at..at + 2].copy_from_slice(&check.to_be_bytes());
+        }
+        bytes
     }
 
     /// The IP packet.
-    pub fn network(&self) -> Vec<u8> {
+    pub(crate) fn network(&self) -> Vec<u8> {
+        let transport = self.transport();
         let mut bytes = Vec::new();
         match (self.source, self.destination) {
             (IpAddr::V4(source), IpAddr::V4(destination)) => {
                 let words = 5 + self.options.len() / 4;
-                let total = words * 4 + self.segment.len();
                 bytes.extend([0x40 | words as u8, 0]);
-                bytes.extend((total as u16).to_be_bytes());
-                bytes.extend([0x12, 0x34]);
+                bytes.extend(((words * 4 + transport.len()) as u16).to_be_bytes());
+                bytes.extend(self.id.to_be_bytes());
                 bytes.extend(self.fragment.to_be_bytes());
-                bytes.extend([self.ttl, self.protocol, 0, 0]);
+                bytes.extend([self.ttl, self.protocol(), 0, 0]);
                 bytes.extend(source.octets());
                 bytes.extend(destination.octets());
                 bytes.extend(&self.options);
@@ -191,30 +262,57 @@ impl Packet {
             }
             (IpAddr::V6(source), IpAddr::V6(destination)) => {
                 bytes.extend([0x60, 0, 0, 0]);
-                bytes.extend((self.segment.len() as u16).to_be_bytes());
-                bytes.extend([self.protocol, self.ttl]);
+                bytes.extend((transport.len() as u16).to_be_bytes());
+                bytes.extend([self.protocol(), self.ttl]);
                 bytes.extend(source.octets());
                 bytes.extend(destination.octets());
             }
             _ => panic!("one family"),
         }
-        bytes.extend(&self.segment);
+        bytes.extend(transport);
         bytes
     }
 
     /// The frame.
-    pub fn frame(&self) -> Vec<u8> {
-        let ethertype: u16 = if self.source.is_ipv4() { 0x0800 } else { 0x86dd };
+    pub(crate) fn frame(&self) -> Vec<u8> {
+        let ethertype = if self.source.is_ipv4() { 0x0800 } else { 0x86dd };
         ethernet(self.to, self.from, ethertype, &self.network())
+    }
+
+    /// The frame, filled up to the shortest that travels.
+    pub(crate) fn padded(&self) -> Vec<u8> {
+        let mut frame = self.frame();
+        frame.resize(frame.len().max(SHORTEST), 0);
+        frame
+    }
+
+    /// The frame as an IPv6 fragment at this offset (RFC 8200 §4.5).
+    pub(crate) fn fragment6(&self, offset_and_more: u16) -> Vec<u8> {
+        let mut data = vec![self.protocol(), 0];
+        data.extend(offset_and_more.to_be_bytes());
+        data.extend([0, 0, 0, 1]);
+        data.extend(self.transport());
+        Self { segment: Segment::Other(44), data, ..self.clone() }.frame()
     }
 }
 
-/// The client's and the VIP's address.
-pub fn ends(v6: bool) -> (IpAddr, IpAddr) {
-    if v6 { (CLIENT6.into(), VIP6.into()) } else { (CLIENT4.into(), VIP4.into()) }
+pub(crate) fn client(v6: bool) -> IpAddr {
+    if v6 { CLIENT6.into() } else { CLIENT4.into() }
 }
 
-pub fn ethernet(to: Mac, from: Mac, ethertype: u16, payload: &[u8]) -> Vec<u8> {
+pub(crate) fn vip(v6: bool) -> IpAddr {
+    if v6 { VIP6.into() } else { VIP4.into() }
+}
+
+pub(crate) fn host(v6: bool) -> IpAddr {
+    if v6 { HOST6.into() } else { HOST4.into() }
+}
+
+pub(crate) fn peer(v6: bool) -> IpAddr {
+    if v6 { PEER6.into() } else { PEER4.into() }
+}
+
+pub(crate) fn ethernet(to: Mac, from: Mac, ethertype: u16, payload: &[u8]) -> Vec<u8> {
     let mut bytes = to.0.to_vec();
     bytes.extend(from.0);
     bytes.extend(ethertype.to_be_bytes());
@@ -222,79 +320,42 @@ pub fn ethernet(to: Mac, from: Mac, ethertype: u16, payload: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// An ARP message.
-pub fn arp(
-    to: Mac,
-    from: Mac,
-    operation: u8,
-    sender: (Mac, Ipv4Addr),
-    target: (Mac, Ipv4Addr),
-) -> Vec<u8> {
-    let mut bytes = vec![0, 1, 8, 0, 6, 4, 0, operation];
-    bytes.extend(sender.0.0);
-    bytes.extend(sender.1.octets());
-    bytes.extend(target.0.0);
-    bytes.extend(target.1.octets());
-    ethernet(to, from, 0x0806, &bytes)
+/// An ARP message (RFC 826).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Arp {
+    pub(crate) to: Mac,
+    pub(crate) from: Mac,
+    /// Hardware and protocol type, their lengths.
+    pub(crate) types: (u16, u16, u8, u8),
+    pub(crate) operation: u16,
+    pub(crate) sender: (Mac, Ipv4Addr),
+    pub(crate) target: (Mac, Ipv4Addr),
 }
 
-/// A frame taken apart; panics where a checksum is wrong.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Parsed {
-    pub to: Mac,
-    pub from: Mac,
-    pub source: IpAddr,
-    pub destination: IpAddr,
-    pub ttl: u8,
-    pub protocol: u8,
-    /// Source and destination port of TCP and UDP.
-    pub ports: (u16, u16),
-    /// Flags of TCP.
-    pub flags: u8,
-    /// Everything behind the IP header.
-    pub segment: Vec<u8>,
-}
-
-pub fn parse(frame: &[u8]) -> Parsed {
-    let mac = |at: usize| Mac(frame[at..at + 6].try_into().expect("six bytes"));
-    let ip = &frame[14..];
-    let (source, destination, ttl, protocol, segment): (IpAddr, IpAddr, u8, u8, &[u8]) = match frame
-        [12..14]
-    {
-        [0x08, 0x00] => {
-            let header = usize::from(ip[0] & 15) * 4;
-            assert_eq!(checksum(&[&ip[..header]]), 0, "IPv4 header checksum");
-            let total = usize::from(u16::from_be_bytes([ip[2], ip[3]]));
-            let at = |n: usize| <[u8; 4]>::try_from(&ip[n..n + 4]).expect("four bytes").into();
-            (at(12), at(16), ip[8], ip[9], &ip[header..total])
-        }
-        [0x86, 0xdd] => {
-            let length = usize::from(u16::from_be_bytes([ip[4], ip[5]]));
-            let at = |n: usize| <[u8; 16]>::try_from(&ip[n..n + 16]).expect("sixteen bytes").into();
-            (at(8), at(24), ip[7], ip[6], &ip[40..40 + length])
-        }
-        _ => panic!("ethertype {:02x?}", &frame[12..14]),
-    };
-    let none = protocol == 17 && source.is_ipv4() && segment[6..8] == [0, 0];
-    if !none {
-        let pseudo = match protocol {
-            1 => Vec::new(),
-            _ => pseudo(source, destination, protocol, segment.len()),
-        };
-        assert_eq!(checksum(&[&pseudo, segment]), 0, "checksum of protocol {protocol}");
+impl Arp {
+    /// A request by this sender, to everybody.
+    pub(crate) fn request(sender: (Mac, Ipv4Addr), target: Ipv4Addr) -> Self {
+        let (to, from, target) = (BROADCAST, sender.0, (NOBODY, target));
+        Self { to, from, types: (1, 0x0800, 6, 4), operation: 1, sender, target }
     }
-    let port = |n: usize| u16::from_be_bytes([segment[n], segment[n + 1]]);
-    let ports = if matches!(protocol, 6 | 17) { (port(0), port(2)) } else { (0, 0) };
-    let flags = if protocol == 6 { segment[13] } else { 0 };
-    Parsed {
-        to: mac(0),
-        from: mac(6),
-        source,
-        destination,
-        ttl,
-        protocol,
-        ports,
-        flags,
-        segment: segment.to_vec(),
+
+    /// A reply to the target.
+    pub(crate) fn reply(sender: (Mac, Ipv4Addr), target: (Mac, Ipv4Addr)) -> Self {
+        let (to, from) = (target.0, sender.0);
+        Self { to, from, types: (1, 0x0800, 6, 4), operation: 2, sender, target }
+    }
+
+    pub(crate) fn frame(&self) -> Vec<u8> {
+        let (hardware, protocol, hlen, plen) = self.types;
+        let mut bytes = Vec::new();
+        bytes.extend(hardware.to_be_bytes());
+        bytes.extend(protocol.to_be_bytes());
+        bytes.extend([hlen, plen]);
+        bytes.extend(self.operation.to_be_bytes());
+        bytes.extend(self.sender.0.0);
+        bytes.extend(self.sender.1.octets());
+        bytes.extend(self.target.0.0);
+        bytes.extend(self.target.1.octets());
+        ethernet(self.to, self.from, 0x0806, &bytes)
     }
 }

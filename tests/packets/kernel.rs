@@ -1,5 +1,8 @@
 //! The real programs on the real verifier and JIT, with no interface: frame in, verdict and frame
 //! out.
+//!
+//! Test runs make plain packets. Partial checksums and packets that stand for many segments do not
+//! exist here; the lab has them.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -7,147 +10,227 @@ use std::time::Duration;
 
 use aya::programs::{TestRun as _, TestRunOptions};
 use kube_vip::config::Limits;
-use kube_vip::dataplane::{Fence, LEASE, Mirror, Object, counters};
-use kube_vip::plan::{Backend, DataPlane, Frontend, Grant, Node, Vip, Way};
-use kube_vip::view::Mac;
+use kube_vip::dataplane::{Fence, LEASE, Mirror, Object, Port, counters, event};
+use kube_vip::plan::{DataPlane, Grant};
 use kube_vip_common::address::MacAddress;
-use kube_vip_common::frontend::{Affinity, Protocol};
+use kube_vip_common::event::Event;
+use kube_vip_common::frontend::Protocol;
 use kube_vip_common::node::Uplink;
-use kube_vip_common::stats::Reason;
-use kube_vip_common::table::TableSize;
+use kube_vip_common::stats::{BackendTraffic, Reason, Traffic};
+
+use super::frames::HOST;
 
 /// Interface index that test runs arrive on: the loopback of the namespace.
-pub const IFINDEX: u32 = 1;
+pub(crate) const IFINDEX: u32 = 1;
 
-/// XDP verdicts.
+/// What a program says, XDP's words for both.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub(crate) enum Verdict {
     Drop,
     Pass,
-    Tx,
+    Transmit,
     Redirect,
 }
 
 /// What became of a frame.
 #[derive(Debug, PartialEq, Eq)]
-pub struct Outcome {
-    pub verdict: Verdict,
-    pub frame: Vec<u8>,
+pub(crate) struct Outcome {
+    pub(crate) verdict: Verdict,
+    pub(crate) frame: Vec<u8>,
     /// Counters that went up, with by how much.
-    pub counted: BTreeMap<&'static str, u64>,
+    pub(crate) counted: BTreeMap<Reason, u64>,
+}
+
+/// A frame, short enough to be read in a failed test.
+fn hex(bytes: &[u8]) -> String {
+    bytes.chunks(16).map(|line| format!("\n    {line:02x?}")).collect()
+}
+
+impl Outcome {
+    #[track_caller]
+    pub(crate) fn is(&self, verdict: Verdict, frame: &[u8], counted: &[Reason]) {
+        let expected = counted.iter().map(|reason| (*reason, 1)).collect();
+        assert_eq!((self.verdict, &self.counted), (verdict, &expected));
+        assert!(self.frame == frame, "{}\n  is not{}", hex(&self.frame), hex(frame));
+    }
+
+    /// It went on as it was and nothing was counted.
+    #[track_caller]
+    pub(crate) fn untouched(&self, frame: &[u8]) {
+        self.is(Verdict::Pass, frame, &[]);
+    }
+
+    /// It went on like this.
+    #[track_caller]
+    pub(crate) fn passed(&self, frame: &[u8], counted: &[Reason]) {
+        self.is(Verdict::Pass, frame, counted);
+    }
+
+    /// It ended here, for this reason.
+    #[track_caller]
+    pub(crate) fn dropped(&self, reasons: &[Reason]) {
+        let expected = reasons.iter().map(|reason| (*reason, 1)).collect();
+        assert_eq!((self.verdict, &self.counted), (Verdict::Drop, &expected));
+    }
+
+    /// It went out again like this.
+    #[track_caller]
+    pub(crate) fn transmitted(&self, frame: &[u8], counted: &[Reason]) {
+        self.is(Verdict::Transmit, frame, counted);
+    }
 }
 
 /// A loaded set of programs and maps.
-pub struct Kernel {
-    pub object: Object,
-    pub mirror: Mirror,
-    pub fence: Fence,
+pub(crate) struct Kernel {
+    object: Object,
+    mirror: Mirror,
+    fence: Fence,
 }
 
-pub const LIMITS: Limits = Limits { frontends: 16, backends: 64, flows: 1024 };
+pub(crate) const LIMITS: Limits = Limits { frontends: 16, backends: 300, flows: 1024 };
 
 /// The port that refuses.
-pub const CLOSED: u16 = 65000;
+pub(crate) const CLOSED: u16 = 65000;
 
 impl Kernel {
-    /// Programs with that configuration in their maps; the lease is held if told so.
-    pub fn new(desired: &DataPlane, owned: bool) -> Self {
+    /// Programs with that configuration in their maps; no lease is held.
+    pub(crate) fn new(desired: &DataPlane) -> Self {
         let mut object = Object::load(&LIMITS, None).expect("programs load (root needed)");
-        let mut mirror = Mirror::new(&object.maps, &LIMITS).expect("maps are there");
-        let own = Uplink { mac: MacAddress(super::frames::HOST.0), pad: [0; 2] };
+        let mirror = Mirror::new(&object.maps, &LIMITS).expect("maps are there");
+        let own = Uplink { mac: MacAddress(HOST.0), pad: [0; 2] };
         object.maps.uplinks.insert(IFINDEX, own, 0).expect("uplink");
-        mirror.apply(&mut object.maps, desired, CLOSED).expect("maps are written");
         let fence = object.maps.fence().expect("fence");
-        if owned {
-            let grant = Some(Grant { epoch: 1, forever: false });
-            fence.grant(LEASE, grant, Duration::from_secs(3600)).expect("lease");
-        }
-        Self { object, mirror, fence }
+        let mut kernel = Self { object, mirror, fence };
+        kernel.apply(desired);
+        kernel
+    }
+
+    /// As `new`, with the lease held for as long as a test runs.
+    pub(crate) fn owning(desired: &DataPlane) -> Self {
+        let kernel = Self::new(desired);
+        kernel.own_for(Duration::from_secs(3600));
+        kernel
+    }
+
+    pub(crate) fn own_for(&self, term: Duration) {
+        let grant = Some(Grant { epoch: 1, forever: false });
+        self.fence.grant(LEASE, grant, term).expect("lease");
+    }
+
+    /// Holds the lease for a moment that is over when this returns.
+    pub(crate) fn let_lease_expire(&self) {
+        self.own_for(Duration::from_millis(5));
+        std::thread::sleep(Duration::from_millis(10));
     }
 
     /// Changes the configuration.
-    pub fn apply(&mut self, desired: &DataPlane) {
-        self.mirror.apply(&mut self.object.maps, desired, CLOSED).expect("maps are written");
+    pub(crate) fn apply(&mut self, desired: &DataPlane) {
+        self.apply_closed(desired, CLOSED);
     }
 
-    fn counts(&self) -> BTreeMap<&'static str, u64> {
-        let name = |(reason, count): (Reason, u64)| (reason.name(), count);
-        counters::reasons(&self.object.maps).into_iter().map(name).collect()
+    /// Changes the configuration, with another port that refuses.
+    pub(crate) fn apply_closed(&mut self, desired: &DataPlane, closed: u16) {
+        self.mirror.apply(&mut self.object.maps, desired, closed).expect("maps are written");
     }
 
-    fn counted_since(&self, before: &BTreeMap<&'static str, u64>) -> BTreeMap<&'static str, u64> {
-        let rise = |(name, count)| (name, count - before.get(name).copied().unwrap_or(0));
-        self.counts().into_iter().map(rise).filter(|(_, rise)| *rise > 0).collect()
+    /// Tries to change the configuration.
+    pub(crate) fn try_apply(&mut self, desired: &DataPlane) -> Result<(), String> {
+        let result = self.mirror.apply(&mut self.object.maps, desired, CLOSED);
+        result.map(|_| ()).map_err(|error| error.to_string())
+    }
+
+    /// Forgets that an interface is an uplink.
+    pub(crate) fn remove_uplink(&mut self) {
+        self.object.maps.uplinks.remove(&IFINDEX).expect("uplink");
+    }
+
+    pub(crate) fn counts(&self) -> BTreeMap<Reason, u64> {
+        counters::reasons(&self.object.maps).into_iter().collect()
+    }
+
+    fn outcome(
+        &mut self,
+        frame: &[u8],
+        run: impl FnOnce(&mut Self, &[u8]) -> (Verdict, Vec<u8>),
+    ) -> Outcome {
+        let before = self.counts();
+        let (verdict, out) = run(self, frame);
+        let mut counted = self.counts();
+        counted.retain(|reason, count| {
+            *count -= before.get(reason).copied().unwrap_or(0);
+            *count > 0
+        });
+        Outcome { verdict, frame: out, counted }
     }
 
     /// Sends a frame into the XDP program.
-    pub fn xdp(&mut self, frame: &[u8]) -> Outcome {
-        let before = self.counts();
-        let mut out = vec![0; frame.len() + 256];
-        let options =
-            TestRunOptions { data_in: Some(frame), data_out: Some(&mut out), ..Default::default() };
-        let result = self.object.xdp().expect("program").test_run(options).expect("test run");
-        out.truncate(result.data_size_out as usize);
-        let verdict = match result.return_value {
+    pub(crate) fn xdp(&mut self, frame: &[u8]) -> Outcome {
+        self.outcome(frame, Self::run_xdp)
+    }
+
+    /// Sends a frame into the XDP program and reads no counters, which is faster.
+    pub(crate) fn run_xdp(&mut self, frame: &[u8]) -> (Verdict, Vec<u8>) {
+        let program = self.object.xdp().expect("program");
+        let (value, out) = run(frame, |options| program.test_run(options));
+        let verdict = match value {
             1 => Verdict::Drop,
             2 => Verdict::Pass,
-            3 => Verdict::Tx,
+            3 => Verdict::Transmit,
             4 => Verdict::Redirect,
             other => panic!("verdict {other}"),
         };
-        Outcome { verdict, frame: out, counted: self.counted_since(&before) }
+        (verdict, out)
     }
 
-    /// Sends a frame into the TC egress program: true where it goes on.
-    pub fn egress(&mut self, frame: &[u8]) -> (bool, Vec<u8>, BTreeMap<&'static str, u64>) {
-        let before = self.counts();
-        let mut out = vec![0; frame.len() + 256];
-        let options =
-            TestRunOptions { data_in: Some(frame), data_out: Some(&mut out), ..Default::default() };
-        let result = self.object.egress().expect("program").test_run(options).expect("test run");
-        out.truncate(result.data_size_out as usize);
-        let on = match result.return_value.cast_signed() {
-            -1 => true,
-            2 => false,
+    /// Sends a frame into the TC egress program.
+    pub(crate) fn egress(&mut self, frame: &[u8]) -> Outcome {
+        self.outcome(frame, Self::run_egress)
+    }
+
+    /// Sends a frame into the TC egress program and reads no counters.
+    pub(crate) fn run_egress(&mut self, frame: &[u8]) -> (Verdict, Vec<u8>) {
+        let program = self.object.egress().expect("program");
+        let (value, out) = run(frame, |options| program.test_run(options));
+        // TCX_NEXT and TCX_DROP.
+        let verdict = match value.cast_signed() {
+            -1 => Verdict::Pass,
+            2 => Verdict::Drop,
             other => panic!("verdict {other}"),
         };
-        (on, out, self.counted_since(&before))
+        (verdict, out)
+    }
+
+    /// What arrived for a frontend.
+    pub(crate) fn frontend(&self, port: &Port) -> Traffic {
+        let id = self.mirror.frontend_id(port).expect("frontend");
+        counters::frontend(&self.object.maps, id)
+    }
+
+    /// What went to a backend and came back.
+    pub(crate) fn backend(&self, protocol: Protocol, backend: SocketAddr) -> BackendTraffic {
+        let id = self.mirror.backend_id(&(protocol, backend)).expect("backend");
+        counters::backend(&self.object.maps, id)
+    }
+
+    /// The events since the last call.
+    pub(crate) fn events(&mut self) -> Vec<Event> {
+        let ring = self.object.maps.events.as_mut().expect("ring buffer");
+        let mut events = Vec::new();
+        while let Some(item) = ring.next() {
+            events.extend(event(&item));
+        }
+        events
     }
 }
 
-/// A frontend with these backends.
-pub fn frontend(backends: &[(SocketAddr, &str, Way)]) -> Frontend {
-    Frontend {
-        name: "web".into(),
-        size: TableSize::S251,
-        affinity: Affinity::None,
-        seed: 7,
-        backends: backends
-            .iter()
-            .map(|(address, node, way)| {
-                let node = Some((*node).to_owned());
-                (*address, Backend { node, weight: 1, way: way.clone() })
-            })
-            .collect(),
-    }
-}
-
-pub type Frontends = BTreeMap<(std::net::IpAddr, u16, Protocol), Frontend>;
-
-/// The VIPs with these frontends on this host and its one peer.
-pub fn desired(held: bool, frontends: Frontends) -> DataPlane {
-    use super::frames::{HOST, HOST4, HOST6, PEER, PEER4, PEER6, VIP4, VIP6};
-    let owner = held.then(|| "host".to_owned());
-    let vip = Vip { host_address: false, held, grant: None, owner };
-    let node = |local, mac: Mac, addresses| Node { local, hop: Some((mac, IFINDEX)), addresses };
-    DataPlane {
-        uplinks: BTreeMap::new(),
-        vips: BTreeMap::from([(VIP4.into(), vip.clone()), (VIP6.into(), vip)]),
-        nodes: BTreeMap::from([
-            ("host".to_owned(), node(true, HOST, vec![HOST4.into(), HOST6.into()])),
-            ("peer".to_owned(), node(false, PEER, vec![PEER4.into(), PEER6.into()])),
-        ]),
-        frontends,
-        logging: false,
-    }
+fn run<E: std::fmt::Debug>(
+    frame: &[u8],
+    test_run: impl FnOnce(TestRunOptions<'_>) -> Result<aya::programs::TestRunResult, E>,
+) -> (u32, Vec<u8>) {
+    let mut out = vec![0; frame.len() + 256];
+    let options =
+        TestRunOptions { data_in: Some(frame), data_out: Some(&mut out), ..Default::default() };
+    let result = test_run(options).expect("test run");
+    out.truncate(result.data_size_out as usize);
+    (result.return_value, out)
 }

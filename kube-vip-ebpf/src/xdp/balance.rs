@@ -1,14 +1,14 @@
 //! A packet for a frontend: its slot, and the way to the backend in it.
 
 use aya_ebpf::programs::XdpContext;
-use kube_vip_common::frontend::CLIENT_AFFINITY;
+use kube_vip_common::frontend::{CLIENT_AFFINITY, HOST_ADDRESS};
 use kube_vip_common::node::THIS_NODE;
 use kube_vip_common::stats::Reason;
 use kube_vip_common::table::Slot;
 use network_types::eth::EthHdr;
 
 use super::transport::Transport;
-use super::{Refusal, Verdict, agent, deliver, forward, pick};
+use super::{Action, Refusal, Verdict, agent, deliver, forward, pick};
 use crate::count;
 use crate::family::Family;
 use crate::frame::length;
@@ -46,11 +46,16 @@ pub(super) fn handle<F: Family>(
         }
         None => Slot::NONE,
     };
-    if from_agent || slot.node() == THIS_NODE {
-        return deliver::handle::<F>(ip, transport, slot, length(ctx), from_agent);
-    }
-    if !slot.is_some() {
-        return Verdict::Refuse(no_backend(&transport, false));
+    // Without any backend too: connections known here go on until they end.
+    if from_agent || slot.node() == THIS_NODE || !slot.is_some() {
+        let bytes = length(ctx);
+        let verdict = deliver::handle::<F>(ip, transport, slot, bytes, from_agent);
+        return match verdict {
+            Verdict::Refuse(_) if frontend.flags & HOST_ADDRESS != 0 && !from_agent => {
+                Verdict::Done(Action::Pass)
+            }
+            verdict => verdict,
+        };
     }
     forward::handle::<F>(ctx, ethernet, ip, slot)
 }

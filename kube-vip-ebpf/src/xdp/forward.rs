@@ -23,6 +23,11 @@ pub(super) fn handle<F: Family>(
     let Some(node) = node.filter(|node| node.ifindex != 0) else {
         return dropped(ctx, Reason::NoNextHop, ethernet.src_addr);
     };
+    let stays = node.ifindex == ctx.ingress_ifindex() as u32;
+    if stays && ethernet.dst_addr != node.source_mac.0 {
+        // For another host, and only flooded here: it forwards it itself.
+        return Verdict::Done(Action::Pass);
+    }
     if node.mac.0 == ethernet.src_addr {
         return dropped(ctx, Reason::BackToSender, ethernet.src_addr);
     }
@@ -30,7 +35,7 @@ pub(super) fn handle<F: Family>(
     ethernet.src_addr = node.source_mac.0;
     F::set_ttl(ip, mark::ttl(0));
     count::sent(slot.backend(), length(ctx));
-    if node.ifindex == ctx.ingress_ifindex() as u32 {
+    if stays {
         return Verdict::Done(Action::Transmit);
     }
     helpers::redirect(node.ifindex);

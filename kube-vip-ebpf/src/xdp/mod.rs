@@ -19,7 +19,7 @@ use network_types::eth::EthHdr;
 use crate::count;
 use crate::family::{Family, Payload, V4, V6, protocol};
 use crate::frame::{Cursor, again};
-use crate::maps::FILTER;
+use crate::maps::{self, FILTER};
 
 mod agent;
 mod arp;
@@ -139,6 +139,9 @@ fn finish<F: Family>(ctx: &mut XdpContext, mut verdict: Verdict) -> Action {
 
 #[inline(always)]
 fn refuse<F: Family>(ctx: &mut XdpContext, refusal: Refusal) -> Action {
+    if Cursor::new(ctx).peek::<EthHdr>().is_none_or(|ethernet| is_anothers(ctx, &ethernet)) {
+        return Action::Pass;
+    }
     let (reason, answer) = match refusal {
         Refusal::Reset(reason) => (reason, reset::answer::<F>(again(ctx))),
         Refusal::Unreachable(reason) => (reason, unreachable::answer::<F>(again(ctx))),
@@ -160,6 +163,14 @@ fn refuse<F: Family>(ctx: &mut XdpContext, refusal: Refusal) -> Action {
 #[inline(always)]
 fn is_unicast(ethernet: &EthHdr) -> bool {
     ethernet.dst_addr[0] & 1 == 0
+}
+
+/// Whether the frame was for another host alone. A switch floods what it does not know the place of,
+/// and a bridge's port takes everything up: the host it was for answers it.
+#[inline(always)]
+fn is_anothers(ctx: &XdpContext, ethernet: &EthHdr) -> bool {
+    let own = maps::own_mac(ctx.ingress_ifindex() as u32);
+    is_unicast(ethernet) && own.is_some_and(|own| own != ethernet.dst_addr)
 }
 
 /// Turns the frame's direction on the link.

@@ -54,6 +54,7 @@ pub(super) fn handle(ctx: XdpContext) -> Action {
     // The link-layer address that the neighbours' caches would take.
     let claimed = match cursor.peek::<[u8; 8]>() {
         Some([a, b, mac @ ..]) if kind == ADVERTISEMENT && [a, b] == TARGET_LINK_LAYER => mac,
+        Some([a, b, mac @ ..]) if kind == SOLICITATION && [a, b] == SOURCE_LINK_LAYER => mac,
         _ => ethernet.src_addr,
     };
     let named = if kind == ADVERTISEMENT { Halves::of(target) } else { V6::source(ip) };

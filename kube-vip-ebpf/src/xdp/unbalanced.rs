@@ -6,7 +6,7 @@ use kube_vip_common::vip::{HELD, SERVED, VIRTUAL};
 use network_types::eth::EthHdr;
 
 use super::transport;
-use super::{Action, Refusal, Verdict, agent, direct, echo, is_unicast};
+use super::{Action, Refusal, Verdict, agent, direct, echo, is_anothers, is_unicast};
 use crate::family::{Family, Payload, protocol};
 use crate::frame::Cursor;
 use crate::{count, log, maps};
@@ -21,6 +21,9 @@ pub(super) fn handle<F: Family>(ctx: XdpContext) -> Verdict {
         // The filter said maybe, the map says no.
         return Verdict::Done(Action::Pass);
     };
+    if is_anothers(&ctx, ethernet) {
+        return Verdict::Done(Action::Pass);
+    }
     let payload = F::payload(ip, &mut cursor);
     // Only whether it is one is kept: fields of a header that is not there would be registers
     // nobody has written, and the verifier refuses to have those saved.

@@ -3,6 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
+use kube_vip_common::table::MAX_MEMBERS;
+
 use super::file::table_size;
 use super::reader::{Section, address, quote};
 use super::{Affinity, Backend, LoadBalancer, Protocol, TableSize};
@@ -20,7 +22,7 @@ const KEYS: [&str; 8] = [
 const BACKEND_KEYS: [&str; 4] = ["address", "port", "url", "weight"];
 
 /// A table's slot is an index of 15 bits.
-const MOST_BACKENDS: usize = 1 << 15;
+const MOST_BACKENDS: usize = MAX_MEMBERS;
 const MOST_WEIGHT: u32 = 256;
 
 /// What the top of the file says about all of them.

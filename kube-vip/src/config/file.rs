@@ -286,7 +286,7 @@ fn limits(
     peers: Option<&Peers>,
     load_balancers: &[LoadBalancer],
 ) -> Limits {
-    let own: BTreeSet<IpAddr> =
-        peers.map(|peers| peers.local.addresses.iter().copied().collect()).unwrap_or_default();
-    limits::read(section, &limits::Needs::of(vips.len(), own.len(), load_balancers))
+    let hosts = peers.into_iter().flat_map(|peers| peers.remote.iter().chain([&peers.local]));
+    let known: BTreeSet<IpAddr> = hosts.flat_map(|host| host.addresses.iter().copied()).collect();
+    limits::read(section, &limits::Needs::of(vips.len(), known.len(), load_balancers))
 }

@@ -74,6 +74,10 @@ impl Driver {
         match opened {
             Ok((kernel, fence)) => Self { kernel: Some(kernel), fence, ..empty },
             Err(error) => {
+                // What was made on the way there is of no use to anybody.
+                if let Some(Err(error)) = Pins::of(instance).map(|pins| pins.remove()) {
+                    warn!("pins stay behind: {error}");
+                }
                 let causes =
                     std::iter::successors(Some(&error as &dyn std::error::Error), |e| e.source());
                 let reason = causes.map(ToString::to_string).collect::<Vec<_>>().join(": ");

@@ -4,7 +4,7 @@ use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
 use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, RingBuf};
-use aya::programs::{SchedClassifier, Xdp};
+use aya::programs::{ProgramError, SchedClassifier, Xdp};
 use aya::{Ebpf, EbpfLoader};
 use kube_vip_common::address::Address;
 use kube_vip_common::backend::Backend;
@@ -37,13 +37,13 @@ pub enum LoadError {
     /// The kernel, or aya, refused them.
     #[error("loading the kernel programs")]
     Aya(#[from] aya::EbpfError),
-    /// The verifier refused one.
-    #[error("loading program {name}")]
+    /// The kernel refused one.
+    #[error("loading program {name}: {said}")]
     Program {
         /// Which one.
         name: &'static str,
-        /// What the kernel said.
-        source: aya::programs::ProgramError,
+        /// What the kernel said; of the verifier's log, its conclusion.
+        said: String,
     },
     /// The object has no such program or map: it is of another version.
     #[error("the kernel programs have no {0}")]
@@ -168,9 +168,8 @@ impl Object {
             }
         }
         let mut programs = loader.load(object)?;
-        let load = |name, result: Result<(), aya::programs::ProgramError>| {
-            result.map_err(|source| LoadError::Program { name, source })
-        };
+        let load =
+            |name, result: Result<(), ProgramError>| result.map_err(|error| refused(name, &error));
         load(XDP, xdp(&mut programs)?.load())?;
         load(EGRESS, egress(&mut programs)?.load())?;
         let logger = aya_log::EbpfLogger::init(&mut programs).ok();
@@ -239,14 +238,32 @@ impl Unloaded {
     }
 }
 
+/// What the kernel said on one line: of a verifier's log, which has thousands, the last that is not
+/// statistics, and the whole of it in the debug log.
+fn refused(name: &'static str, error: &ProgramError) -> LoadError {
+    let said = match error {
+        ProgramError::LoadError { io_error, verifier_log } => {
+            let log = verifier_log.to_string();
+            tracing::debug!("the verifier on {name}: {log}");
+            let statistics = ["verification time", "stack depth", "processed "];
+            let conclusion = log
+                .lines()
+                .rfind(|line| !line.is_empty() && !statistics.iter().any(|s| line.starts_with(s)));
+            format!("{io_error}: {}", conclusion.unwrap_or("the verifier said nothing"))
+        }
+        error => error.to_string(),
+    };
+    LoadError::Program { name, said }
+}
+
 fn xdp(programs: &mut Ebpf) -> Result<&mut Xdp, LoadError> {
     let program = programs.program_mut(XDP).ok_or(LoadError::Missing(XDP))?;
-    program.try_into().map_err(|source| LoadError::Program { name: XDP, source })
+    program.try_into().map_err(|error| refused(XDP, &error))
 }
 
 fn egress(programs: &mut Ebpf) -> Result<&mut SchedClassifier, LoadError> {
     let program = programs.program_mut(EGRESS).ok_or(LoadError::Missing(EGRESS))?;
-    program.try_into().map_err(|source| LoadError::Program { name: EGRESS, source })
+    program.try_into().map_err(|error| refused(EGRESS, &error))
 }
 
 impl Maps {

@@ -8,7 +8,9 @@ use aya::maps::MapError;
 use kube_vip_common::address::{Address, MacAddress};
 use kube_vip_common::backend::{Backend, IN_USE};
 use kube_vip_common::filter::{self, Bit, Filter};
-use kube_vip_common::frontend::{Affinity, CLIENT_AFFINITY, Frontend, FrontendKey, Protocol};
+use kube_vip_common::frontend::{
+    Affinity, CLIENT_AFFINITY, Frontend, FrontendKey, HOST_ADDRESS, Protocol,
+};
 use kube_vip_common::node::{Node, PeerKey, THIS_NODE};
 use kube_vip_common::settings::{LOG, Settings};
 use kube_vip_common::table::{Line, TableSize};
@@ -276,7 +278,29 @@ impl Mirror {
         maps: &mut Maps,
         desired: &DataPlane,
     ) -> Result<Vec<(Port, Recipe)>, SyncError> {
-        let (mut ids, mut values, mut recipes) = (Vec::new(), Vec::new(), Vec::new());
+        let mut new = Vec::new();
+        let recipes = self.number_backends(desired, &mut new).and_then(|recipes| {
+            let ids: Vec<u32> = new.iter().map(|(_, id, _)| *id).collect();
+            let values: Vec<Backend> = new.iter().map(|(.., value)| *value).collect();
+            ids.iter().for_each(|id| counters::clear(&mut maps.backend_stats, *id));
+            sys::update_batch(maps.backends_fd.as_fd(), "BACKENDS", &ids, &values)?;
+            Ok(recipes)
+        });
+        if recipes.is_err() {
+            // A number that was not written must not be taken for known the next time.
+            for (server, ..) in &new {
+                self.backends.release(server);
+            }
+        }
+        recipes
+    }
+
+    fn number_backends(
+        &mut self,
+        desired: &DataPlane,
+        new: &mut Vec<(Server, u32, Backend)>,
+    ) -> Result<Vec<(Port, Recipe)>, SyncError> {
+        let mut recipes = Vec::new();
         for (port, frontend) in &desired.frontends {
             let mut entries = Vec::with_capacity(frontend.backends.len());
             for (address, backend) in &frontend.backends {
@@ -288,23 +312,20 @@ impl Mirror {
                 let (node, known) = (node as u16, self.backends.get(&server).is_some());
                 let id = self.backends.get_or_take(&server, "backends")?;
                 if !known {
-                    counters::clear(&mut maps.backend_stats, id);
-                    ids.push(id);
-                    values.push(Backend {
+                    let value = Backend {
                         address: address.ip().into(),
                         port: address.port(),
-                        node,
                         flags: IN_USE,
                         protocol: port.2 as u8,
-                        pad: 0,
-                    });
+                        pad: [0; 3],
+                    };
+                    new.push((server, id, value));
                 }
                 let weight = backend.weight;
                 entries.push(Entry { address: *address, weight, backend: id, node });
             }
             recipes.push((*port, Recipe { size: frontend.size, seed: frontend.seed, entries }));
         }
-        sys::update_batch(maps.backends_fd.as_fd(), "BACKENDS", &ids, &values)?;
         Ok(recipes)
     }
 
@@ -357,7 +378,9 @@ impl Mirror {
         let (mut keys, mut values, mut old) = (Vec::new(), Vec::new(), Vec::new());
         for (port, frontend) in &desired.frontends {
             let id = self.frontends.get_or_take(&(*port, frontend.size), "frontends")?;
-            let flags = if frontend.affinity == Affinity::ClientIp { CLIENT_AFFINITY } else { 0 };
+            let affinity = frontend.affinity == Affinity::ClientIp;
+            let flags = if affinity { CLIENT_AFFINITY } else { 0 }
+                | if frontend.host_address { HOST_ADDRESS } else { 0 };
             let value =
                 Frontend { seed: frontend.seed, id, slots: frontend.size.slots(), flags, pad: 0 };
             let before = self.ports.get(port);

@@ -11,10 +11,14 @@ use tokio::io::unix::AsyncFd;
 /// Commands (`enum bpf_cmd`, include/uapi/linux/bpf.h).
 mod command {
     pub(super) const MAP_CREATE: i64 = 0;
+    pub(super) const MAP_UPDATE_ELEM: i64 = 2;
     pub(super) const OBJ_GET_INFO_BY_FD: i64 = 15;
     pub(super) const BTF_GET_FD_BY_ID: i64 = 19;
     pub(super) const MAP_UPDATE_BATCH: i64 = 26;
 }
+
+/// `ENOTSUPP`, which the kernel answers and libc does not name (include/linux/errno.h).
+const NOT_SUPPORTED: i32 = 524;
 
 /// `BPF_MAP_TYPE_ARRAY`.
 const ARRAY: u32 = 2;
@@ -65,6 +69,16 @@ struct GetById {
     id: u32,
     next_id: u32,
     open_flags: u32,
+}
+
+/// … for `BPF_MAP_UPDATE_ELEM`.
+#[repr(C)]
+struct Update {
+    map_fd: u32,
+    pad: u32,
+    key: u64,
+    value: u64,
+    flags: u64,
 }
 
 /// … for `BPF_MAP_*_BATCH`.
@@ -203,9 +217,9 @@ impl Pattern {
     }
 }
 
-/// Writes many elements in one call.
+/// Writes many elements in one call, or one by one where the kernel has no batches for that kind.
 ///
-/// Minimum kernel: 5.6 for hashes and arrays, 5.14 for arrays of maps.
+/// Minimum kernel for one call: 5.6 for hashes and arrays, 5.19 for arrays of maps.
 ///
 /// # Errors
 ///
@@ -230,8 +244,30 @@ pub(super) fn update_batch<K: Pod, V: Pod>(
         elem_flags: 0,
         flags: 0,
     };
-    bpf(command::MAP_UPDATE_BATCH, &mut attr).map(drop).map_err(|source| SysError {
-        call: "BPF_MAP_UPDATE_BATCH",
+    match bpf(command::MAP_UPDATE_BATCH, &mut attr) {
+        Ok(_) => Ok(()),
+        Err(error) if matches!(error.raw_os_error(), Some(NOT_SUPPORTED | libc::EOPNOTSUPP)) => {
+            keys.iter().zip(values).try_for_each(|(key, value)| update(map, what, key, value))
+        }
+        Err(source) => Err(SysError { call: "BPF_MAP_UPDATE_BATCH", what, source }),
+    }
+}
+
+fn update<K: Pod, V: Pod>(
+    map: BorrowedFd<'_>,
+    what: &'static str,
+    key: &K,
+    value: &V,
+) -> Result<(), SysError> {
+    let mut attr = Update {
+        map_fd: number(map),
+        pad: 0,
+        key: std::ptr::from_ref(key) as u64,
+        value: std::ptr::from_ref(value) as u64,
+        flags: 0,
+    };
+    bpf(command::MAP_UPDATE_ELEM, &mut attr).map(drop).map_err(|source| SysError {
+        call: "BPF_MAP_UPDATE_ELEM",
         what,
         source,
     })

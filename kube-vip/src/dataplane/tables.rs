@@ -2,9 +2,9 @@
 
 use std::net::SocketAddr;
 
-use kube_vip_common::maglev::{self, Candidate, MAX_MEMBERS};
+use kube_vip_common::maglev::{self, Candidate};
 use kube_vip_common::node::THIS_NODE;
-use kube_vip_common::table::{Geometry, Line, SLOTS_PER_LINE, Slot, TableSize};
+use kube_vip_common::table::{Geometry, Line, MAX_MEMBERS, SLOTS_PER_LINE, Slot, TableSize};
 
 /// A backend as a table has it.
 #[derive(Clone, Debug, PartialEq, Eq)]

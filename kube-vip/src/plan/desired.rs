@@ -112,6 +112,8 @@ pub struct Frontend {
     pub affinity: Affinity,
     /// Agreed among all hosts.
     pub seed: u64,
+    /// It is on a host's own address, not on a VIP.
+    pub host_address: bool,
     /// All its backends of the family, ready or not, by identity.
     pub backends: BTreeMap<SocketAddr, Backend>,
 }

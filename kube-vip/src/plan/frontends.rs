@@ -50,6 +50,7 @@ fn frontend(
         size: balancer.table_size,
         affinity: balancer.affinity,
         seed,
+        host_address: !balancer.bind_to_vip,
         backends: backends
             .map(|backend| {
                 let identity = SocketAddr::new(backend.address, backend.port);

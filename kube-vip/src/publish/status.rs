@@ -140,7 +140,7 @@ pub struct BackendStatus {
     pub reason: Option<String>,
     /// Its share relative to the others', as configured.
     pub weight: u16,
-    /// Its share of the table, 0 to 1.
+    /// Its share of new connections by weight, 0 to 1.
     pub share: f64,
     /// Packets sent to it by this host.
     pub packets: u64,

@@ -1,0 +1,132 @@
+//! Configurations: the two VIPs, this host, its peer, and frontends at port 80 of everything.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use kube_vip::dataplane::Port;
+use kube_vip::plan::{Backend, DataPlane, Frontend, Node, Vip, Way};
+use kube_vip::view::Mac;
+use kube_vip_common::frontend::{Affinity, Protocol};
+use kube_vip_common::table::TableSize;
+
+use super::frames::{HOST, HOST4, HOST6, PEER, PEER4, PEER6, VIP4, VIP6, host, peer, vip};
+use super::kernel::IFINDEX;
+
+/// The balanced port.
+pub(crate) const PORT: u16 = 80;
+/// Where backends listen.
+pub(crate) const TARGET: u16 = 8080;
+/// A port of the VIP that nobody balances.
+pub(crate) const SSH: u16 = 22;
+
+/// Seed of every frontend's hash.
+pub(crate) const SEED: u64 = 7;
+
+/// Where a backend runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum At {
+    /// On this host's own address.
+    Host,
+    /// In a Pod of this host.
+    Pod(u16),
+    /// On the peer's own address.
+    Peer,
+    /// In a Pod of that node.
+    On(&'static str, u16),
+}
+
+impl At {
+    pub(crate) fn address(self, v6: bool) -> SocketAddr {
+        let pod = |n: u16| -> IpAddr {
+            let [high, low] = n.to_be_bytes();
+            if v6 {
+                Ipv6Addr::new(0xfd01, 0, 0, 1, 0, 0, 0, n).into()
+            } else {
+                Ipv4Addr::new(10, 244, high, low).into()
+            }
+        };
+        let ip = match self {
+            Self::Host => host(v6),
+            Self::Peer => peer(v6),
+            Self::Pod(n) | Self::On(_, n) => pod(n),
+        };
+        SocketAddr::new(ip, TARGET)
+    }
+
+    fn backend(self) -> Backend {
+        let (node, way) = match self {
+            Self::Host | Self::Pod(_) => ("host", Way::Here),
+            Self::Peer => ("peer", Way::Peer),
+            Self::On(node, _) => (node, Way::Peer),
+        };
+        Backend { node: Some(node.to_owned()), weight: 1, way }
+    }
+}
+
+pub(crate) type Frontends = BTreeMap<Port, Frontend>;
+
+/// A frontend with these backends.
+pub(crate) fn frontend(v6: bool, backends: &[At]) -> Frontend {
+    Frontend {
+        name: "web".into(),
+        size: TableSize::S251,
+        affinity: Affinity::None,
+        seed: SEED,
+        host_address: false,
+        backends: backends.iter().map(|at| (at.address(v6), at.backend())).collect(),
+    }
+}
+
+pub(crate) fn tcp(v6: bool) -> Port {
+    (vip(v6), PORT, Protocol::Tcp)
+}
+
+pub(crate) fn udp(v6: bool) -> Port {
+    (vip(v6), PORT, Protocol::Udp)
+}
+
+/// TCP and UDP frontends of both families, all with these backends.
+pub(crate) fn everywhere(backends: &[At]) -> Frontends {
+    let ports =
+        [false, true].map(|v6| [tcp(v6), udp(v6)].map(|port| (port, frontend(v6, backends))));
+    ports.into_iter().flatten().collect()
+}
+
+fn desired(vip: &Vip, frontends: Frontends) -> DataPlane {
+    DataPlane {
+        uplinks: BTreeMap::new(),
+        vips: BTreeMap::from([(VIP4.into(), vip.clone()), (VIP6.into(), vip.clone())]),
+        nodes: BTreeMap::from([
+            ("host".to_owned(), node(true, HOST, [HOST4.into(), HOST6.into()])),
+            ("peer".to_owned(), node(false, PEER, [PEER4.into(), PEER6.into()])),
+        ]),
+        frontends,
+        logging: false,
+    }
+}
+
+pub(crate) fn node(local: bool, mac: Mac, addresses: [IpAddr; 2]) -> Node {
+    Node { local, hop: Some((mac, IFINDEX)), addresses: addresses.to_vec() }
+}
+
+/// This host has the VIPs.
+pub(crate) fn held(frontends: Frontends) -> DataPlane {
+    let owner = Some("host".to_owned());
+    desired(&Vip { host_address: false, held: true, grant: None, owner }, frontends)
+}
+
+/// The peer has the VIPs.
+pub(crate) fn elsewhere(frontends: Frontends) -> DataPlane {
+    let owner = Some("peer".to_owned());
+    desired(&Vip { host_address: false, held: false, grant: None, owner }, frontends)
+}
+
+/// Nobody is known to have the VIPs.
+pub(crate) fn nowhere(frontends: Frontends) -> DataPlane {
+    desired(&Vip { host_address: false, held: false, grant: None, owner: None }, frontends)
+}
+
+/// The "VIPs" are this host's own addresses (`bindToVip: false`).
+pub(crate) fn own_addresses(frontends: Frontends) -> DataPlane {
+    desired(&Vip { host_address: true, held: true, grant: None, owner: None }, frontends)
+}
