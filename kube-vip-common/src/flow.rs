@@ -19,9 +19,7 @@ pub struct Tuple4 {
     /// Destination port, host order.
     pub destination_port: u16,
     /// IP protocol number.
-    pub protocol: u8,
-    /// Always 0.
-    pub pad: [u8; 3],
+    pub protocol: u32,
 }
 
 /// A connection's direction, IPv6.
@@ -37,9 +35,7 @@ pub struct Tuple6 {
     /// Destination port, host order.
     pub destination_port: u16,
     /// IP protocol number.
-    pub protocol: u8,
-    /// Always 0.
-    pub pad: [u8; 3],
+    pub protocol: u32,
 }
 
 /// Value of `FLOWS4` and `REVERSE4`.

@@ -5,7 +5,10 @@
 
 use crate::address::Address;
 use crate::hash::FlowHash;
-use crate::table::{NO_MEMBER, TableSize};
+use crate::table::{MAX_MEMBERS, TableSize};
+
+/// Index of a slot without a candidate.
+const NO_MEMBER: u16 = MAX_MEMBERS as u16;
 
 /// A backend on its way into a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,7 +57,7 @@ impl Candidate {
 /// Fills `slots` with indices into `candidates`, which are brought into the order of their identity
 /// first. The length of `slots` must be the size the candidates were made for.
 ///
-/// Without a candidate of positive weight every slot is [`NO_MEMBER`].
+/// Without a candidate of positive weight every slot is [`MAX_MEMBERS`].
 pub fn fill(slots: &mut [u16], candidates: &mut [Candidate]) {
     slots.fill(NO_MEMBER);
     candidates.sort_unstable_by_key(|candidate| (candidate.address, candidate.port));

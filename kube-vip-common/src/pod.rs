@@ -7,7 +7,7 @@ use crate::backend::Backend;
 use crate::event::Event;
 use crate::filter::Filter;
 use crate::flow::{Endpoint4, Endpoint6, Tuple4, Tuple6};
-use crate::frontend::{Frontend, FrontendKey};
+use crate::frontend::{Frontend, FrontendKey, Listed};
 use crate::lease::Lease;
 use crate::node::{Node, PeerKey, Uplink};
 use crate::settings::Settings;
@@ -37,6 +37,7 @@ pod!(
     FrontendKey,
     Lease,
     Line,
+    Listed,
     Node,
     PeerKey,
     Settings,

@@ -1,14 +1,14 @@
 //! `TABLES`: frontend id → its table, replaced as a whole.
 //!
-//! A table is an array of cache lines: one header, then the slots, then the backends the slots
-//! point to, then those of them that run here. Slots and backends are swapped together, so a packet
-//! never sees a slot of one table with a backend of another.
+//! A table is an array of cache lines: one header, then the slots, then the backends that run here.
+//! A slot says all that forwarding needs, because each look-up in a table is a call into the kernel
+//! (arrays of different lengths in one outer map are not read without), a fifth of what forwarding
+//! costs.
 //!
 //! ```text
 //! line 0            Header
-//! line 1 …          slots, 32 to a line, each an index into the members (and a history bit)
-//! then              members, 8 to a line
-//! then              locals, 32 to a line: indices of members on this host
+//! line 1 …          slots, 16 to a line
+//! then              locals, 16 to a line: backends on this host
 //! ```
 
 use crate::assert_size;
@@ -58,16 +58,10 @@ impl TableSize {
 }
 
 /// Slots in a line.
-pub const SLOTS_PER_LINE: u32 = 32;
-/// Members in a line.
-pub const MEMBERS_PER_LINE: u32 = 8;
+pub const SLOTS_PER_LINE: u32 = 16;
 
-/// Bits of a slot that are the index.
-pub const INDEX_MASK: u16 = 0x7fff;
-/// Index of a slot without a backend; only a table without backends has any.
-pub const NO_MEMBER: u16 = INDEX_MASK;
-/// Most members a table can have.
-pub const MAX_MEMBERS: usize = NO_MEMBER as usize;
+/// Most backends a table can have.
+pub const MAX_MEMBERS: usize = 0x7fff;
 
 /// Element of a table: what it holds follows from its place.
 #[repr(C, align(8))]
@@ -75,10 +69,8 @@ pub const MAX_MEMBERS: usize = NO_MEMBER as usize;
 pub union Line {
     /// Line 0.
     pub header: Header,
-    /// Slots, or indices of local members.
-    pub slots: [u16; SLOTS_PER_LINE as usize],
-    /// Backends.
-    pub members: [Member; MEMBERS_PER_LINE as usize],
+    /// Slots, or local backends.
+    pub slots: [Slot; SLOTS_PER_LINE as usize],
 }
 
 /// First line of a table.
@@ -87,36 +79,55 @@ pub union Line {
 pub struct Header {
     /// Number of slots.
     pub slots: u32,
-    /// Number of members.
-    pub members: u32,
-    /// Number of members on this host.
+    /// Number of local backends.
     pub locals: u32,
     /// Always 0; fills the line, so that every byte of it is defined.
-    pub pad: [u32; 13],
+    pub pad: [u32; 14],
 }
 
-/// A backend of a table.
-#[repr(C, align(8))]
+/// A backend in a table: its index into `BACKENDS` in the lower 22 bits, that of its node into
+/// `NODES` in the 8 above. The upper two are free for what a slot's history needs.
+#[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Member {
-    /// Index into `BACKENDS`.
-    pub backend: u32,
-    /// Index into `NODES`: what forwarding needs, without another look-up.
-    pub node: u16,
-    /// Always 0.
-    pub flags: u16,
-}
+pub struct Slot(u32);
 
-assert_size!(Line: 64, Header: 64, Member: 8);
+assert_size!(Line: 64, Header: 64, Slot: 4);
 
-impl Member {
+impl Slot {
     /// No backend: no table has a member like it, because node 0 is never a host.
-    pub const NONE: Self = Self { backend: 0, node: 0, flags: 0 };
+    pub const NONE: Self = Self(0);
+
+    const BACKEND_BITS: u32 = 22;
+    const BACKEND_MASK: u32 = Self::MAX_BACKENDS - 1;
+    const NODE_MASK: u32 = Self::MAX_NODES - 1;
+
+    /// Most elements of `BACKENDS` that a slot can tell apart.
+    pub const MAX_BACKENDS: u32 = 1 << Self::BACKEND_BITS;
+    /// Most elements of `NODES` that a slot can tell apart.
+    pub const MAX_NODES: u32 = 256;
+
+    /// That backend on that node.
+    pub const fn new(backend: u32, node: u16) -> Self {
+        assert!(backend < Self::MAX_BACKENDS && (node as u32) < Self::MAX_NODES);
+        Self(backend | (node as u32) << Self::BACKEND_BITS)
+    }
+
+    /// Index into `BACKENDS`.
+    #[inline(always)]
+    pub const fn backend(self) -> u32 {
+        self.0 & Self::BACKEND_MASK
+    }
+
+    /// Index into `NODES`: what forwarding needs, without another look-up.
+    #[inline(always)]
+    pub const fn node(self) -> u16 {
+        (self.0 >> Self::BACKEND_BITS & Self::NODE_MASK) as u16
+    }
 
     /// Whether there is a backend.
     #[inline(always)]
     pub const fn is_some(self) -> bool {
-        self.node != 0
+        self.node() != 0
     }
 }
 
@@ -125,9 +136,7 @@ impl Member {
 pub struct Geometry {
     /// Number of slots.
     pub slots: u32,
-    /// Number of members.
-    pub members: u32,
-    /// Number of members on this host.
+    /// Number of local backends.
     pub locals: u32,
 }
 
@@ -137,47 +146,28 @@ impl Geometry {
         self.locals_start() + self.locals.div_ceil(SLOTS_PER_LINE)
     }
 
-    /// First line with members.
-    pub const fn members_start(self) -> u32 {
-        members_start(self.slots)
-    }
-
-    /// First line with local members.
+    /// First line with local backends.
+    #[inline(always)]
     pub const fn locals_start(self) -> u32 {
-        self.members_start() + self.members.div_ceil(MEMBERS_PER_LINE)
+        1 + self.slots.div_ceil(SLOTS_PER_LINE)
     }
 
     /// Writes a table into `lines`, which must have [`lines`](Self::lines) elements.
-    pub fn write(self, lines: &mut [Line], slots: &[u16], members: &[Member], locals: &[u16]) {
-        let header =
-            Header { slots: self.slots, members: self.members, locals: self.locals, pad: [0; 13] };
+    pub fn write(self, lines: &mut [Line], slots: &[Slot], locals: &[Slot]) {
+        let header = Header { slots: self.slots, locals: self.locals, pad: [0; 14] };
         lines[0] = Line { header };
-        let (slot_lines, rest) = lines[1..].split_at_mut(self.members_start() as usize - 1);
-        let (member_lines, local_lines) =
-            rest.split_at_mut((self.locals_start() - self.members_start()) as usize);
+        let (slot_lines, local_lines) = lines[1..].split_at_mut(self.locals_start() as usize - 1);
         write_slots(slot_lines, slots);
         write_slots(local_lines, locals);
-        for (line, chunk) in member_lines.iter_mut().zip(members.chunks(MEMBERS_PER_LINE as usize))
-        {
-            let mut members = [Member::default(); MEMBERS_PER_LINE as usize];
-            members[..chunk.len()].copy_from_slice(chunk);
-            *line = Line { members };
-        }
     }
 }
 
-fn write_slots(lines: &mut [Line], slots: &[u16]) {
+fn write_slots(lines: &mut [Line], slots: &[Slot]) {
     for (line, chunk) in lines.iter_mut().zip(slots.chunks(SLOTS_PER_LINE as usize)) {
-        let mut slots = [0; SLOTS_PER_LINE as usize];
+        let mut slots = [Slot::NONE; SLOTS_PER_LINE as usize];
         slots[..chunk.len()].copy_from_slice(chunk);
         *line = Line { slots };
     }
-}
-
-/// First line with members in a table of that many slots.
-#[inline(always)]
-pub const fn members_start(slots: u32) -> u32 {
-    1 + slots.div_ceil(SLOTS_PER_LINE)
 }
 
 #[cfg(test)]
@@ -196,12 +186,17 @@ mod tests {
 
     #[test]
     fn parts_of_a_table_do_not_overlap() {
-        let geometry = Geometry { slots: 251, members: 9, locals: 33 };
-        assert_eq!(
-            (geometry.members_start(), geometry.locals_start(), geometry.lines()),
-            (1 + 8, 1 + 8 + 2, 1 + 8 + 2 + 2)
-        );
-        let empty = Geometry { slots: 251, members: 0, locals: 0 };
-        assert_eq!(empty.lines(), 9);
+        let geometry = Geometry { slots: 251, locals: 33 };
+        assert_eq!((geometry.locals_start(), geometry.lines()), (1 + 16, 1 + 16 + 3));
+        assert_eq!(Geometry { slots: 251, locals: 0 }.lines(), 17);
+    }
+
+    #[test]
+    fn slots_hold_any_backend_and_node() {
+        for (backend, node) in [(0, 1), (1, 1), (Slot::MAX_BACKENDS - 1, 255), (12345, 77)] {
+            let slot = Slot::new(backend, node);
+            assert_eq!((slot.backend(), slot.node(), slot.is_some()), (backend, node, true));
+        }
+        assert!(!Slot::NONE.is_some());
     }
 }

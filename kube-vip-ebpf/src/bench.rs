@@ -1,4 +1,145 @@
-//! Wrappers for measuring.
+//! The programs as `cargo xtask bench` measures them: run over and over on one frame.
+//!
+//! A program changes its frame, so what runs again must first be made what it was. `run_*` is the
+//! real program and then that work, `null_*` that work alone, so that its cost is known, `floor_*`
+//! does nothing. The work comes behind the program, not before: a program that reads what was just
+//! stored in other pieces waits for the processor's store buffer, and no real frame makes it wait.
 #![no_std]
 #![no_main]
-use kube_vip_ebpf as _;
+#![expect(
+    missing_docs,
+    unreachable_pub,
+    reason = "aya's macros make the entry points public and undocumented"
+)]
+
+use aya_ebpf::bindings::xdp_action::XDP_PASS;
+use aya_ebpf::btf_maps::Array;
+use aya_ebpf::macros::{btf_map, classifier, xdp};
+use aya_ebpf::programs::{TcContext, XdpContext};
+use kube_vip_ebpf as programs;
+use network_types::arp::ArpHdr;
+use network_types::eth::EthHdr;
+use network_types::ip::{Ipv4Hdr, Ipv6Hdr};
+use network_types::tcp::TcpHdr;
+use programs::egress::Action;
+use programs::frame::{Cursor, Frame};
+
+/// What the frame is made again.
+#[repr(C)]
+pub struct Original {
+    /// Number of flows less one; the number is a power of two.
+    mask: u32,
+    /// 4, 6, or 0 for ARP.
+    family: u32,
+    ethernet: EthHdr,
+    v4: Ipv4Hdr,
+    v6: Ipv6Hdr,
+    tcp: TcpHdr,
+    arp: ArpHdr,
+}
+
+#[btf_map]
+static ORIGINAL: Array<Original, 1> = Array::new();
+
+/// Which end of the packet the flows differ in.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Client {
+    Source,
+    Destination,
+}
+
+/// Makes the frame what it was, but for another flow. Their number is counted where no stage on
+/// the measured ways looks: in the sequence number.
+#[inline(always)]
+fn renew<F: Frame>(frame: &F, client: Client) -> Option<()> {
+    /// Any odd number visits all flows; this one in no order, so that the records of flows are not
+    /// read in the order they lie in memory.
+    const STRIDE: u32 = 0x9e37_79b1;
+    let original = ORIGINAL.get(0)?;
+    let mut cursor = Cursor::new(frame);
+    *cursor.take()? = original.ethernet;
+    if original.family == 0 {
+        *cursor.take()? = original.arp;
+        return Some(());
+    }
+    // The address changes in its last byte: a few bits above the port's sixteen.
+    let address = if original.family == 4 {
+        let ip = cursor.take::<Ipv4Hdr>()?;
+        *ip = original.v4;
+        match client {
+            Client::Source => &mut ip.src_addr[3],
+            Client::Destination => &mut ip.dst_addr[3],
+        }
+    } else {
+        let ip = cursor.take::<Ipv6Hdr>()?;
+        *ip = original.v6;
+        match client {
+            Client::Source => &mut ip.src_addr[15],
+            Client::Destination => &mut ip.dst_addr[15],
+        }
+    };
+    let tcp = cursor.take::<TcpHdr>()?;
+    let count = u32::from_ne_bytes(tcp.seq).wrapping_add(1);
+    *tcp = original.tcp;
+    tcp.seq = count.to_ne_bytes();
+    let flow = count.wrapping_mul(STRIDE) & original.mask;
+    *address ^= (flow >> 16) as u8;
+    let port = match client {
+        Client::Source => &mut tcp.source,
+        Client::Destination => &mut tcp.dest,
+    };
+    *port = (u16::from_ne_bytes(*port) ^ flow as u16).to_ne_bytes();
+    Some(())
+}
+
+#[xdp]
+pub fn floor_xdp(_: XdpContext) -> u32 {
+    XDP_PASS
+}
+
+#[xdp]
+pub fn null_xdp(ctx: XdpContext) -> u32 {
+    renew(&ctx, Client::Source);
+    XDP_PASS
+}
+
+#[xdp]
+pub fn run_xdp(mut ctx: XdpContext) -> u32 {
+    let action = programs::xdp::handle(&mut ctx);
+    renew(&ctx, Client::Source);
+    action as u32
+}
+
+/// As the agent loads it.
+#[xdp]
+pub fn kube_vip_xdp(mut ctx: XdpContext) -> u32 {
+    programs::xdp::handle(&mut ctx) as u32
+}
+
+#[classifier]
+pub fn floor_egress(_: TcContext) -> i32 {
+    Action::Next as i32
+}
+
+#[classifier]
+pub fn null_egress(ctx: TcContext) -> i32 {
+    renew(&ctx, Client::Destination);
+    Action::Next as i32
+}
+
+#[classifier]
+pub fn run_egress(ctx: TcContext) -> i32 {
+    let action = programs::egress::handle(&ctx);
+    renew(&ctx, Client::Destination);
+    action as i32
+}
+
+/// As the agent loads it.
+#[classifier]
+pub fn kube_vip_egress(ctx: TcContext) -> i32 {
+    programs::egress::handle(&ctx) as i32
+}
+
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 11] = *b"Apache-2.0\0";

@@ -13,7 +13,7 @@ use kube_vip_common::node::Node;
 use network_types::eth::EthHdr;
 use network_types::ip::{Ipv4Hdr, Ipv6Hdr};
 
-use crate::frame::{self, Cursor, Wire, Word};
+use crate::frame::{self, Cursor, Key as _, Wire, Word};
 use crate::helpers;
 use crate::maps::{self, FLOWS4, FLOWS6, REVERSE4, REVERSE6};
 
@@ -38,6 +38,24 @@ pub struct Ports {
     pub destination: u16,
     /// IP protocol number.
     pub protocol: u8,
+}
+
+impl Ports {
+    /// As they end a key of the flow maps.
+    #[inline(always)]
+    fn word(self) -> u64 {
+        let ([a, b], [c, d]) = (self.source.to_ne_bytes(), self.destination.to_ne_bytes());
+        let [e, f, g, h] = u32::from(self.protocol).to_ne_bytes();
+        u64::from_ne_bytes([a, b, c, d, e, f, g, h])
+    }
+
+    /// As they end a key of `FRONTENDS`.
+    #[inline(always)]
+    fn frontend_word(self) -> u64 {
+        let [a, b] = self.destination.to_ne_bytes();
+        let [c, d] = u16::from(self.protocol).to_ne_bytes();
+        u64::from_ne_bytes([a, b, c, d, 0, 0, 0, 0])
+    }
 }
 
 /// What lies behind the IP header.
@@ -103,6 +121,8 @@ pub trait Family {
 
     /// The address as the maps have it.
     fn address(bytes: Self::Bytes) -> Address;
+    /// Key of `FRONTENDS`, in words.
+    fn frontend_key(destination: Self::Bytes, ports: Ports) -> [u64; 3];
     /// The address out of the maps.
     fn bytes(address: &Address) -> Self::Bytes;
     /// Its place in the filter.
@@ -323,6 +343,11 @@ impl Family for V4 {
     }
 
     #[inline(always)]
+    fn frontend_key([a, b, c, d]: [u8; 4], ports: Ports) -> [u64; 3] {
+        [0, u64::from_ne_bytes([0, 0, 0xff, 0xff, a, b, c, d]), ports.frontend_word()]
+    }
+
+    #[inline(always)]
     fn bytes(address: &Address) -> [u8; 4] {
         address.v4()
     }
@@ -356,14 +381,9 @@ impl Family for V4 {
 
     #[inline(always)]
     fn tuple(source: [u8; 4], destination: [u8; 4], p: Ports) -> Tuple4 {
-        Tuple4 {
-            source,
-            destination,
-            source_port: p.source,
-            destination_port: p.destination,
-            protocol: p.protocol,
-            pad: [0; 3],
-        }
+        let [a, b, c, d] = source;
+        let [e, f, g, h] = destination;
+        Tuple4::from_words([u64::from_ne_bytes([a, b, c, d, e, f, g, h]), p.word()])
     }
 
     #[inline(always)]
@@ -371,7 +391,7 @@ impl Family for V4 {
         let ports = Ports {
             source: tuple.source_port,
             destination: tuple.destination_port,
-            protocol: tuple.protocol,
+            protocol: tuple.protocol as u8,
         };
         (tuple.source, tuple.destination, ports)
     }
@@ -537,6 +557,11 @@ impl Family for V6 {
     }
 
     #[inline(always)]
+    fn frontend_key(destination: Halves, ports: Ports) -> [u64; 3] {
+        [destination.high, destination.low, ports.frontend_word()]
+    }
+
+    #[inline(always)]
     fn bytes(address: &Address) -> Halves {
         Halves::of(&address.0)
     }
@@ -574,14 +599,8 @@ impl Family for V6 {
 
     #[inline(always)]
     fn tuple(source: Halves, destination: Halves, p: Ports) -> Tuple6 {
-        Tuple6 {
-            source: source.octets(),
-            destination: destination.octets(),
-            source_port: p.source,
-            destination_port: p.destination,
-            protocol: p.protocol,
-            pad: [0; 3],
-        }
+        let (from, to) = (source, destination);
+        Tuple6::from_words([from.high, from.low, to.high, to.low, p.word()])
     }
 
     #[inline(always)]
@@ -589,7 +608,7 @@ impl Family for V6 {
         let ports = Ports {
             source: tuple.source_port,
             destination: tuple.destination_port,
-            protocol: tuple.protocol,
+            protocol: tuple.protocol as u8,
         };
         (Halves::of(&tuple.source), Halves::of(&tuple.destination), ports)
     }

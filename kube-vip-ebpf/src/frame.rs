@@ -4,6 +4,8 @@
 //! the context, so nothing can keep one across a change of the frame's length.
 
 use aya_ebpf::programs::{TcContext, XdpContext};
+use kube_vip_common::flow::{Tuple4, Tuple6};
+use kube_vip_common::frontend::FrontendKey;
 use network_types::arp::ArpHdr;
 use network_types::eth::EthHdr;
 use network_types::ip::{Ipv4Hdr, Ipv6Hdr};
@@ -106,6 +108,41 @@ pub fn octets(numbers: [u64; 2]) -> [u8; 16] {
     // SAFETY: same size, and any bytes are bytes.
     unsafe { core::mem::transmute(numbers) }
 }
+
+/// Keys of maps that consist of whole words of eight bytes.
+///
+/// # Safety
+///
+/// No padding, every byte pattern is a value, aligned to eight bytes.
+pub unsafe trait Key<const WORDS: usize>: Copy {
+    /// Its words in memory.
+    #[inline(always)]
+    fn to_words(&self) -> [u64; WORDS] {
+        const { assert!(size_of::<Self>() == WORDS * 8) };
+        // SAFETY: same size by the assertion, no padding and aligned by the trait.
+        unsafe { *core::ptr::from_ref(self).cast() }
+    }
+
+
+    /// The key that these words are in memory.
+    ///
+    /// A key is written in the words the kernel reads it in: a load that needs the bytes of two
+    /// stores just made waits until both have left the processor's store buffer, and that costs as
+    /// much as the rest of a look-up.
+    #[inline(always)]
+    fn from_words(words: [u64; WORDS]) -> Self {
+        const { assert!(size_of::<Self>() == WORDS * 8) };
+        // SAFETY: same size by the assertion, and any bytes are a value by the trait.
+        unsafe { core::mem::transmute_copy(&words) }
+    }
+}
+
+// SAFETY: numbers and bytes, `repr(C)`, fields fill the size asserted beside the type.
+unsafe impl Key<3> for FrontendKey {}
+// SAFETY: as above.
+unsafe impl Key<2> for Tuple4 {}
+// SAFETY: as above.
+unsafe impl Key<5> for Tuple6 {}
 
 /// A place in a frame that moves towards its end.
 pub struct Cursor<'a> {

@@ -9,13 +9,15 @@ use kube_vip_common::backend::Backend;
 use kube_vip_common::event::{Event, KINDS};
 use kube_vip_common::filter::Filter;
 use kube_vip_common::flow::{Endpoint4, Endpoint6, Tuple4, Tuple6};
-use kube_vip_common::frontend::{Frontend, FrontendKey};
+use kube_vip_common::frontend::{Frontend, FrontendKey, Listed, PLACES, place};
 use kube_vip_common::lease::Lease;
 use kube_vip_common::node::{Node, PeerKey, Uplink};
 use kube_vip_common::settings::Settings;
 use kube_vip_common::stats::{BackendTraffic, Reason, Traffic};
 use kube_vip_common::table::Line;
 use kube_vip_common::vip::Vip;
+
+use crate::frame::Key as _;
 
 /// `BPF_F_INNER_MAP` (Linux 5.10): tables of different lengths fit into one outer map.
 const INNER_MAP: usize = 0x1000;
@@ -35,6 +37,14 @@ pub static LEASES: Array<Lease, 64> = Array::new();
 /// Balanced ports.
 #[btf_map]
 pub static FRONTENDS: HashMap<FrontendKey, Frontend, 16> = HashMap::new();
+
+/// Place of a frontend's key → its id, plus one.
+#[btf_map]
+pub static FRONTEND_IDS: Array<u32, PLACES> = Array::new();
+
+/// Frontend id → key and value once more.
+#[btf_map]
+pub static FRONTEND_LIST: Array<Listed, 16> = Array::new();
 
 /// A table on its own, the pattern for those in `TABLES`; nothing is ever in it.
 #[btf_map]
@@ -108,11 +118,17 @@ pub fn vip(address: &Address) -> Option<&'static Vip> {
     unsafe { VIPS.get(address) }
 }
 
-/// The entry of a balanced port.
+/// The entry of a balanced port, by the words of its key.
 #[inline(always)]
-pub fn frontend(key: &FrontendKey) -> Option<&'static Frontend> {
+pub fn frontend(key: [u64; 3]) -> Option<&'static Frontend> {
+    if let Some(id) = FRONTEND_IDS.get(place(key)).and_then(|id| id.checked_sub(1))
+        && let Some(listed) = FRONTEND_LIST.get(id)
+        && listed.key.to_words() == key
+    {
+        return Some(&listed.frontend);
+    }
     // SAFETY: the agent replaces an entry as a whole (a new element, RCU), never in place.
-    unsafe { FRONTENDS.get(key) }
+    unsafe { FRONTENDS.get(FrontendKey::from_words(key)) }
 }
 
 /// The index into `NODES` of the agent with that Ethernet address.
@@ -152,10 +168,10 @@ pub fn change<K, V, const N: usize>(
     }
 }
 
-/// Which slot, member or header a line holds follows from its place, so reading a [`Line`] is safe
+/// Whether a line holds slots or the header follows from its place, so reading a [`Line`] is safe
 /// wherever the index is right: every byte pattern is a value of each view.
 pub mod line {
-    use kube_vip_common::table::{Header, Line, MEMBERS_PER_LINE, Member, SLOTS_PER_LINE};
+    use kube_vip_common::table::{Header, Line, SLOTS_PER_LINE, Slot};
 
     /// The header in line 0.
     #[inline(always)]
@@ -166,15 +182,8 @@ pub mod line {
 
     /// The slot with that number in its line.
     #[inline(always)]
-    pub fn slot(line: &Line, slot: u32) -> u16 {
+    pub fn slot(line: &Line, slot: u32) -> Slot {
         // SAFETY: as above.
         unsafe { line.slots[(slot % SLOTS_PER_LINE) as usize] }
-    }
-
-    /// The member with that index in its line.
-    #[inline(always)]
-    pub fn member(line: &Line, index: u32) -> Member {
-        // SAFETY: as above.
-        unsafe { line.members[(index % MEMBERS_PER_LINE) as usize] }
     }
 }

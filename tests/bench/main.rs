@@ -1,2 +1,124 @@
-//! What `cargo xtask bench` measures.
-fn main() {}
+//! What `cargo xtask bench` measures: how fast, as ratios against a floor of the same run.
+
+mod agent;
+mod frames;
+mod kernel;
+mod measure;
+mod report;
+mod setup;
+mod updates;
+mod verifier;
+mod ways;
+
+use std::process::ExitCode;
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Result, anyhow};
+use clap::Parser;
+use report::{Report, Row, Section};
+
+/// Measures the kernel programs and the agent
+///
+/// Programs run over and over on one frame (`BPF_PROG_TEST_RUN`), and a program that does nothing
+/// runs in between: its time is the floor. A program that changes its frame runs inside a wrapper
+/// that makes the frame what it was; `÷ floor` is the time of both, and what targets are for,
+/// `alone` is without what the wrapper costs. Times are of the CPU, medians of all samples.
+#[derive(Debug, Parser)]
+#[command(bin_name = "cargo xtask bench")]
+struct Arguments {
+    /// Machine-readable output on standard output
+    #[arg(long)]
+    json: bool,
+    /// Fewer and shorter samples
+    #[arg(long)]
+    quick: bool,
+    /// Only the ways whose name contains this, and nothing else
+    #[arg(long, value_name = "TEXT")]
+    only: Option<String>,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let mut report = Report::default();
+    let mut add = |section: Section| {
+        let text = report.add(section);
+        if !arguments.json {
+            print!("{text}");
+        }
+    };
+    let plan = ways::Plan::new(arguments.quick);
+    add(ways(&plan, arguments.only.as_deref()));
+    if arguments.only.is_none() {
+        add(verifier());
+        add(updates(arguments.quick));
+        add(at_rest(arguments.quick));
+    }
+    if arguments.json {
+        println!("{:#}", report.json());
+        return ExitCode::SUCCESS;
+    }
+    let misses: Vec<_> = report.misses().iter().map(|row| format!("  {}", row.what)).collect();
+    if misses.is_empty() {
+        println!("\nall targets are met");
+    } else {
+        println!("\ntargets missed:\n{}", misses.join("\n"));
+    }
+    ExitCode::SUCCESS
+}
+
+fn ways(plan: &ways::Plan, only: Option<&str>) -> Section {
+    // A thread of its own, because what it is pinned to its children would be pinned to as well.
+    let measured = thread::scope(|scope| scope.spawn(|| ways::measure(plan, only)).join());
+    let measured = measured.unwrap_or_else(|_| Err(anyhow!("a panic, see above")));
+    Section {
+        key: "packets",
+        title: format!(
+            "Packets of 64 bytes through the programs: {} samples of {} runs each",
+            plan.samples, plan.repeat
+        ),
+        rows: reason(measured),
+    }
+}
+
+fn verifier() -> Section {
+    Section {
+        key: "verifier",
+        title: "The programs in the verifier".to_owned(),
+        rows: reason(verifier::figures().map(|figures| report::verifier(&figures))),
+    }
+}
+
+fn updates(quick: bool) -> Section {
+    let changes = if quick { 50 } else { 200 };
+    let (frontends, backends) = (10_000, 10);
+    let rows = || {
+        progress(&format!("{changes} changes of a backend"));
+        let mut rows = report::latency(&updates::latency(changes)?);
+        progress(&format!("{frontends} frontends at once"));
+        let seconds = updates::bulk(frontends, backends)?.as_secs_f64();
+        let what = format!("{frontends} frontends × {backends} backends from nothing");
+        rows.push(Row::single(what, "s", seconds).at_most(3.0));
+        Ok(rows)
+    };
+    Section { key: "updates", title: "Changes".to_owned(), rows: reason(rows()) }
+}
+
+fn at_rest(quick: bool) -> Section {
+    let watched = Duration::from_secs(if quick { 3 } else { 10 });
+    progress(&format!("three agents at rest for {} s", watched.as_secs()));
+    Section {
+        key: "atRest",
+        title: format!("The agent at rest, the dearest of three over {} s", watched.as_secs()),
+        rows: reason(agent::at_rest(watched).map(|used| report::at_rest(&used))),
+    }
+}
+
+fn reason<T>(result: Result<T>) -> Result<T, String> {
+    result.map_err(|error| format!("{error:#}"))
+}
+
+/// Tells somebody who waits what for.
+fn progress(what: &str) {
+    eprintln!("    {what} …");
+}

@@ -1,10 +1,10 @@
 //! A packet for a frontend: its slot, and the way to the backend in it.
 
 use aya_ebpf::programs::XdpContext;
-use kube_vip_common::frontend::{CLIENT_AFFINITY, FrontendKey, HOST_ADDRESS};
+use kube_vip_common::frontend::{CLIENT_AFFINITY, HOST_ADDRESS};
 use kube_vip_common::node::THIS_NODE;
 use kube_vip_common::stats::Reason;
-use kube_vip_common::table::Member;
+use kube_vip_common::table::Slot;
 use network_types::eth::EthHdr;
 
 use super::transport::Transport;
@@ -22,13 +22,7 @@ pub(super) fn handle<F: Family>(
     transport: Transport<'_>,
 ) -> Verdict {
     let ports = transport.ports;
-    let key = FrontendKey {
-        address: F::address(F::destination(ip)),
-        port: ports.destination,
-        protocol: ports.protocol,
-        pad: [0; 5],
-    };
-    let Some(frontend) = maps::frontend(&key) else {
+    let Some(frontend) = maps::frontend(F::frontend_key(F::destination(ip), ports)) else {
         return Verdict::Unbalanced;
     };
     count::frontend(frontend.id, length(ctx));
@@ -40,22 +34,22 @@ pub(super) fn handle<F: Family>(
         F::hash_client(frontend.seed, source)
     };
     let from_agent = agent::position::<F>(ethernet, ip).is_some();
-    let member = match TABLES.get(frontend.id) {
+    let slot = match TABLES.get(frontend.id) {
         Some(table) => {
-            let member = pick::member(table, frontend.slots, hash);
-            if from_agent && member.node != THIS_NODE {
+            let slot = pick::slot(table, frontend.slots, hash);
+            if from_agent && slot.node() != THIS_NODE {
                 // The sender's choice of node counts: its table and ours may differ for a moment.
                 pick::local(table, hash)
             } else {
-                member
+                slot
             }
         }
-        None => Member::NONE,
+        None => Slot::NONE,
     };
     // Without any backend too: connections known here go on until they end.
-    if from_agent || member.node == THIS_NODE || !member.is_some() {
+    if from_agent || slot.node() == THIS_NODE || !slot.is_some() {
         let bytes = length(ctx);
-        let verdict = deliver::handle::<F>(ip, transport, member, bytes, from_agent);
+        let verdict = deliver::handle::<F>(ip, transport, slot, bytes, from_agent);
         return match verdict {
             Verdict::Refuse(_) if frontend.flags & HOST_ADDRESS != 0 && !from_agent => {
                 Verdict::Done(Action::Pass)
@@ -63,7 +57,7 @@ pub(super) fn handle<F: Family>(
             verdict => verdict,
         };
     }
-    forward::handle::<F>(ctx, ethernet, ip, member)
+    forward::handle::<F>(ctx, ethernet, ip, slot)
 }
 
 /// Nobody serves this frontend.

@@ -4,7 +4,7 @@
 use kube_vip_common::backend::IN_USE;
 use kube_vip_common::mark::ORDINARY_TTL;
 use kube_vip_common::stats::Reason;
-use kube_vip_common::table::Member;
+use kube_vip_common::table::Slot;
 
 use super::balance::no_backend;
 use super::transport::Transport;
@@ -17,7 +17,7 @@ use crate::maps::BACKENDS;
 pub(super) fn handle<F: Family>(
     ip: &mut F::Header,
     mut transport: Transport<'_>,
-    member: Member,
+    slot: Slot,
     length: u64,
     from_agent: bool,
 ) -> Verdict {
@@ -36,10 +36,10 @@ pub(super) fn handle<F: Family>(
             });
         }
         _ => {
-            if !member.is_some() {
+            if !slot.is_some() {
                 return Verdict::Refuse(no_backend(&transport, from_agent));
             }
-            match record::<F>(&flow, member.backend) {
+            match record::<F>(&flow, slot.backend()) {
                 Some(endpoint) => endpoint,
                 None => {
                     count::reason(Reason::FlowTableFull);

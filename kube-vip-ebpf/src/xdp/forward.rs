@@ -3,7 +3,7 @@
 use aya_ebpf::programs::XdpContext;
 use kube_vip_common::mark;
 use kube_vip_common::stats::Reason;
-use kube_vip_common::table::Member;
+use kube_vip_common::table::Slot;
 use network_types::eth::EthHdr;
 
 use super::{Action, Verdict};
@@ -17,9 +17,9 @@ pub(super) fn handle<F: Family>(
     ctx: &XdpContext,
     ethernet: &mut EthHdr,
     ip: &mut F::Header,
-    member: Member,
+    slot: Slot,
 ) -> Verdict {
-    let node = NODES.get(member.node.into());
+    let node = NODES.get(slot.node().into());
     let Some(node) = node.filter(|node| node.ifindex != 0) else {
         return dropped(ctx, Reason::NoNextHop, ethernet.src_addr);
     };
@@ -34,7 +34,7 @@ pub(super) fn handle<F: Family>(
     ethernet.dst_addr = node.mac.0;
     ethernet.src_addr = node.source_mac.0;
     F::set_ttl(ip, mark::ttl(0));
-    count::sent(member.backend, length(ctx));
+    count::sent(slot.backend(), length(ctx));
     if stays {
         return Verdict::Done(Action::Transmit);
     }

@@ -1,12 +1,11 @@
 //! For an address of ours, but no frontend's.
 
 use aya_ebpf::programs::XdpContext;
-use kube_vip_common::frontend::FrontendKey;
 use kube_vip_common::stats::Reason;
 use kube_vip_common::vip::{HELD, SERVED, VIRTUAL};
 use network_types::eth::EthHdr;
 
-use super::transport::{self, Transport};
+use super::transport;
 use super::{Action, Refusal, Verdict, agent, direct, echo, is_anothers, is_unicast};
 use crate::family::{Family, Payload, protocol};
 use crate::frame::Cursor;
@@ -26,17 +25,20 @@ pub(super) fn handle<F: Family>(ctx: XdpContext) -> Verdict {
         return Verdict::Done(Action::Pass);
     }
     let payload = F::payload(ip, &mut cursor);
-    let transport = match payload {
-        Payload::Protocol(protocol @ (protocol::TCP | protocol::UDP))
-        | Payload::FirstFragment(protocol @ (protocol::TCP | protocol::UDP)) => {
-            transport::parse(&mut cursor, protocol)
-        }
-        _ => None,
-    };
-    if vip.flags & SERVED != 0
-        && let Some(transport) = &transport
+    // Only whether it is one is kept: fields of a header that is not there would be registers
+    // nobody has written, and the verifier refuses to have those saved.
+    let mut is_frontends_fragment = false;
+    if let Payload::Protocol(protocol @ (protocol::TCP | protocol::UDP))
+    | Payload::FirstFragment(protocol @ (protocol::TCP | protocol::UDP)) = payload
+        && let Some(transport) = transport::parse(&mut cursor, protocol)
     {
-        direct::handle::<F>(ip, transport);
+        if vip.flags & SERVED != 0 {
+            direct::handle::<F>(ip, &transport);
+        }
+        if let Payload::FirstFragment(_) = payload {
+            let key = F::frontend_key(F::destination(ip), transport.ports);
+            is_frontends_fragment = maps::frontend(key).is_some();
+        }
     }
     let from_agent = agent::position::<F>(ethernet, ip).is_some();
     if from_agent && (vip.flags & VIRTUAL != 0 || vip.flags & HELD == 0) {
@@ -54,29 +56,17 @@ pub(super) fn handle<F: Family>(ctx: XdpContext) -> Verdict {
     {
         return Verdict::Done(action);
     }
-    if vip.flags & HELD != 0 {
-        return Verdict::Done(held::<F>(ip, payload, transport));
+    if vip.flags & HELD == 0 {
+        return not_held::<F>(ethernet, payload);
     }
-    not_held::<F>(ethernet, payload)
-}
-
-/// The kernel has the address: what is no frontend's is its own business.
-#[inline(always)]
-fn held<F: Family>(ip: &F::Header, payload: Payload, transport: Option<Transport<'_>>) -> Action {
-    if let (Payload::FirstFragment(_), Some(transport)) = (payload, transport) {
-        let key = FrontendKey {
-            address: F::address(F::destination(ip)),
-            port: transport.ports.destination,
-            protocol: transport.ports.protocol,
-            pad: [0; 5],
-        };
-        if maps::frontend(&key).is_some() {
-            count::reason(Reason::Fragment);
-            return Action::Drop;
-        }
-    }
-    count::reason(Reason::PassedUp);
-    Action::Pass
+    // The kernel has the address: what is no frontend's is its own business.
+    let (reason, action) = if is_frontends_fragment {
+        (Reason::Fragment, Action::Drop)
+    } else {
+        (Reason::PassedUp, Action::Pass)
+    };
+    count::reason(reason);
+    Verdict::Done(action)
 }
 
 /// The kernel has no such address and would route the packet out again.

@@ -8,6 +8,7 @@ mod ids;
 mod leases;
 mod object;
 mod pins;
+mod places;
 mod sync;
 mod sys;
 mod tables;

@@ -83,6 +83,10 @@ pub struct Maps {
     pub frontends: HashMap<MapData, FrontendKey, Frontend>,
     /// `FRONTENDS` again, for batches.
     pub frontends_fd: OwnedFd,
+    /// `FRONTEND_IDS`, for batches.
+    pub frontend_ids_fd: OwnedFd,
+    /// `FRONTEND_LIST`, for batches.
+    pub frontend_list_fd: OwnedFd,
     /// `TABLE`, the pattern for tables.
     pub table: MapData,
     /// `TABLES`.
@@ -115,6 +119,8 @@ pub(super) const MAP_NAMES: &[&str] = &[
     "VIPS",
     "LEASES",
     "FRONTENDS",
+    "FRONTEND_IDS",
+    "FRONTEND_LIST",
     "TABLE",
     "TABLES",
     "BACKENDS",
@@ -142,13 +148,26 @@ impl Object {
     ///
     /// Whatever the kernel refuses; nothing stays behind but pins, which the caller removes.
     pub fn load(limits: &Limits, pins: Option<&PathBuf>) -> Result<Self, LoadError> {
-        let mut loader = loader(limits)?;
+        Self::load_from(object()?, limits, pins)
+    }
+
+    /// As [`load`](Self::load), out of another ELF object that has the same programs and maps.
+    ///
+    /// # Errors
+    ///
+    /// As [`load`](Self::load).
+    pub fn load_from(
+        object: &[u8],
+        limits: &Limits,
+        pins: Option<&PathBuf>,
+    ) -> Result<Self, LoadError> {
+        let mut loader = loader(limits);
         if let Some(pins) = pins {
             for name in MAP_NAMES {
                 loader.map_pin_path(name, pins.join(name));
             }
         }
-        let mut programs = loader.load(OBJECT)?;
+        let mut programs = loader.load(object)?;
         let load =
             |name, result: Result<(), ProgramError>| result.map_err(|error| refused(name, &error));
         load(XDP, xdp(&mut programs)?.load())?;
@@ -168,15 +187,19 @@ impl Object {
     }
 }
 
-fn loader<'a>(limits: &Limits) -> Result<EbpfLoader<'a>, LoadError> {
-    if OBJECT.is_empty() {
-        return Err(LoadError::Empty);
-    }
+fn object() -> Result<&'static [u8], LoadError> {
+    if OBJECT.is_empty() { Err(LoadError::Empty) } else { Ok(OBJECT) }
+}
+
+fn loader<'a>(limits: &Limits) -> EbpfLoader<'a> {
     let mut loader = EbpfLoader::new();
     // No program asks the kernel for the layout of its types: reading those would only cost memory.
     loader.btf(None);
     for (map, size) in [
+        // Addresses of frontends, and of backends here.
+        ("VIPS", limits.frontends.saturating_add(limits.backends)),
         ("FRONTENDS", limits.frontends),
+        ("FRONTEND_LIST", limits.frontends),
         ("TABLES", limits.frontends),
         ("FRONTEND_STATS", limits.frontends),
         ("BACKENDS", limits.backends),
@@ -188,7 +211,7 @@ fn loader<'a>(limits: &Limits) -> Result<EbpfLoader<'a>, LoadError> {
     ] {
         loader.map_max_entries(map, size);
     }
-    Ok(loader)
+    loader
 }
 
 /// New maps without programs, to compare pinned ones with.
@@ -197,7 +220,7 @@ pub(super) struct Unloaded(Ebpf);
 impl Unloaded {
     /// Makes the maps.
     pub(super) fn make(limits: &Limits) -> Result<Self, LoadError> {
-        Ok(Self(loader(limits)?.load(OBJECT)?))
+        Ok(Self(loader(limits).load(object()?)?))
     }
 
     /// The map of that name.
@@ -259,6 +282,8 @@ impl Maps {
             leases_fd: fd("LEASES")?,
             backends_fd: fd("BACKENDS")?,
             frontends_fd: fd("FRONTENDS")?,
+            frontend_ids_fd: fd("FRONTEND_IDS")?,
+            frontend_list_fd: fd("FRONTEND_LIST")?,
             filter: typed(programs, "FILTER")?,
             vips: typed(programs, "VIPS")?,
             frontends: typed(programs, "FRONTENDS")?,

@@ -19,6 +19,7 @@ use kube_vip_common::vip::{HELD, SERVED, VIRTUAL, Vip};
 use super::counters;
 use super::ids::{Full, Ids};
 use super::object::Maps;
+use super::places::Places;
 use super::sys::{self, Pattern, SysError};
 use super::tables::{Entry, Recipe};
 use crate::config::Limits;
@@ -63,6 +64,7 @@ pub struct Mirror {
     /// A change of size is a new table, so the size is part of the identity.
     frontends: Ids<(Port, TableSize)>,
     ports: BTreeMap<Port, Frontend>,
+    places: Places,
     recipes: BTreeMap<u32, Recipe>,
     vips: BTreeMap<IpAddr, Vip>,
     /// Where packets are or were delivered on this host: connections to a backend that was removed
@@ -102,6 +104,7 @@ impl Mirror {
             backends: Ids::new(1, limits.backends),
             frontends: Ids::new(0, limits.frontends),
             ports: BTreeMap::new(),
+            places: Places::default(),
             recipes: BTreeMap::new(),
             vips: BTreeMap::new(),
             served: BTreeSet::new(),
@@ -121,7 +124,8 @@ impl Mirror {
         for id in 1..maps.backends.len() {
             match maps.backends.get(&id, 0) {
                 Ok(Backend { address, port, flags, protocol, .. }) if flags & IN_USE != 0 => {
-                    let server = (protocol_of(protocol), SocketAddr::new(address.to_ip(), port));
+                    let server =
+                        (protocol_of(protocol.into()), SocketAddr::new(address.to_ip(), port));
                     self.backends.adopt(server, id);
                     self.served.insert(server.1);
                 }
@@ -406,6 +410,7 @@ impl Mirror {
             let size = self.ports.remove(port).and_then(|value| TableSize::from_slots(value.slots));
             old.extend(size.map(|size| (*port, size)));
         }
+        self.switch_places(maps, &keys, &gone)?;
         for identity in old {
             if let Some(id) = self.frontends.release(&identity) {
                 self.recipes.remove(&id);
@@ -414,6 +419,21 @@ impl Mirror {
             }
         }
         Ok(keys.len() + gone.len())
+    }
+
+    fn switch_places(
+        &mut self,
+        maps: &Maps,
+        changed: &[FrontendKey],
+        gone: &[Port],
+    ) -> Result<(), SyncError> {
+        let changed: Vec<_> = if self.places.are_unknown() {
+            self.ports.iter().map(|(port, frontend)| (key(port), *frontend)).collect()
+        } else {
+            changed.iter().filter_map(|key| Some((*key, *self.ports.get(&port(key))?))).collect()
+        };
+        let gone: Vec<_> = gone.iter().map(key).collect();
+        Ok(self.places.update(maps, &changed, &gone)?)
     }
 
     fn write_filters<'a>(
@@ -439,15 +459,15 @@ fn usable(backend: &plan::Backend) -> Option<&str> {
 }
 
 fn key((address, port, protocol): &Port) -> FrontendKey {
-    FrontendKey { address: (*address).into(), port: *port, protocol: *protocol as u8, pad: [0; 5] }
+    FrontendKey { address: (*address).into(), port: *port, protocol: *protocol as u16, pad: 0 }
 }
 
 fn port(key: &FrontendKey) -> Port {
     (key.address.to_ip(), key.port, protocol_of(key.protocol))
 }
 
-fn protocol_of(number: u8) -> Protocol {
-    if number == Protocol::Udp as u8 { Protocol::Udp } else { Protocol::Tcp }
+fn protocol_of(number: u16) -> Protocol {
+    if number == Protocol::Udp as u16 { Protocol::Udp } else { Protocol::Tcp }
 }
 
 fn local_backends(desired: &DataPlane) -> impl Iterator<Item = SocketAddr> {

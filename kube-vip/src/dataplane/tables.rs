@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use kube_vip_common::maglev::{self, Candidate};
 use kube_vip_common::node::THIS_NODE;
-use kube_vip_common::table::{Geometry, Line, MAX_MEMBERS, Member, TableSize};
+use kube_vip_common::table::{Geometry, Line, MAX_MEMBERS, SLOTS_PER_LINE, Slot, TableSize};
 
 /// A backend as a table has it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -41,29 +41,27 @@ impl Recipe {
                 Candidate::new(ip, port, *weight, tag, self.seed, self.size)
             })
             .collect();
-        let mut slots = vec![0; self.size.slots() as usize];
-        maglev::fill(&mut slots, &mut candidates);
+        let mut indices = vec![0; self.size.slots() as usize];
+        maglev::fill(&mut indices, &mut candidates);
 
-        // Slots count in the order that `fill` left the candidates in.
-        let members: Vec<_> = candidates
+        // The numbers in `indices` count in the order that `fill` left the candidates in.
+        let slot_of = |candidate: &Candidate| {
+            let Entry { backend, node, .. } = entries[candidate.tag as usize];
+            Slot::new(backend, node)
+        };
+        let members: Vec<_> = candidates.iter().map(slot_of).collect();
+        let slots: Vec<_> = indices
             .iter()
-            .map(|candidate| {
-                let Entry { backend, node, .. } = entries[candidate.tag as usize];
-                Member { backend, node, flags: 0 }
-            })
+            .map(|index| members.get(usize::from(*index)).copied().unwrap_or(Slot::NONE))
             .collect();
-        let serving = |(index, candidate): (u16, &Candidate)| {
-            let local = members[usize::from(index)].node == THIS_NODE && candidate.weight > 0;
-            local.then_some(index)
+        let serves = |candidate: &&Candidate| {
+            entries[candidate.tag as usize].node == THIS_NODE && candidate.weight > 0
         };
-        let locals: Vec<_> = (0..).zip(&candidates).filter_map(serving).collect();
-        let geometry = Geometry {
-            slots: self.size.slots(),
-            members: members.len() as u32,
-            locals: locals.len() as u32,
-        };
-        let mut lines = vec![Line { slots: [0; 32] }; geometry.lines() as usize];
-        geometry.write(&mut lines, &slots, &members, &locals);
+        let locals: Vec<_> = candidates.iter().filter(serves).map(slot_of).collect();
+        let geometry = Geometry { slots: self.size.slots(), locals: locals.len() as u32 };
+        let mut lines =
+            vec![Line { slots: [Slot::NONE; SLOTS_PER_LINE as usize] }; geometry.lines() as usize];
+        geometry.write(&mut lines, &slots, &locals);
         lines
     }
 }

@@ -1,0 +1,102 @@
+//! Frames to be judged. No stage verifies a checksum, they only follow changes; so none is computed.
+
+use std::net::IpAddr;
+
+use kube_vip::view::Mac;
+
+pub(crate) const SYN: u8 = 2;
+pub(crate) const ACK: u8 = 16;
+
+/// Shortest frame that counts as one, without its check sequence as programs see it.
+const SHORTEST: usize = 64;
+
+/// A TCP segment between two sockets, headers only.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Segment {
+    pub(crate) link: (Mac, Mac),
+    pub(crate) from: (IpAddr, u16),
+    pub(crate) to: (IpAddr, u16),
+    pub(crate) flags: u8,
+    pub(crate) ttl: u8,
+}
+
+impl Segment {
+    pub(crate) fn frame(&self) -> Vec<u8> {
+        let mut frame = match (self.from.0, self.to.0) {
+            (IpAddr::V4(source), IpAddr::V4(destination)) => {
+                let mut frame = ethernet(self.link, 0x0800);
+                frame.extend([0x45, 0, 0, 40, 0, 0, 0x40, 0, self.ttl, 6, 0, 0]);
+                frame.extend(source.octets());
+                frame.extend(destination.octets());
+                frame
+            }
+            (IpAddr::V6(source), IpAddr::V6(destination)) => {
+                let mut frame = ethernet(self.link, 0x86dd);
+                frame.extend([0x60, 0, 0, 0, 0, 20, 6, self.ttl]);
+                frame.extend(source.octets());
+                frame.extend(destination.octets());
+                frame
+            }
+            _ => unreachable!("both ends are of one family"),
+        };
+        frame.extend(self.from.1.to_be_bytes());
+        frame.extend(self.to.1.to_be_bytes());
+        frame.extend([0; 8]);
+        frame.extend([5 << 4, self.flags, 0x20, 0, 0x12, 0x34, 0, 0]);
+        padded(frame)
+    }
+}
+
+/// A broadcast request for the hardware address of `target`.
+pub(crate) fn arp_request(from: Mac, sender: [u8; 4], target: [u8; 4]) -> Vec<u8> {
+    let mut frame = ethernet((from, Mac([0xff; 6])), 0x0806);
+    frame.extend([0, 1, 8, 0, 6, 4, 0, 1]);
+    frame.extend(from.0);
+    frame.extend(sender);
+    frame.extend([0; 6]);
+    frame.extend(target);
+    padded(frame)
+}
+
+fn ethernet((from, to): (Mac, Mac), kind: u16) -> Vec<u8> {
+    [to.0.as_slice(), &from.0, &kind.to_be_bytes()].concat()
+}
+
+fn padded(mut frame: Vec<u8>) -> Vec<u8> {
+    frame.resize(frame.len().max(SHORTEST), 0);
+    frame
+}
+
+/// `Original` of the measuring programs: what they make the frame again.
+pub(crate) type Original = [u8; 132];
+
+/// The parts of a frame at the places where `Original` has them.
+pub(crate) fn original(frame: &[u8], flows: u32) -> Original {
+    const ETHERNET: usize = 8;
+    const V4: usize = ETHERNET + 14;
+    const V6: usize = V4 + 20;
+    const TCP: usize = V6 + 40;
+    const ARP: usize = TCP + 20;
+    let mut original = [0; size_of::<Original>()];
+    let mut put = |at: usize, bytes: &[u8]| original[at..at + bytes.len()].copy_from_slice(bytes);
+    put(0, &(flows - 1).to_ne_bytes());
+    put(ETHERNET, &frame[..14]);
+    let family: u32 = match frame[12..14] {
+        [0x08, 0x00] => {
+            put(V4, &frame[14..34]);
+            put(TCP, &frame[34..54]);
+            4
+        }
+        [0x86, 0xdd] => {
+            put(V6, &frame[14..54]);
+            put(TCP, &frame[54..74]);
+            6
+        }
+        _ => {
+            put(ARP, &frame[14..42]);
+            0
+        }
+    };
+    put(4, &family.to_ne_bytes());
+    original
+}

@@ -1,0 +1,181 @@
+//! What was measured, for people and for programs.
+
+use std::fmt::Write as _;
+
+use serde_json::{Value, json};
+
+use crate::agent::AtRest;
+use crate::measure::Samples;
+use crate::updates::Latency;
+use crate::verifier::Figures;
+
+/// A figure with what it should be.
+#[derive(Clone, Debug)]
+pub(crate) struct Row {
+    pub(crate) what: String,
+    pub(crate) unit: &'static str,
+    pub(crate) median: f64,
+    pub(crate) low: f64,
+    pub(crate) high: f64,
+    /// As a multiple of the floor of the same hook; this is what a target is for, where there is one.
+    pub(crate) ratio: Option<f64>,
+    /// The same without what the wrapper costs beyond the floor.
+    pub(crate) alone: Option<f64>,
+    /// Most the ratio may be, or the median where there is no ratio.
+    pub(crate) target: Option<f64>,
+}
+
+impl Row {
+    pub(crate) fn of(what: impl Into<String>, unit: &'static str, samples: &Samples) -> Self {
+        let (median, low, high) = (samples.median(), samples.min(), samples.max());
+        let (ratio, alone, target) = (None, None, None);
+        Self { what: what.into(), unit, median, low, high, ratio, alone, target }
+    }
+
+    pub(crate) fn single(what: impl Into<String>, unit: &'static str, value: f64) -> Self {
+        let mut samples = Samples::default();
+        samples.add(value);
+        Self::of(what, unit, &samples)
+    }
+
+    pub(crate) fn at_most(mut self, target: f64) -> Self {
+        self.target = Some(target);
+        self
+    }
+
+    fn meets(&self) -> Option<bool> {
+        Some(self.ratio.unwrap_or(self.median) <= self.target?)
+    }
+
+    fn verdict(&self) -> &'static str {
+        match self.meets() {
+            None => "",
+            Some(true) => "ok",
+            Some(false) => "MISS",
+        }
+    }
+
+    fn line(&self) -> String {
+        let number =
+            |value: Option<f64>| value.map_or(String::new(), |value| format!("{value:.2}"));
+        let spread = if self.low < self.high {
+            format!("{:.1}–{:.1}", self.low, self.high)
+        } else {
+            String::new()
+        };
+        let target = self.target.map_or(String::new(), |target| format!("≤ {target}"));
+        let line = format!(
+            "{:>7}  {:>7}  {:<6}{:<5}{:<42}{:>9.1} {:<3}{spread:>15}",
+            number(self.ratio),
+            number(self.alone),
+            target,
+            self.verdict(),
+            self.what,
+            self.median,
+            self.unit,
+        );
+        line.trim_end().to_owned()
+    }
+
+    fn json(&self) -> Value {
+        json!({
+            "what": self.what,
+            "unit": self.unit,
+            "median": self.median,
+            "min": self.low,
+            "max": self.high,
+            "ratio": self.ratio,
+            "ratioWithoutWrapper": self.alone,
+            "target": self.target,
+            "ok": self.meets(),
+        })
+    }
+}
+
+/// Rows under a heading, or why there are none.
+pub(crate) struct Section {
+    pub(crate) key: &'static str,
+    pub(crate) title: String,
+    pub(crate) rows: Result<Vec<Row>, String>,
+}
+
+/// Everything.
+#[derive(Default)]
+pub(crate) struct Report(Vec<Section>);
+
+impl Report {
+    /// Adds a section and returns it as text.
+    pub(crate) fn add(&mut self, section: Section) -> String {
+        let mut text = format!("\n{}\n", section.title);
+        match &section.rows {
+            Ok(rows) => {
+                if rows.iter().any(|row| row.ratio.is_some()) {
+                    text.push_str("÷ floor    alone  target     what");
+                    text.push_str("                                       median         spread\n");
+                }
+                for row in rows {
+                    let _ = writeln!(text, "{}", row.line());
+                }
+            }
+            Err(reason) => {
+                let _ = writeln!(text, "  not measured: {reason}");
+            }
+        }
+        self.0.push(section);
+        text
+    }
+
+    pub(crate) fn misses(&self) -> Vec<&Row> {
+        let rows = self.0.iter().filter_map(|section| section.rows.as_ref().ok()).flatten();
+        rows.filter(|row| row.meets() == Some(false)).collect()
+    }
+
+    pub(crate) fn json(&self) -> Value {
+        let section = |section: &Section| {
+            let value = match &section.rows {
+                Ok(rows) => json!(rows.iter().map(Row::json).collect::<Vec<_>>()),
+                Err(reason) => json!({ "notMeasured": reason }),
+            };
+            (section.key.to_owned(), value)
+        };
+        Value::Object(self.0.iter().map(section).collect())
+    }
+}
+
+/// What the verifier says.
+pub(crate) fn verifier(figures: &[Figures]) -> Vec<Row> {
+    let rows = figures.iter().flat_map(|Figures { program, walked, stack, deepest }| {
+        [
+            Row::single(format!("{program}: instructions verified"), "", f64::from(*walked))
+                .at_most(1e6),
+            Row::single(format!("{program}: stack, with its deepest function"), "B", {
+                f64::from(stack + deepest)
+            })
+            .at_most(512.0),
+        ]
+    });
+    rows.collect()
+}
+
+/// How soon packets follow a change.
+pub(crate) fn latency(latency: &Latency) -> Vec<Row> {
+    let at = |what: &str, samples: &Samples, part| {
+        let mut row = Row::of(what, "ms", samples);
+        row.median = samples.quantile(part);
+        row
+    };
+    vec![
+        at("a backend changes: visible to packets, p50", &latency.visible, 0.5),
+        at("a backend changes: visible to packets, p99", &latency.visible, 0.99).at_most(5.0),
+        at("a backend changes: call returns, p50", &latency.returned, 0.5),
+        at("a backend changes: call returns, p99", &latency.returned, 0.99),
+    ]
+}
+
+/// What an agent needs.
+pub(crate) fn at_rest(used: &AtRest) -> Vec<Row> {
+    vec![
+        Row::single("resident memory", "MiB", used.resident).at_most(12.0),
+        Row::single("of a core", "%", used.cpu).at_most(0.5),
+    ]
+}

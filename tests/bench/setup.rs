@@ -1,0 +1,113 @@
+//! Addresses, and a configuration of some size that leads packets along every measured way.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use kube_vip::config::{Affinity, Limits, Protocol, TableSize};
+use kube_vip::plan::{Backend, DataPlane, Frontend, Node, Vip, Way};
+use kube_vip::view::Mac;
+
+/// Interface that test runs arrive on: the loopback of the namespace.
+pub(crate) const IFINDEX: u32 = 1;
+
+pub(crate) const HOST: Mac = Mac([2, 0, 0, 0, 0, 1]);
+pub(crate) const CLIENT: Mac = Mac([2, 0, 0, 0, 0, 0xc1]);
+
+/// Virtual addresses of each family, each with a balanced port; as many as the prototypes had.
+const VIPS: u16 = 400;
+const BACKENDS: u8 = 10;
+const PEERS: u8 = 3;
+
+/// The ports of the first virtual address, by what becomes of their packets.
+pub(crate) mod port {
+    pub(crate) const FORWARD: u16 = 80;
+    pub(crate) const FORWARD_LARGE: u16 = 81;
+    pub(crate) const DELIVER: u16 = 82;
+    /// One backend only, so that it is known where the replies come from.
+    pub(crate) const DELIVER_ONE: u16 = 83;
+    pub(crate) const BACKEND: u16 = 8080;
+}
+
+pub(crate) const LIMITS: Limits = Limits { frontends: 1024, backends: 8192, flows: 65536 };
+
+/// `host` in this host's network.
+pub(crate) fn address(v6: bool, network: u8, host: u16) -> IpAddr {
+    let [high, low] = host.to_be_bytes();
+    if v6 {
+        Ipv6Addr::new(0xfd00, 0, 0, network.into(), 0, 0, 0, host).into()
+    } else {
+        Ipv4Addr::new(10, network, high, low).into()
+    }
+}
+
+pub(crate) fn client(v6: bool) -> IpAddr {
+    address(v6, 1, 8)
+}
+
+pub(crate) fn vip(v6: bool) -> IpAddr {
+    address(v6, 2, 0x101)
+}
+
+pub(crate) fn peer(number: u8) -> Mac {
+    Mac([2, 0, 0, 0, 1, number])
+}
+
+pub(crate) fn backend(v6: bool, number: u8) -> SocketAddr {
+    SocketAddr::new(address(v6, 3, number.into()), port::BACKEND)
+}
+
+/// The measured frontends among as many others as the prototypes had.
+pub(crate) fn configuration() -> DataPlane {
+    let vip_of = || Vip { host_address: false, held: true, grant: None, owner: None };
+    let mut desired = DataPlane::default();
+    let node = |local, mac, host| Node {
+        local,
+        hop: Some((mac, IFINDEX)),
+        addresses: vec![address(false, 0, host), address(true, 0, host)],
+    };
+    desired.nodes.insert("here".to_owned(), node(true, HOST, 1));
+    for number in 1..=PEERS {
+        let peer = node(false, peer(number), 10 + u16::from(number));
+        desired.nodes.insert(format!("peer{number}"), peer);
+    }
+    for v6 in [false, true] {
+        for number in 0..VIPS {
+            let address = address(v6, 2, 0x101 + number);
+            desired.vips.insert(address, vip_of());
+            let key = (address, port::FORWARD, Protocol::Tcp);
+            desired.frontends.insert(key, frontend(v6, TableSize::default(), elsewhere()));
+        }
+        for (port, size, backends) in [
+            (port::FORWARD_LARGE, TableSize::S65537, elsewhere()),
+            (port::DELIVER, TableSize::default(), here(BACKENDS)),
+            (port::DELIVER_ONE, TableSize::default(), here(1)),
+        ] {
+            let key = (vip(v6), port, Protocol::Tcp);
+            desired.frontends.insert(key, frontend(v6, size, backends));
+        }
+    }
+    desired
+}
+
+/// Numbers of backends with the node each is on.
+type Backends = Vec<(u8, String, Way)>;
+
+fn here(count: u8) -> Backends {
+    (0..count).map(|number| (number, "here".to_owned(), Way::Here)).collect()
+}
+
+fn elsewhere() -> Backends {
+    let peer = |number| format!("peer{}", 1 + number % PEERS);
+    (0..BACKENDS).map(|number| (100 + number, peer(number), Way::Peer)).collect()
+}
+
+fn frontend(v6: bool, size: TableSize, backends: Backends) -> Frontend {
+    let backends: BTreeMap<_, _> = backends
+        .into_iter()
+        .map(|(number, node, way)| {
+            (backend(v6, number), Backend { node: Some(node), weight: 1, way })
+        })
+        .collect();
+    let (name, affinity) = ("measured".to_owned(), Affinity::None);
+    Frontend { name, size, affinity, seed: 7, host_address: false, backends }
+}

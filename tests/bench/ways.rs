@@ -1,0 +1,243 @@
+//! The ways through the programs that are measured.
+
+use std::net::IpAddr;
+
+use anyhow::{Context as _, Result, ensure};
+
+use crate::frames::{ACK, SYN, Segment, arp_request};
+use crate::kernel::{Hook, Kernel, Variant, program};
+use crate::measure::{Samples, pin};
+use crate::progress;
+use crate::report::Row;
+use crate::setup::{CLIENT, HOST, address, backend, client, peer, port, vip};
+
+/// TTL that marks a frame from an agent (`kube_vip_common::mark`).
+const FROM_AGENT: u8 = kube_vip_common::mark::ttl(0);
+
+const PASS: u32 = 2;
+const TRANSMIT: u32 = 3;
+const NEXT: u32 = u32::MAX;
+
+/// One way.
+struct Way {
+    name: &'static str,
+    family: &'static str,
+    flows: u32,
+    hook: Hook,
+    frame: Vec<u8>,
+    /// A connection is opened for each flow before.
+    open: Option<Vec<u8>>,
+    verdict: u32,
+    /// The frame comes out changed, so it must be made anew for each run.
+    changes: bool,
+    /// Most the raw time may be, as a multiple of the floor.
+    target: Option<f64>,
+    raw: Samples,
+    null: Samples,
+}
+
+const FEW: u32 = 1;
+const MANY: u32 = 32_768;
+const MOST: u32 = 524_288;
+
+/// How often.
+pub(crate) struct Plan {
+    pub(crate) samples: u32,
+    pub(crate) repeat: u32,
+}
+
+impl Plan {
+    pub(crate) fn new(quick: bool) -> Self {
+        if quick {
+            Self { samples: 5, repeat: 300_000 }
+        } else {
+            Self { samples: 9, repeat: 1_000_000 }
+        }
+    }
+}
+
+/// Runs all ways in turn, again and again, so that what disturbs for a while disturbs all of them.
+pub(crate) fn measure(plan: &Plan, only: Option<&str>) -> Result<Vec<Row>> {
+    let cpu = pin()?;
+    let mut kernel = Kernel::load()?;
+    let mut ways = all();
+    ways.retain(|way| only.is_none_or(|text| way.title().contains(text)));
+    for way in &ways {
+        way.check(&mut kernel).with_context(|| way.title())?;
+    }
+    let mut floors = [Hook::Xdp, Hook::Egress].map(|hook| (hook, Samples::default()));
+    for sample in 1..=plan.samples {
+        progress(&format!("packets: sample {sample} of {} on CPU {cpu}", plan.samples));
+        for (hook, floor) in &mut floors {
+            floor.add(kernel.time(*hook, Variant::Floor, &[0; 64], plan.repeat)?);
+        }
+        for way in &mut ways {
+            way.sample(&mut kernel, plan.repeat)?;
+        }
+    }
+    let [(_, xdp), (_, egress)] = &floors;
+    let mut rows = vec![
+        Row::of("floor: an XDP program that does nothing", "ns", xdp),
+        Row::of("floor: a TC program that does nothing", "ns", egress),
+    ];
+    let floor = |hook| if hook == Hook::Xdp { xdp.median() } else { egress.median() };
+    rows.extend(ways.iter().map(|way| way.row(floor(way.hook))));
+    rows.extend(families(&ways));
+    Ok(rows)
+}
+
+/// How much dearer IPv6 is, for the ways that have a target.
+fn families(ways: &[Way]) -> Vec<Row> {
+    let is_v6 = |way: &&Way| way.family == "IPv6" && way.target.is_some();
+    let pair = |v6: &Way| {
+        let is_same = |v4: &&Way| v4.family == "IPv4" && (v4.name, v4.flows) == (v6.name, v6.flows);
+        let v4 = ways.iter().find(is_same)?;
+        let ratio = v6.raw.median() / v4.raw.median();
+        let what = format!("IPv6 ÷ IPv4: {}", v6.title().replace("IPv6 ", ""));
+        Some(Row::single(what, "×", ratio).at_most(1.3))
+    };
+    ways.iter().filter(is_v6).filter_map(pair).collect()
+}
+
+/// All of them.
+fn all() -> Vec<Way> {
+    let mut ways = Vec::new();
+    for v6 in [false, true] {
+        let to_vip = |port, flags| Segment {
+            link: (CLIENT, HOST),
+            from: (client(v6), 40_000),
+            to: (vip(v6), port),
+            flags,
+            ttl: 64,
+        };
+        let family = if v6 { "IPv6" } else { "IPv4" };
+        let mut way = |name, flows, segment: Segment, verdict, target| {
+            ways.push(Way {
+                name,
+                family,
+                flows,
+                hook: Hook::Xdp,
+                frame: segment.frame(),
+                open: None,
+                verdict,
+                changes: true,
+                target,
+                raw: Samples::default(),
+                null: Samples::default(),
+            });
+            ways.len() - 1
+        };
+        for (flows, target) in [(FEW, Some(2.5)), (MANY, None), (MOST, Some(3.6))] {
+            way("forward to a peer", flows, to_vip(port::FORWARD, ACK), TRANSMIT, target);
+        }
+        let large = to_vip(port::FORWARD_LARGE, ACK);
+        way("forward, table of 65537", MOST, large, TRANSMIT, Some(3.6));
+        let mut opened = Vec::new();
+        for (flows, target) in [(FEW, Some(4.0)), (MANY, None)] {
+            opened.push(way("deliver here", flows, to_vip(port::DELIVER, ACK), PASS, target));
+        }
+        let marked =
+            Segment { link: (peer(1), HOST), ttl: FROM_AGENT, ..to_vip(port::DELIVER, ACK) };
+        opened.push(way("deliver here for a peer", FEW, marked, PASS, None));
+        for flows in [FEW, MOST] {
+            way("new connection here", flows, to_vip(port::DELIVER, SYN), PASS, None);
+        }
+        let other = Segment { to: (address(v6, 0, 1), 80), ..to_vip(80, ACK) };
+        let not_ours = way("not ours", FEW, other, PASS, Some(2.0));
+        let reply = |from| Segment {
+            link: (HOST, CLIENT),
+            from,
+            to: (client(v6), 40_000),
+            ..to_vip(80, ACK)
+        };
+        let from_backend = (backend(v6, 0).ip(), port::BACKEND);
+        let replies: Vec<_> =
+            [FEW, MANY].map(|flows| way("reply", flows, reply(from_backend), NEXT, None)).into();
+        let no_reply = way("no reply of ours", FEW, reply((address(v6, 0, 1), 22)), NEXT, None);
+
+        for index in opened {
+            ways[index].open = Some(to_vip(port::DELIVER, SYN).frame());
+        }
+        for index in &replies {
+            ways[*index].open = Some(to_vip(port::DELIVER_ONE, SYN).frame());
+        }
+        for index in replies.into_iter().chain([no_reply]) {
+            ways[index].hook = Hook::Egress;
+        }
+        for index in [not_ours, no_reply] {
+            ways[index].changes = false;
+        }
+    }
+    if let (IpAddr::V4(client), IpAddr::V4(vip)) = (client(false), vip(false)) {
+        ways.push(Way {
+            name: "request answered",
+            family: "ARP",
+            flows: FEW,
+            hook: Hook::Xdp,
+            frame: arp_request(CLIENT, client.octets(), vip.octets()),
+            open: None,
+            verdict: TRANSMIT,
+            changes: true,
+            target: None,
+            raw: Samples::default(),
+            null: Samples::default(),
+        });
+    }
+    ways
+}
+
+impl Way {
+    fn title(&self) -> String {
+        let flows = match self.flows {
+            FEW => String::new(),
+            flows => format!(", {flows} flows"),
+        };
+        format!("{} {}{flows}", self.family, self.name)
+    }
+
+    fn row(&self, floor: f64) -> Row {
+        let mut row = Row::of(self.title(), "ns", &self.raw);
+        let wrapper = if self.changes { self.null.median() - floor } else { 0.0 };
+        row.ratio = Some(row.median / floor);
+        row.alone = Some((row.median - wrapper) / floor);
+        row.target = self.target;
+        row
+    }
+
+    /// Looks whether the frame takes this way at all.
+    fn check(&self, kernel: &mut Kernel) -> Result<()> {
+        self.prepare(kernel)?;
+        let plain = kernel.once(self.hook, Variant::Plain, &self.frame)?;
+        ensure!(
+            plain.verdict == self.verdict && (plain.frame != self.frame) == self.changes,
+            "{} said {}, not {}, and the frame came out {}",
+            program(self.hook, Variant::Plain),
+            plain.verdict,
+            self.verdict,
+            if plain.frame == self.frame { "unchanged" } else { "changed" },
+        );
+        let run = kernel.once(self.hook, Variant::Run, &self.frame)?;
+        ensure!(run.verdict == self.verdict, "run again it goes another way");
+        Ok(())
+    }
+
+    /// Opens the connections the frames belong to.
+    fn prepare(&self, kernel: &mut Kernel) -> Result<()> {
+        if let Some(open) = &self.open {
+            kernel.set(open, self.flows)?;
+            kernel.time(Hook::Xdp, Variant::Run, open, self.flows)?;
+        }
+        kernel.set(&self.frame, self.flows)
+    }
+
+    /// Takes one sample more.
+    fn sample(&mut self, kernel: &mut Kernel, repeat: u32) -> Result<()> {
+        self.prepare(kernel)?;
+        let variant = if self.changes { Variant::Run } else { Variant::Plain };
+        self.raw.add(kernel.time(self.hook, variant, &self.frame, repeat)?);
+        if self.changes {
+            self.null.add(kernel.time(self.hook, Variant::Null, &self.frame, repeat)?);
+        }
+        Ok(())
+    }
+}
