@@ -553,7 +553,7 @@ impl Family for V6 {
 
     #[inline(always)]
     fn address(bytes: Halves) -> Address {
-        Address(bytes.octets())
+        Address::from_v6(bytes.octets())
     }
 
     #[inline(always)]
@@ -563,7 +563,7 @@ impl Family for V6 {
 
     #[inline(always)]
     fn bytes(address: &Address) -> Halves {
-        Halves::of(&address.0)
+        Halves::of(&address.octets)
     }
 
     #[inline(always)]
@@ -573,7 +573,7 @@ impl Family for V6 {
 
     #[inline(always)]
     fn of_node(node: &Node) -> Halves {
-        Halves::of(&node.v6.0)
+        Halves::of(&node.v6.octets)
     }
 
     #[inline(always)]

@@ -123,7 +123,6 @@ pub unsafe trait Key<const WORDS: usize>: Copy {
         unsafe { *core::ptr::from_ref(self).cast() }
     }
 
-
     /// The key that these words are in memory.
     ///
     /// A key is written in the words the kernel reads it in: a load that needs the bytes of two

@@ -22,7 +22,8 @@ const CPU: &str = "v3";
 /// and functions, for bpftool and the verifier's messages. Headers lie unaligned in a frame, which
 /// every kernel we support reads and writes in one instruction; without that feature (LLVM 22) each
 /// byte is an instruction of its own and the programs outgrow their stack.
-const LINK_ARGS: &[&str] = &["--btf", "--disable-expand-memcpy-in-order", "--cpu-features=+allows-misaligned-mem-access"];
+const LINK_ARGS: &[&str] =
+    &["--btf", "--disable-expand-memcpy-in-order", "--cpu-features=+allows-misaligned-mem-access"];
 
 /// The binaries of the eBPF workspace; each becomes `target/bpf/<name>.o`.
 const OBJECTS: &[&str] = &["kube-vip-ebpf", "bench"];

@@ -146,7 +146,7 @@ impl Driver {
                 detach(name, old);
                 said
             });
-            let own = Uplink { mac: MacAddress(uplink.mac.0), pad: [0; 2] };
+            let own = Uplink { mac: MacAddress::new(uplink.mac.0), pad: [0; 2] };
             kernel
                 .object
                 .maps

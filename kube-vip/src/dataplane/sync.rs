@@ -11,7 +11,7 @@ use kube_vip_common::filter::{self, Bit, Filter};
 use kube_vip_common::frontend::{
     Affinity, CLIENT_AFFINITY, Frontend, FrontendKey, HOST_ADDRESS, Protocol,
 };
-use kube_vip_common::node::{Node, PeerKey, THIS_NODE};
+use kube_vip_common::node::{Node, Peer, PeerKey, THIS_NODE};
 use kube_vip_common::settings::{LOG, Settings};
 use kube_vip_common::table::{Line, TableSize};
 use kube_vip_common::vip::{HELD, SERVED, VIRTUAL, Vip};
@@ -142,8 +142,12 @@ impl Mirror {
         }
         let known = |(address, vip): (Address, Vip)| (address.to_ip(), vip);
         self.vips = maps.vips.iter().filter_map(Result::ok).map(known).collect();
-        self.peers =
-            maps.peers.iter().filter_map(Result::ok).map(|(key, id)| (key.mac, id)).collect();
+        self.peers = maps
+            .peers
+            .iter()
+            .filter_map(Result::ok)
+            .map(|(key, peer)| (key.mac, peer.node))
+            .collect();
     }
 
     /// The number of a frontend, for its counters.
@@ -230,8 +234,8 @@ impl Mirror {
             let (mac, ifindex) = node.hop.unwrap_or_default();
             let source = own.map(|(mac, _)| mac).unwrap_or_default();
             let value = Node {
-                mac: MacAddress(mac.0),
-                source_mac: MacAddress(source.0),
+                mac: MacAddress::new(mac.0),
+                source_mac: MacAddress::new(source.0),
                 // Nothing is forwarded to this host.
                 ifindex: if node.local { 0 } else { ifindex },
                 v4: first(true),
@@ -242,7 +246,9 @@ impl Mirror {
                 self.node_values.insert(id, value);
             }
             if node.hop.is_some() && self.peers.get(&value.mac) != Some(&id) {
-                maps.peers.insert(PeerKey::new(mac.0), id, 0).map_err(map_error("PEERS"))?;
+                maps.peers
+                    .insert(PeerKey::new(mac.0), Peer { node: id }, 0)
+                    .map_err(map_error("PEERS"))?;
                 self.peers.insert(value.mac, id);
             }
         }
@@ -253,12 +259,12 @@ impl Mirror {
         let current: BTreeSet<_> = desired
             .nodes
             .values()
-            .filter_map(|node| node.hop.map(|(mac, _)| MacAddress(mac.0)))
+            .filter_map(|node| node.hop.map(|(mac, _)| MacAddress::new(mac.0)))
             .collect();
         let stale: Vec<_> =
             self.peers.keys().filter(|mac| !current.contains(mac)).copied().collect();
         for mac in stale {
-            ignore_missing(maps.peers.remove(&PeerKey::new(mac.0))).map_err(map_error("PEERS"))?;
+            ignore_missing(maps.peers.remove(&PeerKey::new(mac.octets))).map_err(map_error("PEERS"))?;
             self.peers.remove(&mac);
         }
         let left = |name: &String| desired.nodes.get(name).is_none_or(|node| node.local);
