@@ -242,7 +242,7 @@ impl Agent {
             Ok(state) => state.into_inner().driver.close(),
             Err(_) => {
                 warn!("somebody still reads the status: programs are left to the next start");
-                Vec::new()
+                BTreeSet::new()
             }
         };
         for error in report(self.addresses.clear().await) {

@@ -2,14 +2,13 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::PathBuf;
-use std::process::ExitStatus;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
-use crate::build::Lab;
 use crate::config::{Balancer, Config};
 use crate::host::Host;
 use crate::process::Process;
@@ -36,12 +35,59 @@ pub fn program() -> Result<PathBuf> {
     })
 }
 
+/// How an agent is started, where that is not as usual.
+#[derive(Clone, Debug, Default)]
+pub struct Launch {
+    instance: Option<String>,
+    through: Vec<String>,
+    environment: Vec<(String, String)>,
+}
+
+impl Launch {
+    /// The configuration gives it this name: it keeps its files and its log beside the others'.
+    pub fn instance(mut self, name: &str) -> Self {
+        self.instance = Some(name.to_owned());
+        self
+    }
+
+    /// Started by a program that becomes the agent (`setpriv`, with its options).
+    pub fn through(mut self, words: &[&str]) -> Self {
+        self.through = words.iter().map(|word| (*word).to_owned()).collect();
+        self
+    }
+
+    /// With a variable in its environment.
+    pub fn environment(mut self, name: &str, value: &str) -> Self {
+        self.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// The command, up to the program's own arguments.
+    pub(crate) fn command(&self, host: &Host, program: &Path) -> Command {
+        let mut command = match self.through.split_first() {
+            Some((first, rest)) => {
+                let mut command = host.command(first);
+                command.args(rest).arg(program);
+                command
+            }
+            None => host.command(program),
+        };
+        command.env("NO_COLOR", "1").envs(self.environment.iter().cloned());
+        command
+    }
+
+    fn file(&self, kind: &str) -> String {
+        self.instance.as_ref().map_or_else(|| kind.to_owned(), |name| format!("{kind}-{name}"))
+    }
+}
+
 /// An agent running in a host; killed when dropped.
 #[derive(Debug)]
 pub struct Agent {
     host: Host,
     program: PathBuf,
     config: PathBuf,
+    launch: Launch,
     process: Process,
 }
 
@@ -53,11 +99,16 @@ impl Agent {
 
     /// Starts an agent with a configuration file of any content.
     pub fn start_with(host: &Host, config: &str) -> Result<Self> {
+        Self::start_as(host, config, &Launch::default())
+    }
+
+    /// Starts an agent in another way than usual.
+    pub fn start_as(host: &Host, config: &str, launch: &Launch) -> Result<Self> {
         let program = program()?;
-        let path = host.directory().join("config.yaml");
+        let path = host.directory().join(format!("{}.yaml", launch.file("config")));
         replace(&path, config)?;
-        let process = launch(host, &program, &path)?;
-        Ok(Self { host: host.clone(), program, config: path, process })
+        let process = start(host, &program, &path, launch)?;
+        Ok(Self { host: host.clone(), program, config: path, launch: launch.clone(), process })
     }
 
     /// The host it runs in.
@@ -77,7 +128,8 @@ impl Agent {
 
     /// What `kube-vip status -o json` says.
     pub fn status(&self) -> Result<Value> {
-        let text = self.cli(&["status", "-o", "json"])?;
+        let instance = self.launch.instance.as_deref().unwrap_or("default");
+        let text = self.cli(&["status", "--instance", instance, "-o", "json"])?;
         serde_json::from_str(&text).with_context(|| format!("status is no JSON: {text}"))
     }
 
@@ -151,15 +203,15 @@ impl Agent {
     /// Starts it again, with the file as it is. Log goes on in the same file.
     pub fn restart(&mut self) -> Result<()> {
         self.process.kill()?;
-        self.process = launch(&self.host, &self.program, &self.config)?;
+        self.process = start(&self.host, &self.program, &self.config, &self.launch)?;
         Ok(())
     }
 }
 
-fn launch(host: &Host, program: &std::path::Path, config: &std::path::Path) -> Result<Process> {
-    let mut command = host.command(program);
-    command.arg("start").arg("-c").arg(config).env("NO_COLOR", "1");
-    host.spawn("kube-vip", command)
+fn start(host: &Host, program: &Path, config: &Path, launch: &Launch) -> Result<Process> {
+    let mut command = launch.command(host, program);
+    command.arg("start").arg("-c").arg(config);
+    host.spawn(&launch.file("kube-vip"), command)
 }
 
 fn backends_of(status: &Value) -> (BTreeSet<(String, String, u64)>, bool) {
@@ -176,59 +228,8 @@ fn backends_of(status: &Value) -> (BTreeSet<(String, String, u64)>, bool) {
     (found, ready)
 }
 
-fn replace(path: &std::path::Path, content: &str) -> Result<()> {
+fn replace(path: &Path, content: &str) -> Result<()> {
     let new = path.with_extension("new");
     fs::write(&new, content).with_context(|| format!("writing {}", new.display()))?;
     fs::rename(&new, path).with_context(|| format!("renaming {}", new.display()))
-}
-
-/// The agents of all nodes of a lab.
-#[derive(Debug)]
-pub struct Agents(Vec<Agent>);
-
-impl Agents {
-    /// Starts an agent on every node, n1 being the owner, and waits until all of them are ready
-    /// with all backends.
-    pub fn start(lab: &Lab, balancers: &[Balancer]) -> Result<Self> {
-        let started = lab.nodes().map(|node| Agent::start(node, &Config::of(lab, node, balancers)));
-        let mut agents = Self(started.collect::<Result<_>>()?);
-        for agent in &mut agents.0 {
-            agent.wait_for(balancers)?;
-        }
-        let held = |status: &Value| {
-            let vips = status["vips"].as_array();
-            vips.is_some_and(|vips| !vips.is_empty() && vips.iter().all(|vip| vip["held"] == true))
-        };
-        agents.on("n1").wait_until("n1 holds the virtual addresses", held)?;
-        Ok(agents)
-    }
-
-    /// The agent of a host; a panic when there is none, for that is a slip in the test.
-    #[track_caller]
-    pub fn on(&mut self, host: &str) -> &mut Agent {
-        let found = self.0.iter_mut().find(|agent| agent.host().name() == host);
-        found.unwrap_or_else(|| panic!("no agent on {host}"))
-    }
-
-    /// All of them.
-    pub fn all(&mut self) -> &mut [Agent] {
-        &mut self.0
-    }
-
-    /// Gives every agent the same new set of balancers and waits until all have taken it up.
-    pub fn rewrite(&mut self, lab: &Lab, balancers: &[Balancer]) -> Result<()> {
-        for agent in &self.0 {
-            agent.rewrite(&Config::of(lab, agent.host(), balancers))?;
-        }
-        for agent in &mut self.0 {
-            agent.wait_for(balancers)?;
-        }
-        Ok(())
-    }
-
-    /// All logs, for a test that failed elsewhere.
-    pub fn logs(&self) -> String {
-        let one = |agent: &Agent| format!("== {} ==\n{}", agent.host().name(), agent.log());
-        self.0.iter().map(one).collect::<Vec<_>>().join("\n")
-    }
 }

@@ -128,7 +128,7 @@ impl Lab {
         }
         self.wire.feed(&["ip", "-batch", "-"], &batch)?;
         self.wire.in_net(|| ports.iter().try_for_each(|port| plain_frames(port)))?;
-        self.wire.pass_through_xdp(&ports)
+        if topology.bare { Ok(()) } else { self.wire.pass_through_xdp(&ports) }
     }
 
     fn set_up_core(&self, core: &Host, segments: usize) -> Result<()> {

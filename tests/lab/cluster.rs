@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result};
 
-use crate::agent::Agents;
+use crate::agents::{Agents, Setup};
 use crate::build::Lab;
 use crate::client::Client;
 use crate::config::{Balancer, Transport, backends};
@@ -45,10 +45,15 @@ impl Cluster {
 
     /// Puts agents, servers and a client into a lab that is prepared already.
     pub fn start(lab: Lab, balancers: &[Balancer]) -> Result<Self> {
+        Self::start_as(lab, balancers, Setup::default())
+    }
+
+    /// The same, with agents that are not as usual.
+    pub fn start_as(lab: Lab, balancers: &[Balancer], setup: Setup) -> Result<Self> {
         let client = Client::start(lab.host("c1"))?;
         let servers = lab.nodes().map(|node| Server::on_port(node, BACKEND_PORT));
         let servers = servers.collect::<Result<_>>()?;
-        let agents = Agents::start(&lab, balancers)?;
+        let agents = Agents::start_as(&lab, balancers, setup)?;
         Ok(Self { client, servers, agents, lab })
     }
 

@@ -17,6 +17,10 @@ pub struct Config {
     pub vips: Vec<IpAddr>,
     /// Whether this host owns the virtual addresses as long as nothing else decides.
     pub start_as_leader: bool,
+    /// `native` unless said: every port of the wire has a program, so that works.
+    pub xdp_mode: &'static str,
+    /// Whether the network is told where the virtual addresses are.
+    pub gratuitous_arp: bool,
     /// What is balanced.
     pub balancers: Vec<Balancer>,
     /// Lines put at the end as they are.
@@ -68,6 +72,8 @@ impl Config {
             remotes: lab.nodes().filter(|node| node.name() != host.name()).map(peer).collect(),
             vips: VIPS.to_vec(),
             start_as_leader: host.name() == "n1",
+            xdp_mode: "native",
+            gratuitous_arp: true,
             balancers: balancers.to_vec(),
             extra: String::new(),
         }
@@ -103,7 +109,8 @@ impl fmt::Display for Config {
             writeln!(out, "- {peer}")?;
         }
         let vips = self.vips.iter().map(IpAddr::to_string).collect::<Vec<_>>().join(",");
-        writeln!(out, "vip: \"{vips}\"\ninterface: eth0\ngratuitousARP: true\nxdpMode: native")?;
+        writeln!(out, "vip: \"{vips}\"\ninterface: eth0\nxdpMode: {}", self.xdp_mode)?;
+        writeln!(out, "gratuitousARP: {}", self.gratuitous_arp)?;
         writeln!(out, "startAsLeader: {}", self.start_as_leader)?;
         if !self.balancers.is_empty() {
             writeln!(out, "loadBalancers:")?;

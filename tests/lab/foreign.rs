@@ -61,10 +61,15 @@ impl Host {
 
     /// Sends a frame as it is.
     pub fn send_frame(&self, interface: &str, frame: &[u8]) -> Result<()> {
+        self.send_frames(interface, frame, 1)
+    }
+
+    /// Sends a frame so many times, as fast as that goes.
+    pub fn send_frames(&self, interface: &str, frame: &[u8], times: u64) -> Result<()> {
         self.in_net(|| {
             let index = if_nametoindex(interface).context("looking for the interface")?;
             let socket = sys::packet_socket(index).context("opening a packet socket")?;
-            (&socket).write_all(frame).context("sending a frame")
+            (0..times).try_for_each(|_| (&socket).write_all(frame).context("sending a frame"))
         })
     }
 }

@@ -43,14 +43,24 @@ const IPV4: u16 = 0x0800;
 const IPV6: u16 = 0x86dd;
 const ICMPV6: u8 = 58;
 
-/// A broadcast who-has.
+/// A broadcast who-has: a probe where the sender is unspecified, an announcement where it is the
+/// target.
 pub fn arp_request(mac: Mac, sender: Ipv4Addr, target: Ipv4Addr) -> Vec<u8> {
-    let mut frame = ethernet(Mac::BROADCAST, mac, ARP);
-    frame.extend([0, 1, 8, 0, 6, 4, 0, 1]);
-    frame.extend(mac.0);
-    frame.extend(sender.octets());
-    frame.extend([0; 6]);
-    frame.extend(target.octets());
+    arp_frame(1, Mac::BROADCAST, (mac, sender), (Mac([0; 6]), target))
+}
+
+/// An answer to `to`, whether it asked or not, that tells `address` to be at `mac`.
+pub fn arp_reply(mac: Mac, address: Ipv4Addr, to: (Mac, Ipv4Addr)) -> Vec<u8> {
+    arp_frame(2, to.0, (mac, address), to)
+}
+
+fn arp_frame(operation: u8, to: Mac, sender: (Mac, Ipv4Addr), target: (Mac, Ipv4Addr)) -> Vec<u8> {
+    let mut frame = ethernet(to, sender.0, ARP);
+    frame.extend([0, 1, 8, 0, 6, 4, 0, operation]);
+    for (mac, address) in [sender, target] {
+        frame.extend(mac.0);
+        frame.extend(address.octets());
+    }
     frame
 }
 
@@ -59,17 +69,36 @@ pub fn solicitation(mac: Mac, sender: Ipv6Addr, target: Ipv6Addr) -> Vec<u8> {
     let [.., x, y, z] = target.octets();
     let group =
         Ipv6Addr::new(0xff02, 0, 0, 0, 0, 1, 0xff00 | u16::from(x), u16::from_be_bytes([y, z]));
-    let mut message = vec![135, 0, 0, 0, 0, 0, 0, 0];
+    let to = (Mac([0x33, 0x33, 0xff, x, y, z]), group);
+    neighbour([135, 0, 1], (mac, sender), to, target)
+}
+
+/// An unsolicited neighbour advertisement to all nodes, overriding what they know.
+pub fn advertisement(mac: Mac, target: Ipv6Addr) -> Vec<u8> {
+    const OVERRIDE: u8 = 0x20;
+    let all = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
+    let to = (Mac([0x33, 0x33, 0, 0, 0, 1]), all);
+    neighbour([136, OVERRIDE, 2], (mac, target), to, target)
+}
+
+/// Message type, flags, and the type of the option with the link-layer address.
+fn neighbour(
+    [kind, flags, option]: [u8; 3],
+    from: (Mac, Ipv6Addr),
+    to: (Mac, Ipv6Addr),
+    target: Ipv6Addr,
+) -> Vec<u8> {
+    let mut message = vec![kind, 0, 0, 0, flags, 0, 0, 0];
     message.extend(target.octets());
-    message.extend([1, 1]);
-    message.extend(mac.0);
-    let sum = icmpv6_checksum(sender, group, &message);
+    message.extend([option, 1]);
+    message.extend(from.0.0);
+    let sum = icmpv6_checksum(from.1, to.1, &message);
     message[2..4].copy_from_slice(&sum.to_be_bytes());
 
-    let mut frame = ethernet(Mac([0x33, 0x33, 0xff, x, y, z]), mac, IPV6);
+    let mut frame = ethernet(to.0, from.0, IPV6);
     frame.extend([0x60, 0, 0, 0, 0, message.len() as u8, ICMPV6, 255]);
-    frame.extend(sender.octets());
-    frame.extend(group.octets());
+    frame.extend(from.1.octets());
+    frame.extend(to.1.octets());
     frame.extend(message);
     frame
 }
@@ -252,6 +281,20 @@ mod tests {
 
     #[test]
     fn what_is_built_is_what_is_read() {
+        let vip = Ipv4Addr::new(10, 77, 0, 100);
+        let other = (Mac([2; 6]), Ipv4Addr::new(10, 77, 0, 11));
+        let seen = Seen::of(&arp_reply(ME, vip, other));
+        assert_eq!((seen.to, seen.from), (other.0, ME));
+        let told = What::Arp { operation: 2, sender: vip, at: ME, target: other.1 };
+        assert_eq!(seen.what, told);
+        let vip = "fd77::100".parse().expect("v6");
+        let seen = Seen::of(&advertisement(ME, vip));
+        assert_eq!(seen.to.to_string(), "33:33:00:00:00:01");
+        assert_eq!(
+            seen.what,
+            What::Neighbour { kind: 136, sender: vip, target: vip, at: Some(ME) }
+        );
+
         let (me, vip) = (Ipv4Addr::new(10, 77, 0, 201), Ipv4Addr::new(10, 77, 0, 100));
         let seen = Seen::of(&arp_request(ME, me, vip));
         assert_eq!((seen.to, seen.from, seen.length), (Mac::BROADCAST, ME, 42));

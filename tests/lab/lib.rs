@@ -20,6 +20,7 @@
 //! ```
 
 mod agent;
+mod agents;
 mod build;
 mod capture;
 mod cgroup;
@@ -37,13 +38,15 @@ mod net;
 mod observer;
 mod process;
 mod reaper;
+mod refusal;
 mod report;
 mod server;
 mod sys;
 mod topology;
 mod wait;
 
-pub use agent::{Agent, Agents, PATIENCE, program};
+pub use agent::{Agent, Launch, PATIENCE, program};
+pub use agents::{Agents, Setup};
 pub use build::{Lab, VIPS};
 pub use capture::{Capture, Captured};
 pub use client::{Burst, Client};
@@ -51,11 +54,12 @@ pub use cluster::{BACKEND_PORT, Cluster, web};
 pub use config::{Balancer, Config, Peer, Transport, backends};
 pub use connection::{Attempt, Connection, Who, ask_by_datagram};
 pub use foreign::{Foreign, experiment};
-pub use frame::{Mac, Seen, What, arp_request, solicitation};
+pub use frame::{Mac, Seen, What, advertisement, arp_reply, arp_request, solicitation};
 pub use host::Host;
 pub use inspect::{Counters, Entry, Snapshot};
 pub use observer::{Heard, WINDOW, Watch, owner, who_has};
 pub use process::Process;
+pub use refusal::Refusal;
 pub use report::{Failure, Progress, Report};
 pub use server::Server;
 pub use topology::Topology;

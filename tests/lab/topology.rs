@@ -15,6 +15,7 @@ use crate::host::Addresses;
 pub struct Topology {
     pub(crate) segments: Vec<Vec<Spec>>,
     pub(crate) routed: bool,
+    pub(crate) bare: bool,
 }
 
 /// One host to be made.
@@ -31,7 +32,7 @@ impl Topology {
         let names =
             (1..=nodes).map(|i| format!("n{i}")).chain((1..=clients).map(|i| format!("c{i}")));
         let segment = names.map(|name| Spec::new(&name, 0)).collect::<Result<_>>()?;
-        Ok(Self { segments: vec![segment], routed: false })
+        Ok(Self { segments: vec![segment], routed: false, bare: false })
     }
 
     /// Each group of hosts on a bridge of its own, joined by a router called `core`:
@@ -42,7 +43,14 @@ impl Topology {
             .zip(1..)
             .map(|(group, number)| group.iter().map(|name| Spec::new(name, number)).collect())
             .collect::<Result<_>>()?;
-        Ok(Self { segments, routed: true })
+        Ok(Self { segments, routed: true, bare: false })
+    }
+
+    /// Without XDP programs at the wire's end of each link: as with any veth, what a host's native
+    /// program sends is lost then.
+    pub fn bare(mut self) -> Self {
+        self.bare = true;
+        self
     }
 }
 

@@ -16,7 +16,7 @@ const PROTOCOL: AddressProtocol = AddressProtocol::Other(250);
 ///
 /// It is kept as the metric (`IFA_RT_PRIORITY`, Linux 4.18), which has no other effect: it is that
 /// of the prefix route, and ours have none.
-pub(super) fn tag(instance: &str) -> u32 {
+pub(crate) fn tag(instance: &str) -> u32 {
     let hash = instance
         .bytes()
         .fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));

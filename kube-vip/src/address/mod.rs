@@ -18,6 +18,7 @@ use rtnetlink::packet_route::address::AddressMessage;
 use tracing::{info, warn};
 
 use self::entry::Entry;
+pub(crate) use self::entry::tag;
 use crate::plan::HeldAddress;
 use crate::source::netlink::{NetlinkError, Requests};
 
@@ -86,7 +87,7 @@ pub struct Addresses {
 impl Addresses {
     /// For one of possibly several instances on this host; a restart must give the same name.
     pub fn new(instance: &str) -> Self {
-        let tag = entry::tag(instance);
+        let tag = tag(instance);
         Self { tag, added: BTreeMap::new(), foreign: BTreeSet::new() }
     }
 

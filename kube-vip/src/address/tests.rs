@@ -222,6 +222,6 @@ fn every_error_is_collected() {
 
 #[test]
 fn instances_have_tags_of_their_own() {
-    assert_ne!(entry::tag("control-plane"), entry::tag("services"));
-    assert_ne!(entry::tag(""), 0);
+    assert_ne!(tag("control-plane"), tag("services"));
+    assert_ne!(tag(""), 0);
 }

@@ -5,12 +5,12 @@ use std::time::Instant;
 
 use aya::programs::links::{FdLink, PinnedLink};
 use aya::programs::tc::{
-    NlOptions, SchedClassifierLink, TcAttachOptions, qdisc_add_clsact, qdisc_detach_program,
+    NlOptions, SchedClassifierLink, TcAttachOptions, TcHandle, qdisc_add_clsact,
 };
 use aya::programs::xdp::XdpLink;
 use aya::programs::{LinkOrder, ProgramError, SchedClassifier, TcAttachType, Xdp, xdp};
 
-use super::object::{EGRESS, Object};
+use super::object::Object;
 use super::pins::Pins;
 use crate::config::XdpMode;
 use crate::plan::Uplink;
@@ -63,7 +63,13 @@ enum Hold {
 
 impl Attachment {
     /// Attaches to that uplink. Whatever does not go is left out, with the reason.
-    pub fn new(object: &mut Object, pins: Option<&Pins>, name: &str, uplink: &Uplink) -> Self {
+    pub fn new(
+        object: &mut Object,
+        pins: Option<&Pins>,
+        instance: u32,
+        name: &str,
+        uplink: &Uplink,
+    ) -> Self {
         let mut attachment = Self {
             uplink: uplink.clone(),
             ingress: Ingress::None,
@@ -86,10 +92,13 @@ impl Attachment {
         let egress = object
             .egress()
             .map_err(|error| chain(&error))
-            .and_then(|program| attach_egress(program, name, pin.as_deref(), false));
+            .and_then(|program| attach_egress(program, name, pin.as_deref(), instance));
         match egress {
             Ok((egress, hold, added)) => {
                 (attachment.egress, attachment.added_clsact) = (egress, added);
+                if let Some(pins) = pins.filter(|_| added) {
+                    pins.note_qdisc(uplink.index);
+                }
                 attachment.links.push(hold);
             }
             Err(error) => reasons.push(format!("no program on egress: {error}")),
@@ -209,30 +218,59 @@ fn hold_xdp(program: &mut Xdp, id: xdp::XdpLinkId, pin: Option<&Path>) -> Result
     hold(FdLink::try_from(link).map_err(|error| chain(&error))?, pin)
 }
 
+/// Of TCX and clsact, which newer kernels have both; the variable is for tests of the older ones' way.
+fn clsact_wanted() -> bool {
+    std::env::var_os("KUBE_VIP_EGRESS").is_some_and(|way| way == "clsact")
+}
+
+type EgressOutcome = (Egress, Hold, bool);
+
 fn attach_egress(
     program: &mut SchedClassifier,
     name: &str,
     pin: Option<&Path>,
-    clsact: bool,
-) -> Result<(Egress, Hold, bool), String> {
-    let failed = |error: ProgramError| chain(&error);
+    instance: u32,
+) -> Result<EgressOutcome, String> {
+    if clsact_wanted() {
+        let _ = pin.map(std::fs::remove_file);
+        return attach_clsact(program, name, instance);
+    }
     let adopted = pin.and_then(adopt).and_then(|link| SchedClassifierLink::try_from(link).ok());
     let tcx = TcAttachOptions::TcxOrder(LinkOrder::default());
     let id = match adopted {
-        _ if clsact => None,
         Some(link) => program.attach_to_link(link).ok(),
         None => program.attach_with_options(name, TcAttachType::Egress, tcx).ok(),
     };
-    if let Some(id) = id {
-        let link = program.take_link(id).map_err(failed)?;
-        let link = FdLink::try_from(link).map_err(|error| chain(&error))?;
-        return Ok((Egress::Tcx, hold(link, pin)?, false));
-    }
-    // Older kernels. What an earlier agent left there goes first: it has no link to take over.
-    let _ = qdisc_detach_program(name, TcAttachType::Egress, EGRESS);
+    let Some(id) = id else {
+        return attach_clsact(program, name, instance);
+    };
+    let link = program.take_link(id).map_err(|error| chain(&error))?;
+    let link = FdLink::try_from(link).map_err(|error| chain(&error))?;
+    Ok((Egress::Tcx, hold(link, pin)?, false))
+}
+
+/// Priority of our filters; each instance's has a handle of its own there.
+const PRIORITY: u16 = 4989;
+
+/// For older kernels. What a killed agent left is replaced in its place: without a link nothing
+/// else tells it from another instance's.
+fn attach_clsact(
+    program: &mut SchedClassifier,
+    name: &str,
+    instance: u32,
+) -> Result<EgressOutcome, String> {
+    let failed = |error: ProgramError| chain(&error);
+    let (at, handle) = (TcAttachType::Egress, TcHandle::from(instance));
     let added = qdisc_add_clsact(name).is_ok();
-    let options = TcAttachOptions::Netlink(NlOptions::default());
-    let id = program.attach_with_options(name, TcAttachType::Egress, options).map_err(failed)?;
+    let left = SchedClassifierLink::attached(name, at, PRIORITY, handle, None);
+    let id = match left.ok().and_then(|left| program.attach_to_link(left).ok()) {
+        Some(id) => id,
+        None => {
+            let options = NlOptions { priority: PRIORITY, handle, classid: None };
+            let options = TcAttachOptions::Netlink(options);
+            program.attach_with_options(name, at, options).map_err(failed)?
+        }
+    };
     let link = program.take_link(id).map_err(failed)?;
     Ok((Egress::Clsact, Hold::Egress(link), added))
 }

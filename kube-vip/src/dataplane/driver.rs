@@ -1,6 +1,6 @@
 //! Keeps the kernel programs and their maps as desired.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use aya::maps::{MapData, RingBuf};
@@ -16,7 +16,9 @@ use super::leases::{Fence, FenceError};
 use super::object::{LoadError, Object};
 use super::pins::Pins;
 use super::sync::{Changes, LEASE, Mirror, Port, Server, SyncError};
+use crate::address;
 use crate::config::Limits;
+use crate::observe::capabilities;
 use crate::plan::DataPlane;
 
 /// An interface that could not be attached to is tried again this often.
@@ -36,6 +38,8 @@ struct Kernel {
     mirror: Mirror,
     pins: Option<Pins>,
     closed: Option<ClosedPort>,
+    /// Tells this instance's filters from another's.
+    tag: u32,
 }
 
 /// Why the data plane is not as desired.
@@ -74,13 +78,17 @@ impl Driver {
         match opened {
             Ok((kernel, fence)) => Self { kernel: Some(kernel), fence, ..empty },
             Err(error) => {
-                // What was made on the way there is of no use to anybody.
+                // Not this agent's directory, and not the programs of an earlier one, which would
+                // go on judging packets with nobody to tell them anything.
                 if let Some(Err(error)) = Pins::of(instance).map(|pins| pins.remove()) {
                     warn!("pins stay behind: {error}");
                 }
                 let causes =
                     std::iter::successors(Some(&error as &dyn std::error::Error), |e| e.source());
-                let reason = causes.map(ToString::to_string).collect::<Vec<_>>().join(": ");
+                let mut reason = causes.map(ToString::to_string).collect::<Vec<_>>().join(": ");
+                if let Some(missing) = capabilities::missing_for_programs() {
+                    reason = format!("{missing} ({reason})");
+                }
                 warn!(
                     "no kernel programs: {reason}; the kernel answers for the VIPs, nothing is balanced"
                 );
@@ -145,8 +153,8 @@ impl Driver {
                 .uplinks
                 .insert(uplink.index, own, 0)
                 .map_err(|source| SyncError::Map { map: "UPLINKS", source })?;
-            let attachment =
-                Attachment::new(&mut kernel.object, kernel.pins.as_ref(), name, uplink);
+            let pins = kernel.pins.as_ref();
+            let attachment = Attachment::new(&mut kernel.object, pins, kernel.tag, name, uplink);
             let (ingress, egress) = (attachment.ingress, attachment.egress);
             let said = before == Some((ingress, egress, attachment.reason.clone()));
             match &attachment.reason {
@@ -194,12 +202,13 @@ impl Driver {
     }
 
     /// Takes everything out of the kernel. Returns the interfaces with a clsact qdisc of ours.
-    pub fn close(mut self) -> Vec<u32> {
+    pub fn close(mut self) -> BTreeSet<u32> {
         // Silence first.
         if let Err(error) = self.fence.grant(LEASE, None, Duration::ZERO) {
             warn!("{error}");
         }
-        let mut qdiscs = Vec::new();
+        let pins = self.kernel.as_ref().and_then(|kernel| kernel.pins.as_ref());
+        let mut qdiscs = pins.map(Pins::qdiscs).unwrap_or_default();
         for (name, attachment) in std::mem::take(&mut self.attachments) {
             qdiscs.extend(attachment.added_clsact.then_some(attachment.uplink.index));
             detach(&name, attachment);
@@ -248,7 +257,7 @@ impl Kernel {
         }
         let closed =
             ClosedPort::take().inspect_err(|error| warn!("no port to refuse with: {error}")).ok();
-        Ok(Self { object, mirror, pins, closed })
+        Ok(Self { object, mirror, pins, closed, tag: address::tag(instance) })
     }
 }
 

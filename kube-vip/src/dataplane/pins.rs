@@ -1,5 +1,6 @@
 //! Where maps and links outlive the agent: `/sys/fs/bpf/kube-vip/<instance>/v<layout>/`.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd};
 use std::path::{Path, PathBuf};
@@ -13,6 +14,9 @@ use super::sys::map_info;
 
 /// Where bpffs is mounted.
 const BPFFS: &str = "/sys/fs/bpf";
+
+/// Marks an interface whose clsact qdisc is ours.
+const CLSACT: &str = "clsact";
 
 /// The pins of one instance.
 #[derive(Clone, Debug)]
@@ -41,6 +45,19 @@ impl Pins {
     /// for itself, so it goes by number.
     pub fn link(&self, hook: &str, ifindex: u32) -> PathBuf {
         self.version.join(format!("{hook}-{ifindex}"))
+    }
+
+    /// Remembers that the interface's clsact qdisc is ours, for whoever comes after a `kill -9`.
+    /// bpffs holds no files but pins, so it is a directory.
+    pub fn note_qdisc(&self, ifindex: u32) {
+        let _ = std::fs::create_dir(self.link(CLSACT, ifindex));
+    }
+
+    /// The interfaces whose clsact qdisc is ours.
+    pub fn qdiscs(&self) -> BTreeSet<u32> {
+        let entries = std::fs::read_dir(&self.version).into_iter().flatten().filter_map(Result::ok);
+        let index = |name: &str| name.strip_prefix(CLSACT)?.strip_prefix('-')?.parse().ok();
+        entries.filter_map(|entry| index(entry.file_name().to_str()?)).collect()
     }
 
     /// Makes the directory.

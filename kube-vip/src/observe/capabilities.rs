@@ -24,6 +24,20 @@ pub fn check() -> anyhow::Result<()> {
     Ok(())
 }
 
+/// What is missing to load kernel programs, for whoever was refused.
+pub fn missing_for_programs() -> Option<&'static str> {
+    const SYS_ADMIN: u64 = 1 << 21;
+    const PERFMON: u64 = 1 << 38;
+    const BPF: u64 = 1 << 39;
+    let effective = effective(&fs::read_to_string("/proc/self/status").ok()?);
+    match effective {
+        _ if effective & SYS_ADMIN != 0 => None,
+        _ if effective & BPF == 0 => Some("capability BPF is missing (SYS_ADMIN before Linux 5.8)"),
+        _ if effective & PERFMON == 0 => Some("capability PERFMON is missing"),
+        _ => None,
+    }
+}
+
 fn effective(status: &str) -> u64 {
     let line = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
     line.and_then(|bits| u64::from_str_radix(bits.trim(), 16).ok()).unwrap_or(0)

@@ -1,6 +1,7 @@
 //! What the kernel programs tell of their own accord: events, and log lines where they are wanted.
 
 use kube_vip_common::event::{ARP_CONFLICT, ND_CONFLICT};
+use nix::net::if_::if_indextoname;
 use tracing::warn;
 
 use crate::dataplane::{Voices, event, poll};
@@ -42,5 +43,9 @@ fn tell(record: &[u8]) {
         _ => return,
     };
     let (address, mac) = (event.address.to_ip(), Mac(event.mac.0));
-    warn!(%address, %mac, interface = event.ifindex, "address conflict: somebody else claims the VIP by {by}");
+    let interface = if_indextoname(event.ifindex).map_or_else(
+        |_| format!("number {}", event.ifindex),
+        |name| name.to_string_lossy().into_owned(),
+    );
+    warn!(%address, %mac, interface, "address conflict: somebody else claims the VIP by {by}");
 }

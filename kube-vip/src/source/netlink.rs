@@ -129,16 +129,28 @@ impl Requests {
     }
 }
 
-/// Removes the clsact qdisc from an interface (`TC_H_CLSACT`, `include/uapi/linux/pkt_sched.h`).
+/// Removes the clsact qdisc from an interface, unless somebody else has put filters there meanwhile,
+/// which would go with it.
 ///
 /// # Errors
 /// What the kernel said.
 pub(crate) async fn delete_clsact(ifindex: u32) -> Result<(), NetlinkError> {
     use rtnetlink::packet_route::tc::{TcHandle, TcMessage};
-    let mut message = TcMessage::with_index(ifindex.cast_signed());
-    message.header.parent = TcHandle::CLSACT;
-    let message = RouteNetlinkMessage::DelQueueDiscipline(message);
-    Requests::open()?.change("removing the clsact qdisc", message, 0).await
+    let requests = Requests::open()?;
+    let at = |parent| {
+        let mut message = TcMessage::with_index(ifindex.cast_signed());
+        message.header.parent = parent;
+        message
+    };
+    for minor in [TcHandle::MIN_INGRESS, TcHandle::MIN_EGRESS] {
+        let parent = TcHandle { major: TcHandle::CLSACT.major, minor };
+        let query = RouteNetlinkMessage::GetTrafficFilter(at(parent));
+        if !requests.dump("list the filters at clsact", query).await?.is_empty() {
+            return Ok(());
+        }
+    }
+    let message = RouteNetlinkMessage::DelQueueDiscipline(at(TcHandle::CLSACT));
+    requests.change("remove the clsact qdisc", message, 0).await
 }
 
 /// The answers, and whether they belong to one moment.

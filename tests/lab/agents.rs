@@ -1,0 +1,93 @@
+//! The agents of a whole lab.
+
+use anyhow::Result;
+use serde_json::Value;
+
+use crate::agent::{Agent, Launch};
+use crate::build::Lab;
+use crate::config::{Balancer, Config};
+use crate::host::Host;
+
+/// The agents of all nodes of a lab.
+#[derive(Debug)]
+pub struct Agents {
+    all: Vec<Agent>,
+    setup: Setup,
+}
+
+/// What is not as usual about all agents of a lab.
+#[derive(Clone, Debug)]
+pub struct Setup {
+    /// Changes every configuration before it is written.
+    pub adapt: fn(&mut Config),
+    /// How they are started.
+    pub launch: Launch,
+}
+
+impl Setup {
+    fn config(&self, lab: &Lab, node: &Host, balancers: &[Balancer]) -> Config {
+        let mut config = Config::of(lab, node, balancers);
+        (self.adapt)(&mut config);
+        config
+    }
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        Self { adapt: |_| {}, launch: Launch::default() }
+    }
+}
+
+impl Agents {
+    /// Starts an agent on every node, n1 being the owner, and waits until all of them are ready
+    /// with all backends.
+    pub fn start(lab: &Lab, balancers: &[Balancer]) -> Result<Self> {
+        Self::start_as(lab, balancers, Setup::default())
+    }
+
+    /// The same, in another way than usual.
+    pub fn start_as(lab: &Lab, balancers: &[Balancer], setup: Setup) -> Result<Self> {
+        let started = lab.nodes().map(|node| {
+            Agent::start_as(node, &setup.config(lab, node, balancers).to_string(), &setup.launch)
+        });
+        let mut agents = Self { all: started.collect::<Result<_>>()?, setup };
+        for agent in &mut agents.all {
+            agent.wait_for(balancers)?;
+        }
+        let held = |status: &Value| {
+            let vips = status["vips"].as_array();
+            vips.is_some_and(|vips| !vips.is_empty() && vips.iter().all(|vip| vip["held"] == true))
+        };
+        agents.on("n1").wait_until("n1 holds the virtual addresses", held)?;
+        Ok(agents)
+    }
+
+    /// The agent of a host; a panic when there is none, for that is a slip in the test.
+    #[track_caller]
+    pub fn on(&mut self, host: &str) -> &mut Agent {
+        let found = self.all.iter_mut().find(|agent| agent.host().name() == host);
+        found.unwrap_or_else(|| panic!("no agent on {host}"))
+    }
+
+    /// All of them.
+    pub fn all(&mut self) -> &mut [Agent] {
+        &mut self.all
+    }
+
+    /// Gives every agent the same new set of balancers and waits until all have taken it up.
+    pub fn rewrite(&mut self, lab: &Lab, balancers: &[Balancer]) -> Result<()> {
+        for agent in &self.all {
+            agent.rewrite(&self.setup.config(lab, agent.host(), balancers))?;
+        }
+        for agent in &mut self.all {
+            agent.wait_for(balancers)?;
+        }
+        Ok(())
+    }
+
+    /// All logs, for a test that failed elsewhere.
+    pub fn logs(&self) -> String {
+        let one = |agent: &Agent| format!("== {} ==\n{}", agent.host().name(), agent.log());
+        self.all.iter().map(one).collect::<Vec<_>>().join("\n")
+    }
+}
