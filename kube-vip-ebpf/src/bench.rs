@@ -6,6 +6,7 @@
 //! stored in other pieces waits for the processor's store buffer, and no real frame makes it wait.
 #![no_std]
 #![no_main]
+#![expect(clippy::needless_pass_by_value, reason = "aya's macros hand the context over by value")]
 #![expect(
     missing_docs,
     unreachable_pub,

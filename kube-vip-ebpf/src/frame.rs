@@ -109,7 +109,8 @@ pub fn octets(numbers: [u64; 2]) -> [u8; 16] {
     unsafe { core::mem::transmute(numbers) }
 }
 
-/// Keys of maps that consist of whole words of eight bytes.
+/// Keys of maps that consist of whole words of eight bytes: in words they are hashed and compared,
+/// and as such they lie on the stack in one piece.
 ///
 /// # Safety
 ///
@@ -124,10 +125,6 @@ pub unsafe trait Key<const WORDS: usize>: Copy {
     }
 
     /// The key that these words are in memory.
-    ///
-    /// A key is written in the words the kernel reads it in: a load that needs the bytes of two
-    /// stores just made waits until both have left the processor's store buffer, and that costs as
-    /// much as the rest of a look-up.
     #[inline(always)]
     fn from_words(words: [u64; WORDS]) -> Self {
         const { assert!(size_of::<Self>() == WORDS * 8) };

@@ -1,6 +1,7 @@
 //! The programs as the agent loads them.
 #![no_std]
 #![no_main]
+#![expect(clippy::needless_pass_by_value, reason = "aya's macros hand the context over by value")]
 #![expect(
     missing_docs,
     unreachable_pub,

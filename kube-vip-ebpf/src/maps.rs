@@ -119,6 +119,10 @@ pub fn vip(address: &Address) -> Option<&'static Vip> {
 }
 
 /// The entry of a balanced port, by the words of its key.
+///
+/// The list is written in place, but only while no id leads there. A packet that got there before
+/// finds another key, or, if the writing overtakes it within this function, what is to be there: it
+/// is then sent as a packet a moment later would be.
 #[inline(always)]
 pub fn frontend(key: [u64; 3]) -> Option<&'static Frontend> {
     if let Some(id) = FRONTEND_IDS.get(place(key)).and_then(|id| id.checked_sub(1))

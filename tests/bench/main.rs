@@ -23,7 +23,8 @@ use report::{Report, Row, Section};
 /// Programs run over and over on one frame (`BPF_PROG_TEST_RUN`), and a program that does nothing
 /// runs in between: its time is the floor. A program that changes its frame runs inside a wrapper
 /// that makes the frame what it was; `÷ floor` is the time of both, and what targets are for,
-/// `alone` is without what the wrapper costs. Times are of the CPU, medians of all samples.
+/// `alone` is without what the wrapper costs. Ratios are medians like the times, each against the
+/// floor measured around its sample.
 #[derive(Debug, Parser)]
 #[command(bin_name = "cargo xtask bench")]
 struct Arguments {

@@ -56,19 +56,19 @@ impl Row {
     }
 
     fn line(&self) -> String {
-        let number =
-            |value: Option<f64>| value.map_or(String::new(), |value| format!("{value:.2}"));
+        let ratio = |value: Option<f64>| value.map_or_else(String::new, |it| format!("{it:.2}"));
+        // Counts have no fractions.
+        let digits = if matches!(self.unit, "" | "B") { 0 } else { 1 };
         let spread = if self.low < self.high {
-            format!("{:.1}–{:.1}", self.low, self.high)
+            format!("{:.digits$}–{:.digits$}", self.low, self.high)
         } else {
             String::new()
         };
-        let target = self.target.map_or(String::new(), |target| format!("≤ {target}"));
+        let target = self.target.map_or_else(String::new, |target| format!("≤ {target}"));
         let line = format!(
-            "{:>7}  {:>7}  {:<6}{:<5}{:<42}{:>9.1} {:<3}{spread:>15}",
-            number(self.ratio),
-            number(self.alone),
-            target,
+            "{:>7}  {:>6}  {target:<10}{:<6}{:<50}{:>9.digits$} {:<3}{spread:>16}",
+            ratio(self.ratio),
+            ratio(self.alone),
             self.verdict(),
             self.what,
             self.median,
@@ -110,8 +110,11 @@ impl Report {
         match &section.rows {
             Ok(rows) => {
                 if rows.iter().any(|row| row.ratio.is_some()) {
-                    text.push_str("÷ floor    alone  target     what");
-                    text.push_str("                                       median         spread\n");
+                    let _ = writeln!(
+                        text,
+                        "{:>7}  {:>6}  {:<16}{:<50}{:>9}    {:>16}",
+                        "÷ floor", "alone", "target", "what", "median", "spread"
+                    );
                 }
                 for row in rows {
                     let _ = writeln!(text, "{}", row.line());

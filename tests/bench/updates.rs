@@ -37,6 +37,8 @@ pub(crate) fn latency(changes: u32) -> Result<Latency> {
     let Object { mut programs, mut maps, .. } = Object::load(&LIMITS, None)?;
     let mut mirror = Mirror::new(&maps, &LIMITS)?;
     let mut desired = configuration();
+    move_to(&mut desired, 2)?;
+    mirror.apply(&mut maps, &desired, 0)?;
     let start = Instant::now();
     let (seen, ended) = (Seen::default(), AtomicBool::new(false));
     let mut latency = Latency::default();
@@ -72,7 +74,7 @@ fn move_to(desired: &mut DataPlane, number: u8) -> Result<()> {
     Ok(())
 }
 
-/// The Ethernet address packets went to last, in the upper bits, and since when, in microseconds.
+/// The Ethernet address packets go to, and since when, in nanoseconds.
 #[derive(Default)]
 struct Seen {
     to: AtomicU64,

@@ -60,7 +60,7 @@ fn parse(program: &'static str, log: &str) -> Option<Figures> {
         line.split_whitespace().next()
     };
     let walked = behind("processed ")?.parse().ok()?;
-    let mut depths = behind("stack depth ")?.split('+').map(|depth| depth.parse::<u32>());
+    let mut depths = behind("stack depth ")?.split('+').map(str::parse::<u32>);
     let stack = depths.next()?.ok()?;
     let deepest = depths.filter_map(Result::ok).max().unwrap_or(0);
     Some(Figures { program, walked, stack, deepest })

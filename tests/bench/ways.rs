@@ -33,7 +33,10 @@ struct Way {
     /// Most the raw time may be, as a multiple of the floor.
     target: Option<f64>,
     raw: Samples,
-    null: Samples,
+    /// Raw time as a multiple of the floor.
+    ratio: Samples,
+    /// The same without the wrapper.
+    alone: Samples,
 }
 
 const FEW: u32 = 1;
@@ -49,9 +52,9 @@ pub(crate) struct Plan {
 impl Plan {
     pub(crate) fn new(quick: bool) -> Self {
         if quick {
-            Self { samples: 5, repeat: 300_000 }
+            Self { samples: 5, repeat: 200_000 }
         } else {
-            Self { samples: 9, repeat: 1_000_000 }
+            Self { samples: 15, repeat: 500_000 }
         }
     }
 }
@@ -65,23 +68,19 @@ pub(crate) fn measure(plan: &Plan, only: Option<&str>) -> Result<Vec<Row>> {
     for way in &ways {
         way.check(&mut kernel).with_context(|| way.title())?;
     }
-    let mut floors = [Hook::Xdp, Hook::Egress].map(|hook| (hook, Samples::default()));
+    let (mut xdp, mut egress) = (Samples::default(), Samples::default());
     for sample in 1..=plan.samples {
         progress(&format!("packets: sample {sample} of {} on CPU {cpu}", plan.samples));
-        for (hook, floor) in &mut floors {
-            floor.add(kernel.time(*hook, Variant::Floor, &[0; 64], plan.repeat)?);
-        }
         for way in &mut ways {
-            way.sample(&mut kernel, plan.repeat)?;
+            let floor = way.sample(&mut kernel, plan.repeat)?;
+            if way.hook == Hook::Xdp { xdp.add(floor) } else { egress.add(floor) }
         }
     }
-    let [(_, xdp), (_, egress)] = &floors;
     let mut rows = vec![
-        Row::of("floor: an XDP program that does nothing", "ns", xdp),
-        Row::of("floor: a TC program that does nothing", "ns", egress),
+        Row::of("floor: an XDP program that does nothing", "ns", &xdp),
+        Row::of("floor: a TC program that does nothing", "ns", &egress),
     ];
-    let floor = |hook| if hook == Hook::Xdp { xdp.median() } else { egress.median() };
-    rows.extend(ways.iter().map(|way| way.row(floor(way.hook))));
+    rows.extend(ways.iter().map(Way::row));
     rows.extend(families(&ways));
     Ok(rows)
 }
@@ -92,7 +91,7 @@ fn families(ways: &[Way]) -> Vec<Row> {
     let pair = |v6: &Way| {
         let is_same = |v4: &&Way| v4.family == "IPv4" && (v4.name, v4.flows) == (v6.name, v6.flows);
         let v4 = ways.iter().find(is_same)?;
-        let ratio = v6.raw.median() / v4.raw.median();
+        let ratio = v6.ratio.median() / v4.ratio.median();
         let what = format!("IPv6 ÷ IPv4: {}", v6.title().replace("IPv6 ", ""));
         Some(Row::single(what, "×", ratio).at_most(1.3))
     };
@@ -123,7 +122,8 @@ fn all() -> Vec<Way> {
                 changes: true,
                 target,
                 raw: Samples::default(),
-                null: Samples::default(),
+                ratio: Samples::default(),
+                alone: Samples::default(),
             });
             ways.len() - 1
         };
@@ -180,7 +180,8 @@ fn all() -> Vec<Way> {
             changes: true,
             target: None,
             raw: Samples::default(),
-            null: Samples::default(),
+            ratio: Samples::default(),
+            alone: Samples::default(),
         });
     }
     ways
@@ -195,11 +196,10 @@ impl Way {
         format!("{} {}{flows}", self.family, self.name)
     }
 
-    fn row(&self, floor: f64) -> Row {
+    fn row(&self) -> Row {
         let mut row = Row::of(self.title(), "ns", &self.raw);
-        let wrapper = if self.changes { self.null.median() - floor } else { 0.0 };
-        row.ratio = Some(row.median / floor);
-        row.alone = Some((row.median - wrapper) / floor);
+        row.ratio = Some(self.ratio.median());
+        row.alone = Some(self.alone.median());
         row.target = self.target;
         row
     }
@@ -230,14 +230,18 @@ impl Way {
         kernel.set(&self.frame, self.flows)
     }
 
-    /// Takes one sample more.
-    fn sample(&mut self, kernel: &mut Kernel, repeat: u32) -> Result<()> {
+    /// Takes one sample more and returns the floor, which is measured right before and behind: a
+    /// machine that is slow for a moment is slow for all of them.
+    fn sample(&mut self, kernel: &mut Kernel, repeat: u32) -> Result<f64> {
         self.prepare(kernel)?;
-        let variant = if self.changes { Variant::Run } else { Variant::Plain };
-        self.raw.add(kernel.time(self.hook, variant, &self.frame, repeat)?);
-        if self.changes {
-            self.null.add(kernel.time(self.hook, Variant::Null, &self.frame, repeat)?);
-        }
-        Ok(())
+        let mut time = |variant| kernel.time(self.hook, variant, &self.frame, repeat);
+        let first = time(Variant::Floor)?;
+        let wrapper = if self.changes { time(Variant::Null)? - first } else { 0.0 };
+        let raw = time(if self.changes { Variant::Run } else { Variant::Plain })?;
+        let floor = f64::midpoint(first, time(Variant::Floor)?);
+        self.raw.add(raw);
+        self.ratio.add(raw / floor);
+        self.alone.add((raw - wrapper) / floor);
+        Ok(floor)
     }
 }

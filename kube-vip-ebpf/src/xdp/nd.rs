@@ -23,7 +23,7 @@ const SOLICITED: u8 = 0x40;
 const OVERRIDE: u8 = 0x20;
 
 const UNSPECIFIED: [u8; 16] = [0; 16];
-/// ff02::1, and its Ethernet address (RFC 2464 §7).
+/// `ff02::1`, and its Ethernet address (RFC 2464 §7).
 const ALL_NODES: [u8; 16] = [0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
 const ALL_NODES_MAC: [u8; 6] = [0x33, 0x33, 0, 0, 0, 1];
 /// Prefix of solicited-node multicast addresses, `ff02::1:ff00:0/104` (RFC 4291 §2.7.1).
