@@ -89,13 +89,15 @@ pub struct Header {
 /// `NODES` in the 8 above. The upper two are free for what a slot's history needs.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Slot(u32);
+pub struct Slot {
+    packed: u32,
+}
 
 assert_size!(Line: 64, Header: 64, Slot: 4);
 
 impl Slot {
     /// No backend: no table has a member like it, because node 0 is never a host.
-    pub const NONE: Self = Self(0);
+    pub const NONE: Self = Self { packed: 0 };
 
     const BACKEND_BITS: u32 = 22;
     const BACKEND_MASK: u32 = Self::MAX_BACKENDS - 1;
@@ -109,19 +111,19 @@ impl Slot {
     /// That backend on that node.
     pub const fn new(backend: u32, node: u16) -> Self {
         assert!(backend < Self::MAX_BACKENDS && (node as u32) < Self::MAX_NODES);
-        Self(backend | (node as u32) << Self::BACKEND_BITS)
+        Self { packed: backend | (node as u32) << Self::BACKEND_BITS }
     }
 
     /// Index into `BACKENDS`.
     #[inline(always)]
     pub const fn backend(self) -> u32 {
-        self.0 & Self::BACKEND_MASK
+        self.packed & Self::BACKEND_MASK
     }
 
     /// Index into `NODES`: what forwarding needs, without another look-up.
     #[inline(always)]
     pub const fn node(self) -> u16 {
-        (self.0 >> Self::BACKEND_BITS & Self::NODE_MASK) as u16
+        (self.packed >> Self::BACKEND_BITS & Self::NODE_MASK) as u16
     }
 
     /// Whether there is a backend.
