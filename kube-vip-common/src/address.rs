@@ -10,7 +10,10 @@ use crate::assert_size;
 /// an odd place.
 #[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Address(pub [u8; 16]);
+pub struct Address {
+    /// As they travel.
+    pub octets: [u8; 16],
+}
 
 assert_size!(Address: 16);
 
@@ -18,19 +21,25 @@ impl Address {
     /// The mapped form of an IPv4 address.
     #[inline(always)]
     pub const fn from_v4([a, b, c, d]: [u8; 4]) -> Self {
-        Self([0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d])
+        Self { octets: [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d] }
+    }
+
+    /// An IPv6 address.
+    #[inline(always)]
+    pub const fn from_v6(octets: [u8; 16]) -> Self {
+        Self { octets }
     }
 
     /// The last four bytes: the address itself where it is IPv4.
     #[inline(always)]
     pub const fn v4(self) -> [u8; 4] {
-        let [.., a, b, c, d] = self.0;
+        let [.., a, b, c, d] = self.octets;
         [a, b, c, d]
     }
 
     /// The address as the standard library has it, unmapped.
     pub const fn to_ip(self) -> IpAddr {
-        let v6 = Ipv6Addr::from_octets(self.0);
+        let v6 = Ipv6Addr::from_octets(self.octets);
         match v6.to_ipv4_mapped() {
             Some(v4) => IpAddr::V4(v4),
             None => IpAddr::V6(v6),
@@ -46,7 +55,7 @@ impl From<Ipv4Addr> for Address {
 
 impl From<Ipv6Addr> for Address {
     fn from(v6: Ipv6Addr) -> Self {
-        Self(v6.octets())
+        Self { octets: v6.octets() }
     }
 }
 
@@ -62,6 +71,17 @@ impl From<IpAddr> for Address {
 /// An Ethernet address.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct MacAddress(pub [u8; 6]);
+pub struct MacAddress {
+    /// As they travel.
+    pub octets: [u8; 6],
+}
+
+impl MacAddress {
+    /// That address.
+    #[inline(always)]
+    pub const fn new(octets: [u8; 6]) -> Self {
+        Self { octets }
+    }
+}
 
 assert_size!(MacAddress: 6);

@@ -21,6 +21,14 @@ pub struct Event {
     pub pad: u16,
 }
 
+/// Value of `EVENT_TIMES`, by kind.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct EventTime {
+    /// When the last event was sent, nanoseconds of `CLOCK_BOOTTIME`.
+    pub time: u64,
+}
+
 /// Somebody else claims a VIP by ARP.
 pub const ARP_CONFLICT: u32 = 1;
 /// Somebody else claims a VIP by neighbour discovery.
@@ -32,4 +40,4 @@ pub const INTERVAL: u64 = 100_000_000;
 /// Kinds, for the array that keeps the time of the last one.
 pub const KINDS: usize = 4;
 
-assert_size!(Event: 40);
+assert_size!(EventTime: 8, Event: 40);

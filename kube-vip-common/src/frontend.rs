@@ -92,7 +92,7 @@ pub const fn place([high, low, rest]: [u64; 3]) -> u32 {
 impl FrontendKey {
     /// Its three words in memory.
     pub fn words(&self) -> [u64; 3] {
-        let [a, b, c, d, e, f, g, h, address @ ..] = self.address.0;
+        let [a, b, c, d, e, f, g, h, address @ ..] = self.address.octets;
         let ([p, q], [r, s]) = (self.port.to_ne_bytes(), self.protocol.to_ne_bytes());
         let [t, u, v, w] = self.pad.to_ne_bytes();
         [[a, b, c, d, e, f, g, h], address, [p, q, r, s, t, u, v, w]].map(u64::from_ne_bytes)

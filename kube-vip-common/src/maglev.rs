@@ -36,7 +36,7 @@ impl Candidate {
         seed: u64,
         size: TableSize,
     ) -> Self {
-        let [b0, b1, b2, b3, b4, b5, b6, b7, c0, c1, c2, c3, c4, c5, c6, c7] = address.0;
+        let [b0, b1, b2, b3, b4, b5, b6, b7, c0, c1, c2, c3, c4, c5, c6, c7] = address.octets;
         let hash = FlowHash::new(seed)
             .mix(u64::from_be_bytes([b0, b1, b2, b3, b4, b5, b6, b7]))
             .mix(u64::from_be_bytes([c0, c1, c2, c3, c4, c5, c6, c7]))
@@ -132,7 +132,7 @@ mod tests {
 
     fn identity() -> impl Strategy<Value = Identity> {
         let v4 = any::<[u8; 4]>().prop_map(Address::from_v4);
-        let address = prop_oneof![v4, any::<[u8; 16]>().prop_map(Address)];
+        let address = prop_oneof![v4, any::<[u8; 16]>().prop_map(Address::from_v6)];
         (address, 1..=u16::MAX)
     }
 

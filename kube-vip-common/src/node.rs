@@ -22,7 +22,15 @@ pub struct Node {
     pub v6: Address,
 }
 
-/// Key of `PEERS`; the value is an index into `NODES`.
+/// Value of `PEERS`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Peer {
+    /// Index into `NODES`.
+    pub node: u32,
+}
+
+/// Key of `PEERS`.
 #[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct PeerKey {
@@ -42,12 +50,12 @@ pub struct Uplink {
     pub pad: [u8; 2],
 }
 
-assert_size!(Node: 48, PeerKey: 8, Uplink: 8);
+assert_size!(Node: 48, Peer: 4, PeerKey: 8, Uplink: 8);
 
 impl PeerKey {
     /// The key for a frame from `mac`.
     #[inline(always)]
     pub const fn new(mac: [u8; 6]) -> Self {
-        Self { mac: MacAddress(mac), pad: [0; 2] }
+        Self { mac: MacAddress::new(mac), pad: [0; 2] }
     }
 }

@@ -4,14 +4,14 @@ use aya::Pod;
 
 use crate::address::Address;
 use crate::backend::Backend;
-use crate::event::Event;
+use crate::event::{Event, EventTime};
 use crate::filter::Filter;
 use crate::flow::{Endpoint4, Endpoint6, Tuple4, Tuple6};
 use crate::frontend::{Frontend, FrontendKey, Listed};
 use crate::lease::Lease;
-use crate::node::{Node, PeerKey, Uplink};
+use crate::node::{Node, Peer, PeerKey, Uplink};
 use crate::settings::Settings;
-use crate::stats::{BackendTraffic, Traffic};
+use crate::stats::{BackendTraffic, Count, Traffic};
 use crate::table::Line;
 use crate::vip::Vip;
 
@@ -29,9 +29,11 @@ pod!(
     Address,
     Backend,
     BackendTraffic,
+    Count,
     Endpoint4,
     Endpoint6,
     Event,
+    EventTime,
     Filter,
     Frontend,
     FrontendKey,
@@ -39,6 +41,7 @@ pod!(
     Line,
     Listed,
     Node,
+    Peer,
     PeerKey,
     Settings,
     Traffic,

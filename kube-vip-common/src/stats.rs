@@ -2,6 +2,14 @@
 
 use crate::assert_size;
 
+/// Value of `STATS`, by [`Reason`].
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Count {
+    /// Packets.
+    pub packets: u64,
+}
+
 /// Value of `FRONTEND_STATS`: what arrived for a frontend, by its id.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -22,7 +30,7 @@ pub struct BackendTraffic {
     pub replies: Traffic,
 }
 
-assert_size!(Traffic: 16, BackendTraffic: 32);
+assert_size!(Count: 8, Traffic: 16, BackendTraffic: 32);
 
 /// Declares [`Reason`] with the name and the sentence for each.
 macro_rules! reasons {

@@ -10,7 +10,7 @@ pub fn reason(reason: Reason) {
     if let Some(count) = STATS.get_ptr_mut(reason as u32) {
         // SAFETY: this CPU's own value; XDP and TC run with migration and bottom halves off, so
         // nothing comes between.
-        unsafe { *count += 1 };
+        unsafe { (*count).packets += 1 };
     }
 }
 

@@ -2,7 +2,7 @@
 
 use aya_ebpf::programs::XdpContext;
 use kube_vip_common::address::{Address, MacAddress};
-use kube_vip_common::event::{Event, INTERVAL};
+use kube_vip_common::event::{Event, EventTime, INTERVAL};
 use kube_vip_common::stats::Reason;
 
 use crate::helpers::boot_time;
@@ -15,13 +15,13 @@ pub fn conflict(ctx: &XdpContext, kind: u32, address: Address, mac: [u8; 6]) {
     count::reason(Reason::AddressConflict);
     let time = boot_time();
     // Two CPUs may both find the interval over: two events instead of one do no harm.
-    let due = EVENT_TIMES.get(kind).is_some_and(|last| time.wrapping_sub(*last) >= INTERVAL);
-    if !due || EVENT_TIMES.set(kind, time, 0).is_err() {
+    let due = EVENT_TIMES.get(kind).is_some_and(|last| time.wrapping_sub(last.time) >= INTERVAL);
+    if !due || EVENT_TIMES.set(kind, EventTime { time }, 0).is_err() {
         count::reason(Reason::EventSuppressed);
         return;
     }
     let ifindex = ctx.ingress_ifindex() as u32;
-    let event = Event { time, kind, ifindex, address, mac: MacAddress(mac), pad: 0 };
+    let event = Event { time, kind, ifindex, address, mac: MacAddress::new(mac), pad: 0 };
     if EVENTS.output(event, 0).is_err() {
         count::reason(Reason::EventSuppressed);
     }

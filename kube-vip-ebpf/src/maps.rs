@@ -6,14 +6,14 @@ use aya_ebpf::btf_maps::{Array, ArrayOfMaps, HashMap, LruHashMap, PerCpuArray, R
 use aya_ebpf::macros::btf_map;
 use kube_vip_common::address::Address;
 use kube_vip_common::backend::Backend;
-use kube_vip_common::event::{Event, KINDS};
+use kube_vip_common::event::{Event, EventTime, KINDS};
 use kube_vip_common::filter::Filter;
 use kube_vip_common::flow::{Endpoint4, Endpoint6, Tuple4, Tuple6};
 use kube_vip_common::frontend::{Frontend, FrontendKey, Listed, PLACES, place};
 use kube_vip_common::lease::Lease;
-use kube_vip_common::node::{Node, PeerKey, Uplink};
+use kube_vip_common::node::{Node, Peer, PeerKey, Uplink};
 use kube_vip_common::settings::Settings;
-use kube_vip_common::stats::{BackendTraffic, Reason, Traffic};
+use kube_vip_common::stats::{BackendTraffic, Count, Reason, Traffic};
 use kube_vip_common::table::Line;
 use kube_vip_common::vip::Vip;
 
@@ -64,7 +64,7 @@ pub static NODES: Array<Node, 256> = Array::new();
 
 /// Ethernet address → index into `NODES`.
 #[btf_map]
-pub static PEERS: HashMap<PeerKey, u32, 256> = HashMap::new();
+pub static PEERS: HashMap<PeerKey, Peer, 256> = HashMap::new();
 
 /// Interface index → own Ethernet address there.
 #[btf_map]
@@ -88,7 +88,7 @@ pub static REVERSE6: LruHashMap<Tuple6, Endpoint6, 1024> = LruHashMap::new();
 
 /// Counters by [`Reason`].
 #[btf_map]
-pub static STATS: PerCpuArray<u64, { Reason::ALL.len() }> = PerCpuArray::new();
+pub static STATS: PerCpuArray<Count, { Reason::ALL.len() }> = PerCpuArray::new();
 
 /// What arrived, by frontend id.
 #[btf_map]
@@ -104,7 +104,7 @@ pub static EVENTS: RingBuf<Event, 65536> = RingBuf::new();
 
 /// Time of the last event of each kind, nanoseconds since boot.
 #[btf_map]
-pub static EVENT_TIMES: Array<u64, KINDS> = Array::new();
+pub static EVENT_TIMES: Array<EventTime, KINDS> = Array::new();
 
 /// What the agent tells the programs.
 #[btf_map]
@@ -139,14 +139,14 @@ pub fn frontend(key: [u64; 3]) -> Option<&'static Frontend> {
 #[inline(always)]
 pub fn peer(mac: [u8; 6]) -> Option<u32> {
     // SAFETY: one word, copied.
-    unsafe { PEERS.get(PeerKey::new(mac)).copied() }
+    unsafe { PEERS.get(PeerKey::new(mac)).map(|peer| peer.node) }
 }
 
 /// This host's own Ethernet address on an uplink.
 #[inline(always)]
 pub fn own_mac(ifindex: u32) -> Option<[u8; 6]> {
     // SAFETY: copied at once; the agent replaces an entry as a whole.
-    unsafe { UPLINKS.get(ifindex).map(|uplink| uplink.mac.0) }
+    unsafe { UPLINKS.get(ifindex).map(|uplink| uplink.mac.octets) }
 }
 
 /// Where a connection goes, or its reply comes from.

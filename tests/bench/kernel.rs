@@ -69,7 +69,7 @@ impl Kernel {
             xdp(&mut object, variant)?.load()?;
             egress(&mut object, variant)?.load()?;
         }
-        let own = Uplink { mac: MacAddress(HOST.0), pad: [0; 2] };
+        let own = Uplink { mac: MacAddress::new(HOST.0), pad: [0; 2] };
         object.maps.uplinks.insert(IFINDEX, own, 0)?;
         let grant = Some(Grant { epoch: 1, forever: false });
         object.maps.fence()?.grant(LEASE, grant, Duration::from_secs(3600))?;

@@ -119,7 +119,7 @@ fn foreign_claim_is_dropped_and_reported() {
                 kind: ARP_CONFLICT,
                 ifindex: IFINDEX,
                 address: VIP4.into(),
-                mac: MacAddress(by.0),
+                mac: MacAddress::new(by.0),
                 pad: 0,
             };
             assert_eq!(*event, expected);

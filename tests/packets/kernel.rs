@@ -97,7 +97,7 @@ impl Kernel {
     pub(crate) fn new(desired: &DataPlane) -> Self {
         let mut object = Object::load(&LIMITS, None).expect("programs load (root needed)");
         let mirror = Mirror::new(&object.maps, &LIMITS).expect("maps are there");
-        let own = Uplink { mac: MacAddress(HOST.0), pad: [0; 2] };
+        let own = Uplink { mac: MacAddress::new(HOST.0), pad: [0; 2] };
         object.maps.uplinks.insert(IFINDEX, own, 0).expect("uplink");
         let fence = object.maps.fence().expect("fence");
         let mut kernel = Self { object, mirror, fence };

@@ -209,7 +209,7 @@ fn foreign_claim_is_dropped_and_reported() {
                 kind: ND_CONFLICT,
                 ifindex: IFINDEX,
                 address: VIP6.into(),
-                mac: MacAddress(by.0),
+                mac: MacAddress::new(by.0),
                 pad: 0,
             };
             assert_eq!(events, [expected]);

@@ -24,15 +24,15 @@ pub(super) fn handle<F: Family>(
         return dropped(ctx, Reason::NoNextHop, ethernet.src_addr);
     };
     let stays = node.ifindex == ctx.ingress_ifindex() as u32;
-    if stays && ethernet.dst_addr != node.source_mac.0 {
+    if stays && ethernet.dst_addr != node.source_mac.octets {
         // For another host, and only flooded here: it forwards it itself.
         return Verdict::Done(Action::Pass);
     }
-    if node.mac.0 == ethernet.src_addr {
+    if node.mac.octets == ethernet.src_addr {
         return dropped(ctx, Reason::BackToSender, ethernet.src_addr);
     }
-    ethernet.dst_addr = node.mac.0;
-    ethernet.src_addr = node.source_mac.0;
+    ethernet.dst_addr = node.mac.octets;
+    ethernet.src_addr = node.source_mac.octets;
     F::set_ttl(ip, mark::ttl(0));
     count::sent(slot.backend(), length(ctx));
     if stays {

@@ -74,37 +74,53 @@ impl Attachment {
             uplink: uplink.clone(),
             ingress: Ingress::None,
             egress: Egress::None,
-            reason: uplink.reason.clone(),
+            reason: None,
             added_clsact: false,
             tried: Instant::now(),
             links: Vec::new(),
         };
-        let mut reasons: Vec<_> = uplink.reason.iter().cloned().collect();
-        match attach_xdp(object, uplink, pins) {
-            Ok((ingress, hold, note)) => {
-                attachment.ingress = ingress;
-                attachment.links.extend(hold);
-                reasons.extend(note);
-            }
-            Err(error) => reasons.push(error),
-        }
-        let pin = pins.map(|pins| pins.link("egress-tcx", uplink.index));
-        let egress = object
-            .egress()
-            .map_err(|error| chain(&error))
-            .and_then(|program| attach_egress(program, name, pin.as_deref(), instance));
-        match egress {
-            Ok((egress, hold, added)) => {
-                (attachment.egress, attachment.added_clsact) = (egress, added);
-                if let Some(pins) = pins.filter(|_| added) {
-                    pins.note_qdisc(uplink.index);
-                }
-                attachment.links.push(hold);
-            }
-            Err(error) => reasons.push(format!("no program on egress: {error}")),
-        }
-        attachment.reason = (!reasons.is_empty()).then(|| reasons.join("; "));
+        attachment.complete(object, pins, instance, name);
         attachment
+    }
+
+    /// Attaches what is not attached yet: whoever was in the place may have left it.
+    pub fn complete(
+        &mut self,
+        object: &mut Object,
+        pins: Option<&Pins>,
+        instance: u32,
+        name: &str,
+    ) {
+        self.tried = Instant::now();
+        let mut reasons: Vec<_> = self.uplink.reason.iter().cloned().collect();
+        if self.ingress == Ingress::None {
+            match attach_xdp(object, &self.uplink, pins) {
+                Ok((ingress, hold, note)) => {
+                    self.ingress = ingress;
+                    self.links.extend(hold);
+                    reasons.extend(note);
+                }
+                Err(error) => reasons.push(error),
+            }
+        }
+        if self.egress == Egress::None {
+            let pin = pins.map(|pins| pins.link("egress-tcx", self.uplink.index));
+            let egress = object
+                .egress()
+                .map_err(|error| chain(&error))
+                .and_then(|program| attach_egress(program, name, pin.as_deref(), instance));
+            match egress {
+                Ok((egress, hold, added)) => {
+                    (self.egress, self.added_clsact) = (egress, added);
+                    if let Some(pins) = pins.filter(|_| added) {
+                        pins.note_qdisc(self.uplink.index);
+                    }
+                    self.links.push(hold);
+                }
+                Err(error) => reasons.push(format!("no program on egress: {error}")),
+            }
+        }
+        self.reason = (!reasons.is_empty()).then(|| reasons.join("; "));
     }
 
     /// Whether nothing would be gained by trying again.

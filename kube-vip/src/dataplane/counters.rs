@@ -10,7 +10,7 @@ use super::object::Maps;
 pub fn reasons(maps: &Maps) -> Vec<(Reason, u64)> {
     let read = |reason: &Reason| {
         let values = maps.stats.get(&(*reason as u32), 0).ok()?;
-        let sum = values.iter().sum();
+        let sum = values.iter().map(|count| count.packets).sum();
         (sum > 0).then_some((*reason, sum))
     };
     Reason::ALL.iter().filter_map(read).collect()

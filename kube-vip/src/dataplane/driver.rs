@@ -136,29 +136,27 @@ impl Driver {
             }
         }
         for (name, uplink) in &desired.uplinks {
-            let old = self.attachments.get(name);
-            if old.is_some_and(|old| old.is_whole() || old.tried.elapsed() < RETRY) {
-                continue;
-            }
-            // Whoever was in the place may have left it.
-            let before = self.attachments.remove(name).map(|old| {
-                let said = (old.ingress, old.egress, old.reason.clone());
-                detach(name, old);
-                said
-            });
-            let own = Uplink { mac: MacAddress(uplink.mac.0), pad: [0; 2] };
-            kernel
-                .object
-                .maps
-                .uplinks
-                .insert(uplink.index, own, 0)
-                .map_err(|source| SyncError::Map { map: "UPLINKS", source })?;
-            let pins = kernel.pins.as_ref();
-            let attachment = Attachment::new(&mut kernel.object, pins, kernel.tag, name, uplink);
+            let old = self.attachments.remove(name);
+            let state = |at: &Attachment| (at.ingress, at.egress, at.reason.clone());
+            let before = old.as_ref().map(state);
+            let (object, pins) = (&mut kernel.object, kernel.pins.as_ref());
+            let attachment = match old {
+                Some(mut old) => {
+                    if !old.is_whole() && old.tried.elapsed() >= RETRY {
+                        old.complete(object, pins, kernel.tag, name);
+                    }
+                    old
+                }
+                None => {
+                    let own = Uplink { mac: MacAddress::new(uplink.mac.0), pad: [0; 2] };
+                    let added = object.maps.uplinks.insert(uplink.index, own, 0);
+                    added.map_err(|source| SyncError::Map { map: "UPLINKS", source })?;
+                    Attachment::new(object, pins, kernel.tag, name, uplink)
+                }
+            };
             let (ingress, egress) = (attachment.ingress, attachment.egress);
-            let said = before == Some((ingress, egress, attachment.reason.clone()));
             match &attachment.reason {
-                _ if said => {}
+                _ if before == Some(state(&attachment)) => {}
                 None => info!("{name}: XDP {ingress:?}, egress {egress:?}"),
                 Some(reason) => warn!("{name}: XDP {ingress:?}, egress {egress:?}: {reason}"),
             }

@@ -11,9 +11,9 @@ use kube_vip_common::backend::Backend;
 use kube_vip_common::event::Event;
 use kube_vip_common::filter::Filter;
 use kube_vip_common::frontend::{Frontend, FrontendKey};
-use kube_vip_common::node::{Node, PeerKey, Uplink};
+use kube_vip_common::node::{Node, Peer, PeerKey, Uplink};
 use kube_vip_common::settings::Settings;
-use kube_vip_common::stats::{BackendTraffic, Traffic};
+use kube_vip_common::stats::{BackendTraffic, Count, Traffic};
 use kube_vip_common::vip::Vip;
 
 use crate::config::Limits;
@@ -98,13 +98,13 @@ pub struct Maps {
     /// `NODES`.
     pub nodes: Array<MapData, Node>,
     /// `PEERS`.
-    pub peers: HashMap<MapData, PeerKey, u32>,
+    pub peers: HashMap<MapData, PeerKey, Peer>,
     /// `UPLINKS`.
     pub uplinks: HashMap<MapData, u32, Uplink>,
     /// `SETTINGS`.
     pub settings: Array<MapData, Settings>,
     /// `STATS`.
-    pub stats: PerCpuArray<MapData, u64>,
+    pub stats: PerCpuArray<MapData, Count>,
     /// `FRONTEND_STATS`.
     pub frontend_stats: PerCpuArray<MapData, Traffic>,
     /// `BACKEND_STATS`.

@@ -42,7 +42,7 @@ fn tell(record: &[u8]) {
         ND_CONFLICT => "neighbour discovery",
         _ => return,
     };
-    let (address, mac) = (event.address.to_ip(), Mac(event.mac.0));
+    let (address, mac) = (event.address.to_ip(), Mac(event.mac.octets));
     let interface = if_indextoname(event.ifindex).map_or_else(
         |_| format!("number {}", event.ifindex),
         |name| name.to_string_lossy().into_owned(),

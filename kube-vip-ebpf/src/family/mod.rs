@@ -1,0 +1,185 @@
+//! What differs between IPv4 and IPv6, so that each stage is written once.
+
+mod v4;
+mod v6;
+
+use aya_ebpf::programs::TcContext;
+use kube_vip_common::address::Address;
+use kube_vip_common::checksum::Sum;
+use kube_vip_common::filter::Bit;
+use kube_vip_common::hash::FlowHash;
+use kube_vip_common::node::Node;
+use network_types::eth::EthHdr;
+
+use crate::frame::{Cursor, Wire, Word};
+
+pub use self::v4::V4;
+pub use self::v6::{Halves, V6};
+
+/// IP protocol numbers.
+pub mod protocol {
+    /// RFC 792.
+    pub const ICMP: u8 = 1;
+    /// RFC 9293.
+    pub const TCP: u8 = 6;
+    /// RFC 768.
+    pub const UDP: u8 = 17;
+    /// RFC 4443.
+    pub const ICMPV6: u8 = 58;
+}
+
+/// Source and destination ports with the protocol.
+#[derive(Clone, Copy)]
+pub struct Ports {
+    /// Source port, host order.
+    pub source: u16,
+    /// Destination port, host order.
+    pub destination: u16,
+    /// IP protocol number.
+    pub protocol: u8,
+}
+
+impl Ports {
+    /// As they end a key of the flow maps.
+    #[inline(always)]
+    fn word(self) -> u64 {
+        let ([a, b], [c, d]) = (self.source.to_ne_bytes(), self.destination.to_ne_bytes());
+        let [e, f, g, h] = u32::from(self.protocol).to_ne_bytes();
+        u64::from_ne_bytes([a, b, c, d, e, f, g, h])
+    }
+
+    /// As they end a key of `FRONTENDS`.
+    #[inline(always)]
+    fn frontend_word(self) -> u64 {
+        let [a, b] = self.destination.to_ne_bytes();
+        let [c, d] = u16::from(self.protocol).to_ne_bytes();
+        u64::from_ne_bytes([a, b, c, d, 0, 0, 0, 0])
+    }
+}
+
+/// What lies behind the IP header.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Payload {
+    /// This protocol, at the cursor.
+    Protocol(u8),
+    /// The first fragment of a packet of this protocol, whose header is at the cursor.
+    FirstFragment(u8),
+    /// A fragment without the header.
+    LaterFragment,
+    /// The header is cut short or contradicts itself.
+    Malformed,
+}
+
+/// An IP version.
+pub trait Family {
+    /// The fixed part of the header.
+    type Header: Wire + 'static;
+    /// Bytes of an address.
+    type Bytes: Copy + PartialEq;
+    /// Key of the flow maps.
+    type Tuple;
+    /// Value of the flow maps.
+    type Endpoint: Copy;
+
+    /// The fixed part of the header and the eight bytes behind it: what an error quotes.
+    type Quotation: Wire + AsRef<[Word]> + 'static;
+
+    /// IP protocol number of this version's control messages.
+    const ICMP: u8;
+
+    /// Source address.
+    fn source(ip: &Self::Header) -> Self::Bytes;
+    /// Destination address.
+    fn destination(ip: &Self::Header) -> Self::Bytes;
+    /// TTL or hop limit.
+    fn ttl(ip: &Self::Header) -> u8;
+    /// Sets TTL or hop limit and what depends on it in the header.
+    fn set_ttl(ip: &mut Self::Header, ttl: u8);
+    /// Sets the destination and what depends on it in the header.
+    fn set_destination(ip: &mut Self::Header, destination: Self::Bytes);
+    /// Swaps source and destination.
+    fn turn(ip: &mut Self::Header);
+    /// Writes a whole header; `length` is that of what follows it.
+    fn write(
+        ip: &mut Self::Header,
+        source: Self::Bytes,
+        destination: Self::Bytes,
+        protocol: u8,
+        length: u16,
+    );
+    /// What checksums cover besides the segment (RFC 9293 §3.1, RFC 8200 §8.1).
+    fn pseudo(source: Self::Bytes, destination: Self::Bytes, protocol: u8, length: u16) -> Sum;
+    /// Length of the header with what belongs to it, in words of four bytes.
+    fn header_words(ip: &Self::Header) -> usize;
+    /// Length of what follows the header, in bytes, by its own word.
+    fn payload_length(ip: &Self::Header) -> u16;
+    /// Whether errors and resets may be sent to this source (RFC 1122 §3.2.2, RFC 4443 §2.4).
+    fn is_answerable(source: Self::Bytes) -> bool;
+    /// Finds what lies behind the header and puts the cursor there.
+    fn payload(ip: &Self::Header, cursor: &mut Cursor<'_>) -> Payload;
+
+    /// The address as the maps have it.
+    fn address(bytes: Self::Bytes) -> Address;
+    /// Key of `FRONTENDS`, in words.
+    fn frontend_key(destination: Self::Bytes, ports: Ports) -> [u64; 3];
+    /// The address out of the maps.
+    fn bytes(address: &Address) -> Self::Bytes;
+    /// Its place in the filter.
+    fn bit(bytes: Self::Bytes) -> Bit;
+    /// This family's address of a node.
+    fn of_node(node: &Node) -> Self::Bytes;
+    /// What a change of address means for a checksum that covers it.
+    fn change(old: Self::Bytes, new: Self::Bytes) -> Sum;
+
+    /// Hash of the client's address alone.
+    fn hash_client(seed: u64, source: Self::Bytes) -> FlowHash;
+    /// Hash of the whole tuple.
+    fn hash_flow(
+        seed: u64,
+        source: Self::Bytes,
+        destination: Self::Bytes,
+        ports: Ports,
+    ) -> FlowHash;
+
+    /// Key of the flow maps.
+    fn tuple(source: Self::Bytes, destination: Self::Bytes, ports: Ports) -> Self::Tuple;
+    /// Source, destination and ports of a key of the flow maps.
+    fn tuple_parts(tuple: &Self::Tuple) -> (Self::Bytes, Self::Bytes, Ports);
+    /// Value of the flow maps.
+    fn endpoint(address: Self::Bytes, port: u16, backend: u32) -> Self::Endpoint;
+    /// Address, port and backend of a value of the flow maps.
+    fn parts(endpoint: &Self::Endpoint) -> (Self::Bytes, u16, u32);
+
+    /// Looks up `FLOWS4` or `FLOWS6`.
+    fn flow(tuple: &Self::Tuple) -> Option<Self::Endpoint>;
+    /// Writes both directions of a connection; false where a map refused.
+    fn record(
+        flow: &Self::Tuple,
+        backend: &Self::Endpoint,
+        reply: &Self::Tuple,
+        vip: &Self::Endpoint,
+    ) -> bool;
+    /// Writes the way back alone; false where the map refused.
+    fn record_reply(reply: &Self::Tuple, vip: &Self::Endpoint) -> bool;
+    /// Looks up `REVERSE4` or `REVERSE6`.
+    fn reverse(tuple: &Self::Tuple) -> Option<Self::Endpoint>;
+    /// Sets [`DIRECT`](kube_vip_common::flow::DIRECT) on the record of a reply.
+    fn mark_direct(reply: &Self::Tuple);
+    /// Whether [`DIRECT`](kube_vip_common::flow::DIRECT) is set.
+    fn is_direct(reply: &Self::Endpoint) -> bool;
+    /// Forgets both directions of a connection.
+    fn forget(flow: &Self::Tuple, reply: &Self::Tuple);
+
+    /// Changes the source of a packet that leaves, with the checksums of both headers; the
+    /// transport's is at `check`.
+    fn replace_source(
+        ctx: &TcContext,
+        check: usize,
+        old: Self::Bytes,
+        new: Self::Bytes,
+        udp: bool,
+    ) -> Result<(), i64>;
+}
+
+/// Where the IP header begins.
+const NETWORK: usize = size_of::<EthHdr>();

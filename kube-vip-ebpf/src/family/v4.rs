@@ -1,0 +1,258 @@
+//! IPv4 (RFC 791).
+
+use core::mem::offset_of;
+
+use aya_ebpf::programs::TcContext;
+use kube_vip_common::address::Address;
+use kube_vip_common::checksum::Sum;
+use kube_vip_common::filter::Bit;
+use kube_vip_common::flow::{DIRECT, Endpoint4, Tuple4};
+use kube_vip_common::hash::{FlowHash, addresses4, ports};
+use kube_vip_common::mark::ORDINARY_TTL;
+use kube_vip_common::node::Node;
+use network_types::ip::Ipv4Hdr;
+
+use super::{Family, NETWORK, Payload, Ports, protocol};
+use crate::frame::{Cursor, Key as _, Word};
+use crate::helpers;
+use crate::maps::{self, FLOWS4, REVERSE4};
+
+/// IPv4 (RFC 791).
+pub struct V4;
+
+/// More fragments, or an offset: a part of a packet (RFC 791 §3.1).
+const FRAGMENT: [u8; 2] = [0x3f, 0xff];
+/// More fragments, no offset.
+const MORE_FRAGMENTS: [u8; 2] = [0x20, 0];
+
+impl Family for V4 {
+    type Header = Ipv4Hdr;
+    type Bytes = [u8; 4];
+    type Tuple = Tuple4;
+    type Endpoint = Endpoint4;
+    type Quotation = [Word; 7];
+
+    const ICMP: u8 = protocol::ICMP;
+
+    #[inline(always)]
+    fn source(ip: &Ipv4Hdr) -> [u8; 4] {
+        ip.src_addr
+    }
+
+    #[inline(always)]
+    fn destination(ip: &Ipv4Hdr) -> [u8; 4] {
+        ip.dst_addr
+    }
+
+    #[inline(always)]
+    fn ttl(ip: &Ipv4Hdr) -> u8 {
+        ip.ttl
+    }
+
+    #[inline(always)]
+    fn set_ttl(ip: &mut Ipv4Hdr, ttl: u8) {
+        // TTL shares its 16-bit word with the protocol.
+        let old = u16::from_ne_bytes([ip.ttl, ip.proto]);
+        let new = u16::from_ne_bytes([ttl, ip.proto]);
+        let change = Sum::default().remove(old.into()).add(new.into());
+        ip.check = change.update(u16::from_ne_bytes(ip.check)).to_ne_bytes();
+        ip.ttl = ttl;
+    }
+
+    #[inline(always)]
+    fn set_destination(ip: &mut Ipv4Hdr, destination: [u8; 4]) {
+        let change = Self::change(ip.dst_addr, destination);
+        ip.check = change.update(u16::from_ne_bytes(ip.check)).to_ne_bytes();
+        ip.dst_addr = destination;
+    }
+
+    #[inline(always)]
+    fn turn(ip: &mut Ipv4Hdr) {
+        (ip.src_addr, ip.dst_addr) = (ip.dst_addr, ip.src_addr);
+    }
+
+    #[inline(always)]
+    fn write(ip: &mut Ipv4Hdr, source: [u8; 4], destination: [u8; 4], protocol: u8, length: u16) {
+        let [high, low] = (length + size_of::<Ipv4Hdr>() as u16).to_be_bytes();
+        // Version 4, five words; don't fragment, so that the identification may be 0 (RFC 6864).
+        let first = [0x45, 0, high, low];
+        let second = [0, 0, 0x40, 0];
+        let third = [ORDINARY_TTL, protocol, 0, 0];
+        let sum = [first, second, third, source, destination]
+            .into_iter()
+            .fold(Sum::default(), |sum, word| sum.add(u32::from_ne_bytes(word)));
+        *ip = Ipv4Hdr {
+            vihl: 0x45,
+            tos: 0,
+            tot_len: [high, low],
+            id: [0, 0],
+            frags: [0x40, 0],
+            ttl: ORDINARY_TTL,
+            proto: protocol,
+            check: sum.checksum().to_ne_bytes(),
+            src_addr: source,
+            dst_addr: destination,
+        };
+    }
+
+    #[inline(always)]
+    fn pseudo(source: [u8; 4], destination: [u8; 4], protocol: u8, length: u16) -> Sum {
+        let [high, low] = length.to_be_bytes();
+        Sum::default()
+            .add(u32::from_ne_bytes(source))
+            .add(u32::from_ne_bytes(destination))
+            .add(u32::from_ne_bytes([0, protocol, high, low]))
+    }
+
+    #[inline(always)]
+    fn header_words(ip: &Ipv4Hdr) -> usize {
+        usize::from(ip.vihl & 0xf)
+    }
+
+    #[inline(always)]
+    fn payload_length(ip: &Ipv4Hdr) -> u16 {
+        let header = u16::from(ip.vihl & 0xf) * 4;
+        u16::from_be_bytes(ip.tot_len).saturating_sub(header)
+    }
+
+    #[inline(always)]
+    fn is_answerable([first, ..]: [u8; 4]) -> bool {
+        // Not "this network", not loopback, not multicast, reserved or broadcast (RFC 1122 §3.2.1.3).
+        first != 0 && first != 127 && first < 224
+    }
+
+    #[inline(always)]
+    fn payload(ip: &Ipv4Hdr, cursor: &mut Cursor<'_>) -> Payload {
+        let words = usize::from(ip.vihl & 0xf);
+        if words < 5 {
+            return Payload::Malformed;
+        }
+        // Options are stepped over, not judged.
+        cursor.skip((words - 5) * 4);
+        match u16::from_ne_bytes(ip.frags) & u16::from_ne_bytes(FRAGMENT) {
+            0 => Payload::Protocol(ip.proto),
+            more if more == u16::from_ne_bytes(MORE_FRAGMENTS) => Payload::FirstFragment(ip.proto),
+            _ => Payload::LaterFragment,
+        }
+    }
+
+    #[inline(always)]
+    fn address(bytes: [u8; 4]) -> Address {
+        Address::from_v4(bytes)
+    }
+
+    #[inline(always)]
+    fn frontend_key([a, b, c, d]: [u8; 4], ports: Ports) -> [u64; 3] {
+        [0, u64::from_ne_bytes([0, 0, 0xff, 0xff, a, b, c, d]), ports.frontend_word()]
+    }
+
+    #[inline(always)]
+    fn bytes(address: &Address) -> [u8; 4] {
+        address.v4()
+    }
+
+    #[inline(always)]
+    fn bit(bytes: [u8; 4]) -> Bit {
+        Bit::of_v4(u32::from_ne_bytes(bytes))
+    }
+
+    #[inline(always)]
+    fn of_node(node: &Node) -> [u8; 4] {
+        node.v4.v4()
+    }
+
+    #[inline(always)]
+    fn change(old: [u8; 4], new: [u8; 4]) -> Sum {
+        Sum::default().remove(u32::from_ne_bytes(old)).add(u32::from_ne_bytes(new))
+    }
+
+    #[inline(always)]
+    fn hash_client(seed: u64, source: [u8; 4]) -> FlowHash {
+        FlowHash::new(seed).mix(u32::from_be_bytes(source).into())
+    }
+
+    #[inline(always)]
+    fn hash_flow(seed: u64, source: [u8; 4], destination: [u8; 4], p: Ports) -> FlowHash {
+        FlowHash::new(seed)
+            .mix(addresses4(u32::from_be_bytes(source), u32::from_be_bytes(destination)))
+            .mix(ports(p.source, p.destination, p.protocol))
+    }
+
+    #[inline(always)]
+    fn tuple(source: [u8; 4], destination: [u8; 4], p: Ports) -> Tuple4 {
+        let [a, b, c, d] = source;
+        let [e, f, g, h] = destination;
+        Tuple4::from_words([u64::from_ne_bytes([a, b, c, d, e, f, g, h]), p.word()])
+    }
+
+    #[inline(always)]
+    fn tuple_parts(tuple: &Tuple4) -> ([u8; 4], [u8; 4], Ports) {
+        let ports = Ports {
+            source: tuple.source_port,
+            destination: tuple.destination_port,
+            protocol: tuple.protocol as u8,
+        };
+        (tuple.source, tuple.destination, ports)
+    }
+
+    #[inline(always)]
+    fn endpoint(address: [u8; 4], port: u16, backend: u32) -> Endpoint4 {
+        Endpoint4 { address, port, flags: 0, backend, pad: 0 }
+    }
+
+    #[inline(always)]
+    fn parts(endpoint: &Endpoint4) -> ([u8; 4], u16, u32) {
+        (endpoint.address, endpoint.port, endpoint.backend)
+    }
+
+    #[inline(always)]
+    fn flow(tuple: &Tuple4) -> Option<Endpoint4> {
+        maps::endpoint(&FLOWS4, tuple)
+    }
+
+    #[inline(always)]
+    fn record(flow: &Tuple4, backend: &Endpoint4, reply: &Tuple4, vip: &Endpoint4) -> bool {
+        REVERSE4.insert(reply, vip, 0).is_ok() && FLOWS4.insert(flow, backend, 0).is_ok()
+    }
+
+    #[inline(always)]
+    fn record_reply(reply: &Tuple4, vip: &Endpoint4) -> bool {
+        REVERSE4.insert(reply, vip, 0).is_ok()
+    }
+
+    #[inline(always)]
+    fn reverse(tuple: &Tuple4) -> Option<Endpoint4> {
+        maps::endpoint(&REVERSE4, tuple)
+    }
+
+    #[inline(always)]
+    fn mark_direct(reply: &Tuple4) {
+        maps::change(&REVERSE4, reply, |endpoint| endpoint.flags |= DIRECT);
+    }
+
+    #[inline(always)]
+    fn is_direct(reply: &Endpoint4) -> bool {
+        reply.flags & DIRECT != 0
+    }
+
+    #[inline(always)]
+    fn forget(flow: &Tuple4, reply: &Tuple4) {
+        // Not there any more is just as well.
+        let _ = FLOWS4.remove(flow);
+        let _ = REVERSE4.remove(reply);
+    }
+
+    #[inline(always)]
+    fn replace_source(
+        ctx: &TcContext,
+        check: usize,
+        old: [u8; 4],
+        new: [u8; 4],
+        udp: bool,
+    ) -> Result<(), i64> {
+        helpers::replace_v4(ctx, check, old, new, udp)?;
+        let [from, to] = [old, new].map(|address| u32::from_ne_bytes(address).into());
+        ctx.l3_csum_replace(NETWORK + offset_of!(Ipv4Hdr, check), from, to, 4)?;
+        ctx.store(NETWORK + offset_of!(Ipv4Hdr, src_addr), &new, 0)
+    }
+}

@@ -1,0 +1,267 @@
+//! IPv6 (RFC 8200).
+
+use core::mem::offset_of;
+
+use aya_ebpf::programs::TcContext;
+use kube_vip_common::address::Address;
+use kube_vip_common::checksum::Sum;
+use kube_vip_common::filter::Bit;
+use kube_vip_common::flow::{DIRECT, Endpoint6, Tuple6};
+use kube_vip_common::hash::{FlowHash, ports};
+use kube_vip_common::mark::ORDINARY_TTL;
+use kube_vip_common::node::Node;
+use network_types::ip::Ipv6Hdr;
+
+use super::{Family, NETWORK, Payload, Ports, protocol};
+use crate::frame::{self, Cursor, Key as _, Word};
+use crate::helpers;
+use crate::maps::{self, FLOWS6, REVERSE6};
+
+/// IPv6 (RFC 8200).
+pub struct V6;
+
+/// An IPv6 address as two numbers, bytes as they lie in memory: sixteen single bytes would each take
+/// a register or a place on the stack.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Halves {
+    high: u64,
+    low: u64,
+}
+
+impl Halves {
+    /// Out of memory.
+    #[inline(always)]
+    pub fn of(bytes: &[u8; 16]) -> Self {
+        let [high, low] = frame::numbers(bytes);
+        Self { high, low }
+    }
+
+    /// The bytes.
+    #[inline(always)]
+    pub fn octets(self) -> [u8; 16] {
+        frame::octets([self.high, self.low])
+    }
+
+    /// Four numbers, for sums.
+    #[inline(always)]
+    pub fn numbers(self) -> [u32; 4] {
+        let Self { high, low } = self;
+        [high as u32, (high >> 32) as u32, low as u32, (low >> 32) as u32]
+    }
+}
+
+impl Family for V6 {
+    type Header = Ipv6Hdr;
+    type Bytes = Halves;
+    type Tuple = Tuple6;
+    type Endpoint = Endpoint6;
+    type Quotation = [Word; 12];
+
+    const ICMP: u8 = protocol::ICMPV6;
+
+    #[inline(always)]
+    fn source(ip: &Ipv6Hdr) -> Halves {
+        Halves::of(&ip.src_addr)
+    }
+
+    #[inline(always)]
+    fn destination(ip: &Ipv6Hdr) -> Halves {
+        Halves::of(&ip.dst_addr)
+    }
+
+    #[inline(always)]
+    fn ttl(ip: &Ipv6Hdr) -> u8 {
+        ip.hop_limit
+    }
+
+    #[inline(always)]
+    fn set_ttl(ip: &mut Ipv6Hdr, ttl: u8) {
+        ip.hop_limit = ttl;
+    }
+
+    #[inline(always)]
+    fn set_destination(ip: &mut Ipv6Hdr, destination: Halves) {
+        ip.dst_addr = destination.octets();
+    }
+
+    #[inline(always)]
+    fn turn(ip: &mut Ipv6Hdr) {
+        (ip.src_addr, ip.dst_addr) = (ip.dst_addr, ip.src_addr);
+    }
+
+    #[inline(always)]
+    fn write(ip: &mut Ipv6Hdr, source: Halves, destination: Halves, protocol: u8, length: u16) {
+        *ip = Ipv6Hdr {
+            vcf: [0x60, 0, 0, 0],
+            payload_len: length.to_be_bytes(),
+            next_hdr: protocol,
+            hop_limit: ORDINARY_TTL,
+            src_addr: source.octets(),
+            dst_addr: destination.octets(),
+        };
+    }
+
+    #[inline(always)]
+    fn pseudo(source: Halves, destination: Halves, protocol: u8, length: u16) -> Sum {
+        let [high, low] = length.to_be_bytes();
+        let ([a, b, c, d], [e, f, g, h]) = (source.numbers(), destination.numbers());
+        let addresses = Sum::default().add(a).add(b).add(c).add(d).add(e).add(f).add(g).add(h);
+        addresses
+            .add(u32::from_ne_bytes([0, 0, high, low]))
+            .add(u32::from_ne_bytes([0, 0, 0, protocol]))
+    }
+
+    #[inline(always)]
+    fn header_words(_ip: &Ipv6Hdr) -> usize {
+        size_of::<Ipv6Hdr>() / 4
+    }
+
+    #[inline(always)]
+    fn payload_length(ip: &Ipv6Hdr) -> u16 {
+        u16::from_be_bytes(ip.payload_len)
+    }
+
+    #[inline(always)]
+    fn is_answerable(source: Halves) -> bool {
+        // Not multicast; the upper half of the unspecified and the loopback address is zero.
+        source.high.to_be() >> 56 != 0xff && source.high != 0
+    }
+
+    #[inline(always)]
+    fn payload(ip: &Ipv6Hdr, cursor: &mut Cursor<'_>) -> Payload {
+        /// RFC 8200 §4.5.
+        const FRAGMENT: u8 = 44;
+        if ip.next_hdr != FRAGMENT {
+            return Payload::Protocol(ip.next_hdr);
+        }
+        match cursor.take::<[u8; 8]>() {
+            Some([protocol, _, high, low, ..]) if u16::from_be_bytes([*high, *low]) & !7 == 0 => {
+                Payload::FirstFragment(*protocol)
+            }
+            Some(_) => Payload::LaterFragment,
+            None => Payload::Malformed,
+        }
+    }
+
+    #[inline(always)]
+    fn address(bytes: Halves) -> Address {
+        Address::from_v6(bytes.octets())
+    }
+
+    #[inline(always)]
+    fn frontend_key(destination: Halves, ports: Ports) -> [u64; 3] {
+        [destination.high, destination.low, ports.frontend_word()]
+    }
+
+    #[inline(always)]
+    fn bytes(address: &Address) -> Halves {
+        Halves::of(&address.octets)
+    }
+
+    #[inline(always)]
+    fn bit(bytes: Halves) -> Bit {
+        Bit::of_v6(bytes.high, bytes.low)
+    }
+
+    #[inline(always)]
+    fn of_node(node: &Node) -> Halves {
+        Halves::of(&node.v6.octets)
+    }
+
+    #[inline(always)]
+    fn change(old: Halves, new: Halves) -> Sum {
+        let ([a, b, c, d], [e, f, g, h]) = (old.numbers(), new.numbers());
+        Sum::default().remove(a).add(e).remove(b).add(f).remove(c).add(g).remove(d).add(h)
+    }
+
+    #[inline(always)]
+    fn hash_client(seed: u64, source: Halves) -> FlowHash {
+        FlowHash::new(seed).mix(source.high.to_be()).mix(source.low.to_be())
+    }
+
+    #[inline(always)]
+    fn hash_flow(seed: u64, source: Halves, destination: Halves, p: Ports) -> FlowHash {
+        let (high, low) = (destination.high.to_be(), destination.low.to_be());
+        Self::hash_client(seed, source).mix(high ^ low.rotate_left(32)).mix(ports(
+            p.source,
+            p.destination,
+            p.protocol,
+        ))
+    }
+
+    #[inline(always)]
+    fn tuple(source: Halves, destination: Halves, p: Ports) -> Tuple6 {
+        let (from, to) = (source, destination);
+        Tuple6::from_words([from.high, from.low, to.high, to.low, p.word()])
+    }
+
+    #[inline(always)]
+    fn tuple_parts(tuple: &Tuple6) -> (Halves, Halves, Ports) {
+        let ports = Ports {
+            source: tuple.source_port,
+            destination: tuple.destination_port,
+            protocol: tuple.protocol as u8,
+        };
+        (Halves::of(&tuple.source), Halves::of(&tuple.destination), ports)
+    }
+
+    #[inline(always)]
+    fn endpoint(address: Halves, port: u16, backend: u32) -> Endpoint6 {
+        Endpoint6 { address: address.octets(), port, flags: 0, backend }
+    }
+
+    #[inline(always)]
+    fn parts(endpoint: &Endpoint6) -> (Halves, u16, u32) {
+        (Halves::of(&endpoint.address), endpoint.port, endpoint.backend)
+    }
+
+    #[inline(always)]
+    fn flow(tuple: &Tuple6) -> Option<Endpoint6> {
+        maps::endpoint(&FLOWS6, tuple)
+    }
+
+    #[inline(always)]
+    fn record(flow: &Tuple6, backend: &Endpoint6, reply: &Tuple6, vip: &Endpoint6) -> bool {
+        REVERSE6.insert(reply, vip, 0).is_ok() && FLOWS6.insert(flow, backend, 0).is_ok()
+    }
+
+    #[inline(always)]
+    fn record_reply(reply: &Tuple6, vip: &Endpoint6) -> bool {
+        REVERSE6.insert(reply, vip, 0).is_ok()
+    }
+
+    #[inline(always)]
+    fn reverse(tuple: &Tuple6) -> Option<Endpoint6> {
+        maps::endpoint(&REVERSE6, tuple)
+    }
+
+    #[inline(always)]
+    fn mark_direct(reply: &Tuple6) {
+        maps::change(&REVERSE6, reply, |endpoint| endpoint.flags |= DIRECT);
+    }
+
+    #[inline(always)]
+    fn is_direct(reply: &Endpoint6) -> bool {
+        reply.flags & DIRECT != 0
+    }
+
+    #[inline(always)]
+    fn forget(flow: &Tuple6, reply: &Tuple6) {
+        // Not there any more is just as well.
+        let _ = FLOWS6.remove(flow);
+        let _ = REVERSE6.remove(reply);
+    }
+
+    #[inline(always)]
+    fn replace_source(
+        ctx: &TcContext,
+        check: usize,
+        old: Halves,
+        new: Halves,
+        udp: bool,
+    ) -> Result<(), i64> {
+        let new = new.octets();
+        helpers::replace_v6(ctx, check, &old.octets(), &new, udp)?;
+        ctx.store(NETWORK + offset_of!(Ipv6Hdr, src_addr), &new, 0)
+    }
+}

@@ -1,0 +1,56 @@
+//! `VIPS` and `FILTER`.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
+
+use kube_vip_common::filter::{self, Bit, Filter};
+use kube_vip_common::vip::{HELD, SERVED, VIRTUAL, Vip};
+
+use super::super::object::Maps;
+use super::{LEASE, Mirror, SyncError, map_error};
+use crate::plan::DataPlane;
+
+impl Mirror {
+    pub(super) fn write_filters<'a>(
+        &self,
+        maps: &mut Maps,
+        addresses: impl Iterator<Item = &'a IpAddr>,
+    ) -> Result<(), SyncError> {
+        let mut filter = Box::new(Filter::EMPTY);
+        addresses.for_each(|ip| Bit::of_ip(*ip).set(&mut filter));
+        maps.filter.set(filter::ADDRESSES, *filter, 0).map_err(map_error("FILTER"))?;
+        *filter = Filter::EMPTY;
+        self.served.iter().for_each(|b| Bit::of_ip(b.ip()).with_port(b.port()).set(&mut filter));
+        maps.filter.set(filter::BACKENDS, *filter, 0).map_err(map_error("FILTER"))
+    }
+}
+
+/// Where segments are refused: the closed port on this host's first address of each family.
+pub(super) fn closed_ports(desired: &DataPlane, port: u16) -> impl Iterator<Item = SocketAddr> {
+    let local = desired.nodes.values().find(|node| node.local && port != 0);
+    let addresses = local.map(|node| node.addresses.as_slice()).unwrap_or_default();
+    addresses.iter().map(move |ip| SocketAddr::new(*ip, port))
+}
+
+/// `VIPS` as it should be: the desired addresses, and those that packets are delivered to here.
+pub(super) fn vips(
+    desired: &DataPlane,
+    served: &BTreeSet<SocketAddr>,
+    node: impl Fn(&str) -> Option<u32>,
+) -> BTreeMap<IpAddr, Vip> {
+    let mut vips: BTreeMap<_, _> = desired
+        .vips
+        .iter()
+        .map(|(address, vip)| {
+            let mut flags = if vip.host_address { 0 } else { VIRTUAL };
+            flags |= if vip.held { HELD } else { 0 };
+            let owner = vip.owner.as_deref().and_then(&node).unwrap_or(0);
+            (*address, Vip { flags, lease: LEASE, owner })
+        })
+        .collect();
+    for backend in served {
+        let vip = vips.entry(backend.ip()).or_insert(Vip { flags: HELD, lease: LEASE, owner: 0 });
+        vip.flags |= SERVED;
+    }
+    vips
+}

@@ -1,0 +1,120 @@
+//! `TABLES`, `FRONTENDS` and the shorter way to them.
+
+use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
+
+use kube_vip_common::frontend::{
+    Affinity, CLIENT_AFFINITY, Frontend, FrontendKey, HOST_ADDRESS, Protocol,
+};
+use kube_vip_common::table::{Line, TableSize};
+
+use super::super::counters;
+use super::super::object::Maps;
+use super::super::sys;
+use super::super::tables::Recipe;
+use super::{Mirror, Port, SyncError, ignore_missing, map_error};
+use crate::plan::DataPlane;
+
+impl Mirror {
+    /// Fills new tables and puts them all in place with one call.
+    pub(super) fn swap_tables(
+        &mut self,
+        maps: &Maps,
+        recipes: Vec<(Port, Recipe)>,
+    ) -> Result<usize, SyncError> {
+        let mut filled: Vec<(u32, Recipe, OwnedFd)> = Vec::new();
+        for (port, recipe) in recipes {
+            let id = self.frontends.get_or_take(&(port, recipe.size), "frontends")?;
+            if self.recipes.get(&id) == Some(&recipe) {
+                continue;
+            }
+            let lines = recipe.lines();
+            let table = self.pattern.create(lines.len() as u32)?;
+            let keys: Vec<u32> = (0..lines.len() as u32).collect();
+            sys::update_batch::<u32, Line>(table.as_fd(), "a table", &keys, &lines)?;
+            filled.push((id, recipe, table));
+        }
+        let ids: Vec<u32> = filled.iter().map(|(id, ..)| *id).collect();
+        let fds: Vec<u32> = filled.iter().map(|(.., fd)| fd.as_raw_fd().cast_unsigned()).collect();
+        sys::update_batch(maps.tables.fd().as_fd(), "TABLES", &ids, &fds)?;
+        self.recipes.extend(filled.into_iter().map(|(id, recipe, _)| (id, recipe)));
+        Ok(ids.len())
+    }
+
+    pub(super) fn switch_frontends(
+        &mut self,
+        maps: &mut Maps,
+        desired: &DataPlane,
+    ) -> Result<usize, SyncError> {
+        let (mut keys, mut values, mut old) = (Vec::new(), Vec::new(), Vec::new());
+        for (port, frontend) in &desired.frontends {
+            let id = self.frontends.get_or_take(&(*port, frontend.size), "frontends")?;
+            let affinity = frontend.affinity == Affinity::ClientIp;
+            let flags = if affinity { CLIENT_AFFINITY } else { 0 }
+                | if frontend.host_address { HOST_ADDRESS } else { 0 };
+            let value =
+                Frontend { seed: frontend.seed, id, slots: frontend.size.slots(), flags, pad: 0 };
+            let before = self.ports.get(port);
+            if before == Some(&value) {
+                continue;
+            }
+            if before.is_none_or(|before| before.id != id) {
+                counters::clear(&mut maps.frontend_stats, id);
+            }
+            keys.push(key(port));
+            values.push(value);
+            old.extend(before.and_then(|before| {
+                let size = TableSize::from_slots(before.slots)?;
+                (before.id != id).then_some((*port, size))
+            }));
+        }
+        sys::update_batch(maps.frontends_fd.as_fd(), "FRONTENDS", &keys, &values)?;
+        self.ports.extend(keys.iter().zip(&values).map(|(key, value)| (port(key), *value)));
+        let gone: Vec<_> = self
+            .ports
+            .keys()
+            .filter(|port| !desired.frontends.contains_key(port))
+            .copied()
+            .collect();
+        for port in &gone {
+            ignore_missing(maps.frontends.remove(&key(port))).map_err(map_error("FRONTENDS"))?;
+            let size = self.ports.remove(port).and_then(|value| TableSize::from_slots(value.slots));
+            old.extend(size.map(|size| (*port, size)));
+        }
+        self.switch_places(maps, &keys, &gone)?;
+        for identity in old {
+            if let Some(id) = self.frontends.release(&identity) {
+                self.recipes.remove(&id);
+                // The slot keeps the old table until its number is used again: removing it would
+                // wait for a grace period each.
+            }
+        }
+        Ok(keys.len() + gone.len())
+    }
+
+    pub(super) fn switch_places(
+        &mut self,
+        maps: &Maps,
+        changed: &[FrontendKey],
+        gone: &[Port],
+    ) -> Result<(), SyncError> {
+        let changed: Vec<_> = if self.places.are_unknown() {
+            self.ports.iter().map(|(port, frontend)| (key(port), *frontend)).collect()
+        } else {
+            changed.iter().filter_map(|key| Some((*key, *self.ports.get(&port(key))?))).collect()
+        };
+        let gone: Vec<_> = gone.iter().map(key).collect();
+        Ok(self.places.update(maps, &changed, &gone)?)
+    }
+}
+
+pub(super) fn key((address, port, protocol): &Port) -> FrontendKey {
+    FrontendKey { address: (*address).into(), port: *port, protocol: *protocol as u16, pad: 0 }
+}
+
+pub(super) fn port(key: &FrontendKey) -> Port {
+    (key.address.to_ip(), key.port, protocol_of(key.protocol))
+}
+
+pub(super) fn protocol_of(number: u16) -> Protocol {
+    if number == Protocol::Udp as u16 { Protocol::Udp } else { Protocol::Tcp }
+}

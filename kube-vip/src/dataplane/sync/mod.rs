@@ -1,0 +1,225 @@
+//! Makes the maps say what is desired: what is new first, then the switch, then what is old goes.
+
+mod addresses;
+mod backends;
+mod frontends;
+mod nodes;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
+use std::os::fd::AsFd as _;
+
+use aya::maps::MapError;
+use kube_vip_common::address::{Address, MacAddress};
+use kube_vip_common::backend::{Backend, IN_USE};
+use kube_vip_common::frontend::{Frontend, Protocol};
+use kube_vip_common::node::{Node, THIS_NODE};
+use kube_vip_common::settings::{LOG, Settings};
+use kube_vip_common::table::TableSize;
+use kube_vip_common::vip::Vip;
+
+use self::addresses::{closed_ports, vips};
+use self::backends::local_backends;
+use self::frontends::{port, protocol_of};
+use super::ids::{Full, Ids};
+use super::object::Maps;
+use super::places::Places;
+use super::sys::{Pattern, SysError};
+use super::tables::Recipe;
+use crate::config::Limits;
+use crate::plan::DataPlane;
+
+/// Index into `LEASES` of the one lease there is while nobody but the file elects.
+pub const LEASE: u32 = 0;
+
+/// A map could not be written.
+#[derive(Debug, thiserror::Error)]
+pub enum SyncError {
+    /// By aya.
+    #[error("writing {map}")]
+    Map {
+        /// Which map.
+        map: &'static str,
+        /// What the kernel said.
+        source: MapError,
+    },
+    /// By a system call of our own.
+    #[error(transparent)]
+    Sys(#[from] SysError),
+    /// It has no room.
+    #[error(transparent)]
+    Full(#[from] Full),
+}
+
+/// A balanced port: address, port, protocol.
+pub type Port = (IpAddr, u16, Protocol);
+
+/// A backend's identity in the kernel: protocol, address and port.
+pub type Server = (Protocol, SocketAddr);
+
+/// What the maps hold, as far as it has been written.
+pub struct Mirror {
+    nodes: Ids<String>,
+    node_values: BTreeMap<u32, Node>,
+    /// Hosts that an earlier agent numbered, not met again yet.
+    leftover_nodes: BTreeMap<u32, Node>,
+    peers: BTreeMap<MacAddress, u32>,
+    backends: Ids<Server>,
+    /// A change of size is a new table, so the size is part of the identity.
+    frontends: Ids<(Port, TableSize)>,
+    ports: BTreeMap<Port, Frontend>,
+    places: Places,
+    recipes: BTreeMap<u32, Recipe>,
+    vips: BTreeMap<IpAddr, Vip>,
+    /// Where packets are or were delivered on this host: connections to a backend that was removed
+    /// go on until they end, so their replies are still looked for.
+    served: BTreeSet<SocketAddr>,
+    pattern: Pattern,
+}
+
+/// What a reconcile changed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Changes {
+    /// Tables computed and swapped.
+    pub tables: usize,
+    /// Frontends added, changed or removed.
+    pub frontends: usize,
+    /// Addresses added, changed or removed.
+    pub vips: usize,
+}
+
+fn map_error(map: &'static str) -> impl FnOnce(MapError) -> SyncError {
+    move |source| SyncError::Map { map, source }
+}
+
+impl Mirror {
+    /// Maps that hold nothing yet.
+    ///
+    /// # Errors
+    ///
+    /// The kernel does not tell the types of `TABLE`.
+    pub fn new(maps: &Maps, limits: &Limits) -> Result<Self, SyncError> {
+        Ok(Self {
+            nodes: Ids::new(u32::from(THIS_NODE) + 1, 256),
+            node_values: BTreeMap::new(),
+            leftover_nodes: BTreeMap::new(),
+            peers: BTreeMap::new(),
+            // 0 is nobody.
+            backends: Ids::new(1, limits.backends),
+            frontends: Ids::new(0, limits.frontends),
+            ports: BTreeMap::new(),
+            places: Places::default(),
+            recipes: BTreeMap::new(),
+            vips: BTreeMap::new(),
+            served: BTreeSet::new(),
+            pattern: Pattern::of(maps.table.fd().as_fd(), "TABLE")?,
+        })
+    }
+
+    /// Takes up what an earlier agent left in the maps, so that connections keep their numbers.
+    pub fn recover(&mut self, maps: &Maps) {
+        for (key, frontend) in maps.frontends.iter().filter_map(Result::ok) {
+            if let Some(size) = TableSize::from_slots(frontend.slots) {
+                let port = port(&key);
+                self.frontends.adopt((port, size), frontend.id);
+                self.ports.insert(port, frontend);
+            }
+        }
+        for id in 1..maps.backends.len() {
+            match maps.backends.get(&id, 0) {
+                Ok(Backend { address, port, flags, protocol, .. }) if flags & IN_USE != 0 => {
+                    let server =
+                        (protocol_of(protocol.into()), SocketAddr::new(address.to_ip(), port));
+                    self.backends.adopt(server, id);
+                    self.served.insert(server.1);
+                }
+                _ => {}
+            }
+        }
+        for id in u32::from(THIS_NODE) + 1..maps.nodes.len() {
+            match maps.nodes.get(&id, 0) {
+                Ok(node) if node != Node::default() => {
+                    self.leftover_nodes.insert(id, node);
+                }
+                _ => {}
+            }
+        }
+        let known = |(address, vip): (Address, Vip)| (address.to_ip(), vip);
+        self.vips = maps.vips.iter().filter_map(Result::ok).map(known).collect();
+        self.peers = maps
+            .peers
+            .iter()
+            .filter_map(Result::ok)
+            .map(|(key, peer)| (key.mac, peer.node))
+            .collect();
+    }
+
+    /// The number of a frontend, for its counters.
+    pub fn frontend_id(&self, port: &Port) -> Option<u32> {
+        self.ports.get(port).map(|frontend| frontend.id)
+    }
+
+    /// The number of a backend, for its counters.
+    pub fn backend_id(&self, backend: &Server) -> Option<u32> {
+        self.backends.get(backend)
+    }
+
+    /// Brings the maps to what is desired. `closed` is the port that refuses (0: none).
+    ///
+    /// # Errors
+    ///
+    /// The first map that could not be written; what was written stays, and works.
+    pub fn apply(
+        &mut self,
+        maps: &mut Maps,
+        desired: &DataPlane,
+        closed: u16,
+    ) -> Result<Changes, SyncError> {
+        let mut changes = Changes::default();
+        let flags = if desired.logging { LOG } else { 0 };
+        maps.settings
+            .set(0, Settings { flags, closed_port: closed, pad: 0 }, 0)
+            .map_err(map_error("SETTINGS"))?;
+        self.add_nodes(maps, desired)?;
+        let recipes = self.add_backends(maps, desired)?;
+        self.served.extend(local_backends(desired));
+        self.served.extend(closed_ports(desired, closed));
+        let vips = vips(desired, &self.served, |owner| self.node_id(desired, owner));
+        let old = self.vips.keys().chain(vips.keys());
+        self.write_filters(maps, old)?;
+        for (address, vip) in &vips {
+            if self.vips.get(address) != Some(vip) {
+                maps.vips.insert(Address::from(*address), vip, 0).map_err(map_error("VIPS"))?;
+                self.vips.insert(*address, *vip);
+                changes.vips += 1;
+            }
+        }
+        changes.tables = self.swap_tables(maps, recipes)?;
+        changes.frontends = self.switch_frontends(maps, desired)?;
+        // From here on only what nothing points to any more.
+        let gone: Vec<_> = self.vips.keys().filter(|ip| !vips.contains_key(ip)).copied().collect();
+        for address in gone {
+            let removed = maps.vips.remove(&Address::from(address));
+            ignore_missing(removed).map_err(map_error("VIPS"))?;
+            self.vips.remove(&address);
+            changes.vips += 1;
+        }
+        self.release_backends(maps, desired)?;
+        self.release_nodes(maps, desired)?;
+        self.write_filters(maps, vips.keys())?;
+        Ok(changes)
+    }
+}
+
+/// Removing what is not there is no error.
+fn ignore_missing(result: Result<(), MapError>) -> Result<(), MapError> {
+    match result {
+        Err(MapError::SyscallError(error))
+            if error.io_error.raw_os_error() == Some(libc::ENOENT) =>
+        {
+            Ok(())
+        }
+        Err(MapError::KeyNotFound) => Ok(()),
+        result => result,
+    }
+}
