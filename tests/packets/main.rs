@@ -15,6 +15,7 @@ mod fence;
 mod forward;
 mod nd;
 mod passing;
+mod places;
 mod reply;
 mod reset;
 mod unbalanced;
