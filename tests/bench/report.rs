@@ -170,6 +170,7 @@ pub(crate) fn latency(latency: &Latency) -> Vec<Row> {
     vec![
         at("a backend changes: visible to packets, p50", &latency.visible, 0.5),
         at("a backend changes: visible to packets, p99", &latency.visible, 0.99).at_most(5.0),
+        Row::single("… not counted, as nobody looked at the moment", "", latency.unseen.into()),
         at("a backend changes: call returns, p50", &latency.returned, 0.5),
         at("a backend changes: call returns, p99", &latency.returned, 0.99),
     ]

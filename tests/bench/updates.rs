@@ -22,6 +22,9 @@ use crate::setup::{CLIENT, HOST, LIMITS, address, client, configuration, peer, p
 /// Longest anybody waits for a change.
 const PATIENCE: Duration = Duration::from_secs(2);
 
+/// Longest the thread that looks may be kept from looking: what it saw late says nothing.
+const BLINK: Duration = Duration::from_millis(1);
+
 /// Milliseconds.
 #[derive(Default)]
 pub(crate) struct Latency {
@@ -29,6 +32,8 @@ pub(crate) struct Latency {
     pub(crate) visible: Samples,
     /// Until the call returns.
     pub(crate) returned: Samples,
+    /// Changes that are not among these, because nobody looked at the moment.
+    pub(crate) unseen: u32,
 }
 
 /// Moves the one backend of a frontend from one peer to another and back, while another thread
@@ -44,14 +49,21 @@ pub(crate) fn latency(changes: u32) -> Result<Latency> {
     let mut latency = Latency::default();
     thread::scope(|scope| {
         scope.spawn(|| watch(&mut programs, &seen, &ended, start));
-        let result = (0..changes).try_for_each(|change| {
+        let result = (0..changes * 2).try_for_each(|change| {
+            if change >= changes + latency.unseen {
+                return Ok(());
+            }
             let number = 1 + (change % 2) as u8;
             move_to(&mut desired, number)?;
             let called = start.elapsed();
             mirror.apply(&mut maps, &desired, 0)?;
             latency.returned.add(milliseconds(start.elapsed() - called));
-            let visible = seen.wait(peer(number))?;
-            latency.visible.add(milliseconds(visible.saturating_sub(called)));
+            let (visible, unseen) = seen.wait(peer(number))?;
+            if unseen > BLINK {
+                latency.unseen += 1;
+            } else {
+                latency.visible.add(milliseconds(visible.saturating_sub(called)));
+            }
             Ok(())
         });
         ended.store(true, Ordering::Relaxed);
@@ -74,28 +86,32 @@ fn move_to(desired: &mut DataPlane, number: u8) -> Result<()> {
     Ok(())
 }
 
-/// The Ethernet address packets go to, and since when, in nanoseconds.
+/// The Ethernet address packets go to, since when, and how long nobody had looked by then; times in
+/// nanoseconds.
 #[derive(Default)]
 struct Seen {
     to: AtomicU64,
     since: AtomicU64,
+    unseen: AtomicU64,
 }
 
 impl Seen {
-    fn put(&self, mac: u64, since: Duration) {
+    fn put(&self, mac: u64, since: Duration, unseen: Duration) {
         if self.to.load(Ordering::Relaxed) != mac {
             self.since.store(since.as_nanos() as u64, Ordering::Relaxed);
+            self.unseen.store(unseen.as_nanos() as u64, Ordering::Relaxed);
             self.to.store(mac, Ordering::Release);
         }
     }
 
-    fn wait(&self, mac: Mac) -> Result<Duration> {
+    fn wait(&self, mac: Mac) -> Result<(Duration, Duration)> {
         let patience = Instant::now() + PATIENCE;
         while self.to.load(Ordering::Acquire) != number(&mac.0) {
             ensure!(Instant::now() < patience, "packets do not follow the change");
             thread::sleep(Duration::from_micros(100));
         }
-        Ok(Duration::from_nanos(self.since.load(Ordering::Relaxed)))
+        let time = |time: &AtomicU64| Duration::from_nanos(time.load(Ordering::Relaxed));
+        Ok((time(&self.since), time(&self.unseen)))
     }
 }
 
@@ -110,10 +126,12 @@ fn watch(programs: &mut Ebpf, seen: &Seen, ended: &AtomicBool, start: Instant) -
     let from = (client(false), 40_000);
     let frame = Segment { link: (CLIENT, HOST), from, to, flags: ACK, ttl: 64 }.frame();
     let mut out = vec![0; frame.len()];
+    let mut looked = start.elapsed();
     while !ended.load(Ordering::Relaxed) {
         let (data_in, data_out) = (Some(frame.as_slice()), Some(out.as_mut_slice()));
         program.test_run(TestRunOptions { data_in, data_out, ..TestRunOptions::default() })?;
-        seen.put(number(&out[..6]), start.elapsed());
+        let before = std::mem::replace(&mut looked, start.elapsed());
+        seen.put(number(&out[..6]), looked, looked - before);
     }
     Ok(())
 }
