@@ -10,6 +10,7 @@
 
 pub mod count;
 pub mod egress;
+mod ethertype;
 pub mod event;
 pub mod family;
 pub mod frame;

@@ -13,6 +13,7 @@ pub mod cli;
 pub mod config;
 pub mod dataplane;
 pub mod election;
+mod instance;
 pub mod logging;
 pub mod observe;
 pub mod plan;

@@ -3,6 +3,7 @@
 use aya_ebpf::programs::TcContext;
 use network_types::eth::EthHdr;
 
+use crate::ethertype;
 use crate::family::{V4, V6};
 use crate::frame::Cursor;
 
@@ -17,13 +18,6 @@ pub enum Action {
     Next = -1,
     /// It ends here (`TCX_DROP`, `TC_ACT_SHOT`).
     Drop = 2,
-}
-
-/// EtherTypes, as they lie in memory.
-mod ethertype {
-    pub(super) const IPV4: u16 = 0x0800_u16.to_be();
-    pub(super) const ARP: u16 = 0x0806_u16.to_be();
-    pub(super) const IPV6: u16 = 0x86dd_u16.to_be();
 }
 
 /// As [`crate::frame::again`].

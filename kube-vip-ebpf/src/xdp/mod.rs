@@ -16,10 +16,10 @@ use kube_vip_common::filter::ADDRESSES;
 use kube_vip_common::stats::Reason;
 use network_types::eth::EthHdr;
 
-use crate::count;
 use crate::family::{Family, Payload, V4, V6, protocol};
 use crate::frame::{Cursor, again};
 use crate::maps::{self, FILTER};
+use crate::{count, ethertype};
 
 mod agent;
 mod arp;
@@ -69,13 +69,6 @@ enum Refusal {
     Unreachable(Reason),
     /// By the kernel's own RST: an agent's frame does not say where its client is on the link.
     Closed(Reason),
-}
-
-/// EtherTypes, as they lie in memory.
-mod ethertype {
-    pub(super) const IPV4: u16 = 0x0800_u16.to_be();
-    pub(super) const ARP: u16 = 0x0806_u16.to_be();
-    pub(super) const IPV6: u16 = 0x86dd_u16.to_be();
 }
 
 /// Judges one frame.

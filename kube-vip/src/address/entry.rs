@@ -12,19 +12,8 @@ use crate::source::links::local_address;
 /// `IFA_PROTO` (Linux 5.18): who put it there. The kernel's own numbers end at 3.
 const PROTOCOL: AddressProtocol = AddressProtocol::Other(250);
 
-/// Something that is the same at each start of an instance and differs between two: FNV-1a.
-///
-/// It is kept as the metric (`IFA_RT_PRIORITY`, Linux 4.18), which has no other effect: it is that
-/// of the prefix route, and ours have none.
-pub(crate) fn tag(instance: &str) -> u32 {
-    let hash = instance
-        .bytes()
-        .fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
-    // Zero is no metric.
-    hash.max(1)
-}
-
-/// The request for one of ours.
+/// The request for one of ours. The tag is kept as the metric (`IFA_RT_PRIORITY`, Linux 4.18), which
+/// has no other effect: it is that of the prefix route, and ours have none.
 pub(super) fn message(index: u32, address: IpAddr, tag: u32) -> AddressMessage {
     let mut message = AddressMessage::default();
     message.header.index = index;

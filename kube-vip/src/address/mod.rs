@@ -18,7 +18,7 @@ use rtnetlink::packet_route::address::AddressMessage;
 use tracing::{info, warn};
 
 use self::entry::Entry;
-pub(crate) use self::entry::tag;
+use crate::instance::tag;
 use crate::plan::HeldAddress;
 use crate::source::netlink::{NetlinkError, Requests};
 

@@ -16,8 +16,8 @@ use super::leases::{Fence, FenceError};
 use super::object::{LoadError, Object};
 use super::pins::Pins;
 use super::sync::{Changes, LEASE, Mirror, Port, Server, SyncError};
-use crate::address;
 use crate::config::Limits;
+use crate::instance::tag;
 use crate::observe::capabilities;
 use crate::plan::DataPlane;
 
@@ -255,7 +255,7 @@ impl Kernel {
         }
         let closed =
             ClosedPort::take().inspect_err(|error| warn!("no port to refuse with: {error}")).ok();
-        Ok(Self { object, mirror, pins, closed, tag: address::tag(instance) })
+        Ok(Self { object, mirror, pins, closed, tag: tag(instance) })
     }
 }
 
