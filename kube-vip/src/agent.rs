@@ -80,7 +80,7 @@ pub async fn run(config_path: &Path, config: Config) -> anyhow::Result<()> {
     }
     let config = Arc::new(config);
     let mut files = file::watch(config_path.to_owned(), Arc::clone(&config));
-    let (wanted, asked) = watch::channel(wanted_hops(&config));
+    let (wanted, asked) = watch::channel(plan::wanted(&config).collect());
     let mut driver = Driver::open(&config.instance, &config.limits);
     let voices = driver.voices();
     let fence = driver.fence();
@@ -150,10 +150,6 @@ pub async fn run(config_path: &Path, config: Config) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn wanted_hops(config: &Config) -> BTreeSet<IpAddr> {
-    config.remote_peers.iter().flat_map(|peer| peer.addresses.iter().copied()).collect()
-}
-
 impl Agent {
     /// Takes up a changed file, or refuses it whole.
     async fn take_up(&mut self, read: Result<Config, ConfigError>) {
@@ -171,7 +167,7 @@ impl Agent {
                 }
                 new.limits = state.config.limits.clone();
                 info!("{} has changed: taken up", state.config_path.display());
-                self.wanted.send_replace(wanted_hops(&new));
+                self.wanted.send_replace(plan::wanted(&new).collect());
                 self.standing = fixed::standing(&new);
                 state.config = Arc::new(new);
                 state.refused = None;

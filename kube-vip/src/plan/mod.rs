@@ -14,6 +14,7 @@ mod vips;
 
 use std::collections::BTreeSet;
 
+pub use self::nodes::wanted;
 pub use desired::{
     Announcement, Backend, DataPlane, Desired, Frontend, Grant, HeldAddress, Node, Uplink, Vip, Way,
 };

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use super::Node;
-use crate::config::Peer;
+use crate::config::{Config, Peer};
 use crate::view::{Hop, View};
 
 pub(super) fn plan(view: &View) -> BTreeMap<String, Node> {
@@ -42,6 +42,6 @@ pub(super) fn obstacle(view: &View, peer: &Peer) -> String {
 }
 
 /// Every address the way to which is needed.
-pub(super) fn wanted(config: &crate::config::Config) -> impl Iterator<Item = IpAddr> {
+pub fn wanted(config: &Config) -> impl Iterator<Item = IpAddr> {
     config.remote_peers.iter().flat_map(|peer| peer.addresses.iter().copied())
 }
