@@ -16,10 +16,69 @@ pub struct Node {
     pub source_mac: MacAddress,
     /// Interface it is reached through; 0 while it cannot be forwarded to.
     pub ifindex: u32,
+    /// How packets get there: [`LINK`], [`TUNNEL`] or [`NAT`].
+    pub way: u32,
+    /// Largest IP packet that fits on that way, in bytes.
+    pub mtu: u32,
     /// Its IPv4 address, mapped; all zero where it has none.
     pub v4: Address,
     /// Its IPv6 address; all zero where it has none.
     pub v6: Address,
+    /// Its Pods' IPv4 addresses.
+    pub pods4: Range4,
+    /// Its Pods' IPv6 addresses.
+    pub pods6: Range6,
+}
+
+/// [`Node::way`]: an agent on this L2 network, by new Ethernet addresses.
+pub const LINK: u32 = 0;
+/// [`Node::way`]: an agent behind a router, by IPIP or IP6IP6.
+pub const TUNNEL: u32 = 1;
+/// [`Node::way`]: no agent there, by address translation. Such an entry stands for a next hop, the
+/// address is the backend's.
+pub const NAT: u32 = 2;
+
+/// A prefix of IPv4 addresses: those that have `network` where `mask` has ones.
+#[repr(C, align(4))]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Range4 {
+    /// Its first address.
+    pub network: [u8; 4],
+    /// Ones for the bits that all its addresses share.
+    pub mask: [u8; 4],
+}
+
+/// A prefix of IPv6 addresses, as [`Range4`].
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Range6 {
+    /// Its first address.
+    pub network: Address,
+    /// Ones for the bits that all its addresses share.
+    pub mask: Address,
+}
+
+impl Range4 {
+    /// No address: what the mask leaves is never all ones.
+    pub const EMPTY: Self = Self { network: [0xff; 4], mask: [0; 4] };
+}
+
+impl Range6 {
+    /// No address, as [`Range4::EMPTY`].
+    pub const EMPTY: Self =
+        Self { network: Address::from_v6([0xff; 16]), mask: Address::from_v6([0; 16]) };
+}
+
+impl Default for Range4 {
+    fn default() -> Self {
+        Self::EMPTY
+    }
+}
+
+impl Default for Range6 {
+    fn default() -> Self {
+        Self::EMPTY
+    }
 }
 
 /// Value of `PEERS`.
@@ -50,7 +109,7 @@ pub struct Uplink {
     pub pad: [u8; 2],
 }
 
-assert_size!(Node: 48, Peer: 4, PeerKey: 8, Uplink: 8);
+assert_size!(Range4: 8, Range6: 32, Node: 96, Peer: 4, PeerKey: 8, Uplink: 8);
 
 impl PeerKey {
     /// The key for a frame from `mac`.

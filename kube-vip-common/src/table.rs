@@ -86,7 +86,7 @@ pub struct Header {
 }
 
 /// A backend in a table: its index into `BACKENDS` in the lower 22 bits, that of its node into
-/// `NODES` in the 8 above. The upper two are free for what a slot's history needs.
+/// `NODES` in the 8 above, and in the upper two what forwarding must know of the slot's history.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Slot {
@@ -102,6 +102,10 @@ impl Slot {
     const BACKEND_BITS: u32 = 22;
     const BACKEND_MASK: u32 = Self::MAX_BACKENDS - 1;
     const NODE_MASK: u32 = Self::MAX_NODES - 1;
+    /// The slot's history names this host.
+    const WAS_HERE: u32 = 1 << 31;
+    /// The slot has a history.
+    const HAS_HISTORY: u32 = 1 << 30;
 
     /// Most elements of `BACKENDS` that a slot can tell apart.
     pub const MAX_BACKENDS: u32 = 1 << Self::BACKEND_BITS;
@@ -124,6 +128,25 @@ impl Slot {
     #[inline(always)]
     pub const fn node(self) -> u16 {
         (self.packed >> Self::BACKEND_BITS & Self::NODE_MASK) as u16
+    }
+
+    /// The same backend, in a slot that led to other nodes before; `here` where this host is one.
+    #[must_use]
+    pub const fn with_history(self, here: bool) -> Self {
+        let bits = Self::HAS_HISTORY | if here { Self::WAS_HERE } else { 0 };
+        Self { packed: self.packed | bits }
+    }
+
+    /// Whether connections of this slot may still be here: its history names this host.
+    #[inline(always)]
+    pub const fn was_here(self) -> bool {
+        self.packed & Self::WAS_HERE != 0
+    }
+
+    /// Whether the slot led to other nodes before.
+    #[inline(always)]
+    pub const fn has_history(self) -> bool {
+        self.packed & Self::HAS_HISTORY != 0
     }
 
     /// Whether there is a backend.
@@ -200,5 +223,11 @@ mod tests {
             assert_eq!((slot.backend(), slot.node(), slot.is_some()), (backend, node, true));
         }
         assert!(!Slot::NONE.is_some());
+        let slot = Slot::new(12345, 77);
+        let (before, here) = (slot.with_history(false), slot.with_history(true));
+        assert_eq!((before.backend(), before.node()), (12345, 77));
+        assert_eq!((here.backend(), here.node()), (12345, 77));
+        assert_eq!([slot, before, here].map(Slot::has_history), [false, true, true]);
+        assert_eq!([slot, before, here].map(Slot::was_here), [false, false, true]);
     }
 }

@@ -7,7 +7,13 @@ use crate::maps::{BACKEND_STATS, FRONTEND_STATS, STATS};
 /// Counts one packet for a reason.
 #[inline(always)]
 pub fn reason(reason: Reason) {
-    if let Some(count) = STATS.get_ptr_mut(reason as u32) {
+    numbered(reason as u32);
+}
+
+/// Counts one packet for the reason with that number.
+#[inline(always)]
+pub fn numbered(reason: u32) {
+    if let Some(count) = STATS.get_ptr_mut(reason) {
         // SAFETY: this CPU's own value; XDP and TC run with migration and bottom halves off, so
         // nothing comes between.
         unsafe { (*count).packets += 1 };

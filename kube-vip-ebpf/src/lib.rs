@@ -18,6 +18,7 @@ pub mod helpers;
 pub mod log;
 pub mod maps;
 pub mod ownership;
+pub mod stage;
 pub mod xdp;
 
 /// Programs cannot panic: the verifier refuses what could get here.

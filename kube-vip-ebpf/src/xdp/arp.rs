@@ -18,8 +18,8 @@ const ETHERNET_IPV4: ([u8; 2], [u8; 2], u8, u8) = ([0, 1], [8, 0], 6, 4);
 const REQUEST: [u8; 2] = [0, 1];
 const REPLY: [u8; 2] = [0, 2];
 
-#[inline(never)]
-pub(super) fn handle(ctx: XdpContext) -> Action {
+#[inline(always)]
+pub(crate) fn handle(ctx: XdpContext) -> Action {
     let mut cursor = Cursor::new(&ctx);
     let (Some(ethernet), Some(arp)) = (cursor.take::<EthHdr>(), cursor.take::<ArpHdr>()) else {
         return Action::Pass;

@@ -13,28 +13,31 @@
 use aya_ebpf::bindings::xdp_action;
 use aya_ebpf::programs::XdpContext;
 use kube_vip_common::filter::ADDRESSES;
-use kube_vip_common::stats::Reason;
 use network_types::eth::EthHdr;
 
+use crate::ethertype;
 use crate::family::{Family, Payload, V4, V6, protocol};
-use crate::frame::{Cursor, again};
+use crate::frame::Cursor;
 use crate::maps::{self, FILTER};
-use crate::{count, ethertype};
+use crate::stage::{self, Stages};
 
 mod agent;
-mod arp;
+pub(crate) mod arp;
 mod balance;
 mod closed;
 mod deliver;
 mod direct;
 mod echo;
 mod forward;
-mod nd;
+pub(crate) mod nd;
 mod pick;
+pub(crate) mod refuse;
 mod reset;
 mod transport;
-mod unbalanced;
+pub(crate) mod unbalanced;
 mod unreachable;
+
+pub use self::refuse::Refusal;
 
 /// What becomes of a frame.
 #[repr(u32)]
@@ -50,8 +53,21 @@ pub enum Action {
     Redirect = xdp_action::XDP_REDIRECT,
 }
 
-/// What a stage that only reads says.
-enum Verdict {
+impl Action {
+    /// What a stage answered.
+    #[inline(always)]
+    const fn from_number(number: u32) -> Self {
+        match number {
+            xdp_action::XDP_PASS => Self::Pass,
+            xdp_action::XDP_TX => Self::Transmit,
+            xdp_action::XDP_REDIRECT => Self::Redirect,
+            _ => Self::Drop,
+        }
+    }
+}
+
+/// What a stage says that may leave another one something to do.
+pub enum Verdict {
     /// The frame is done with.
     Done(Action),
     /// It is no frontend's.
@@ -60,15 +76,22 @@ enum Verdict {
     Refuse(Refusal),
 }
 
-/// How a client is told.
-#[derive(Clone, Copy)]
-enum Refusal {
-    /// By a TCP RST.
-    Reset(Reason),
-    /// By an ICMP or ICMPv6 error.
-    Unreachable(Reason),
-    /// By the kernel's own RST: an agent's frame does not say where its client is on the link.
-    Closed(Reason),
+/// Kinds of packed verdicts, in the upper byte.
+const DONE: u32 = 0;
+const UNBALANCED: u32 = 1 << 24;
+const REFUSE: u32 = 2 << 24;
+const KIND: u32 = 0xff << 24;
+
+impl Verdict {
+    /// As a number, for a stage's answer.
+    #[inline(always)]
+    pub const fn pack(self) -> u32 {
+        match self {
+            Self::Done(action) => DONE | action as u32,
+            Self::Unbalanced => UNBALANCED,
+            Self::Refuse(refusal) => REFUSE | refusal.pack(),
+        }
+    }
 }
 
 /// Judges one frame.
@@ -84,12 +107,14 @@ pub fn handle(ctx: &mut XdpContext) -> Action {
             finish::<V4>(ctx, verdict)
         }
         // Solicitations go to a multicast address, so they are looked for before the filter.
-        ethertype::IPV6 if nd::is_solicitation_or_advertisement(&cursor) => nd::handle(again(ctx)),
+        ethertype::IPV6 if nd::is_solicitation_or_advertisement(&cursor) => {
+            Action::from_number(stage::nd(ctx.ctx))
+        }
         ethertype::IPV6 => {
             let verdict = judge::<V6>(ctx, ethernet, cursor);
             finish::<V6>(ctx, verdict)
         }
-        ethertype::ARP => arp::handle(again(ctx)),
+        ethertype::ARP => Action::from_number(stage::arp(ctx.ctx)),
         _ => Action::Pass,
     }
 }
@@ -118,38 +143,20 @@ fn judge<F: Family>(ctx: &XdpContext, ethernet: &mut EthHdr, mut cursor: Cursor<
     }
 }
 
+/// What few packets need, by stages of their own.
 #[inline(always)]
-fn finish<F: Family>(ctx: &mut XdpContext, mut verdict: Verdict) -> Action {
-    if let Verdict::Unbalanced = verdict {
-        verdict = unbalanced::handle::<F>(again(ctx));
-    }
-    match verdict {
-        Verdict::Done(action) => action,
-        Verdict::Refuse(refusal) => refuse::<F>(ctx, refusal),
-        Verdict::Unbalanced => Action::Pass,
-    }
-}
-
-#[inline(always)]
-fn refuse<F: Family>(ctx: &mut XdpContext, refusal: Refusal) -> Action {
-    if Cursor::new(ctx).peek::<EthHdr>().is_none_or(|ethernet| is_anothers(ctx, &ethernet)) {
-        return Action::Pass;
-    }
-    let (reason, answer) = match refusal {
-        Refusal::Reset(reason) => (reason, reset::answer::<F>(again(ctx))),
-        Refusal::Unreachable(reason) => (reason, unreachable::answer::<F>(again(ctx))),
-        Refusal::Closed(reason) => (reason, closed::answer::<F>(again(ctx))),
+fn finish<F: Family + Stages>(ctx: &XdpContext, verdict: Verdict) -> Action {
+    let mut word = match verdict {
+        Verdict::Done(action) => return action,
+        verdict => verdict.pack(),
     };
-    match answer {
-        Some(action) => {
-            count::reason(reason);
-            action
-        }
-        None => {
-            count::reason(Reason::Unanswerable);
-            Action::Drop
-        }
+    if word & KIND == UNBALANCED {
+        word = F::unbalanced(ctx, 0);
     }
+    if word & KIND == REFUSE {
+        word = F::refuse(ctx, (word & !KIND).into());
+    }
+    Action::from_number(word)
 }
 
 /// Whether the frame was for this host alone: errors are never sent about others (RFC 1122 §3.2.2).

@@ -41,8 +41,8 @@ pub(super) fn is_solicitation_or_advertisement(cursor: &Cursor<'_>) -> bool {
     })
 }
 
-#[inline(never)]
-pub(super) fn handle(ctx: XdpContext) -> Action {
+#[inline(always)]
+pub(crate) fn handle(ctx: XdpContext) -> Action {
     let mut cursor = Cursor::new(&ctx);
     let (Some(ethernet), Some(ip)) = (cursor.take::<EthHdr>(), cursor.take::<Ipv6Hdr>()) else {
         return Action::Pass;

@@ -11,9 +11,14 @@ use crate::family::{Family, Payload, protocol};
 use crate::frame::Cursor;
 use crate::{count, log, maps};
 
-#[inline(never)]
-pub(super) fn handle<F: Family>(ctx: XdpContext) -> Verdict {
-    let mut cursor = Cursor::new(&ctx);
+#[inline(always)]
+pub(crate) fn stage<F: Family>(ctx: XdpContext, _: u64) -> u32 {
+    handle::<F>(&ctx).pack()
+}
+
+#[inline(always)]
+fn handle<F: Family>(ctx: &XdpContext) -> Verdict {
+    let mut cursor = Cursor::new(ctx);
     let (Some(ethernet), Some(ip)) = (cursor.take::<EthHdr>(), cursor.take::<F::Header>()) else {
         return Verdict::Done(Action::Pass);
     };
@@ -21,7 +26,7 @@ pub(super) fn handle<F: Family>(ctx: XdpContext) -> Verdict {
         // The filter said maybe, the map says no.
         return Verdict::Done(Action::Pass);
     };
-    if is_anothers(&ctx, ethernet) {
+    if is_anothers(ctx, ethernet) {
         return Verdict::Done(Action::Pass);
     }
     let payload = F::payload(ip, &mut cursor);
@@ -45,7 +50,7 @@ pub(super) fn handle<F: Family>(ctx: XdpContext) -> Verdict {
         // Not known here yet: the kernel would route it in circles, an RST would end a connection
         // that a moment later goes on.
         count::reason(Reason::UnknownFromAgent);
-        log::rare(&ctx, Reason::UnknownFromAgent, ethernet.src_addr);
+        log::rare(ctx, Reason::UnknownFromAgent, ethernet.src_addr);
         return Verdict::Done(Action::Drop);
     }
     if vip.flags & VIRTUAL == 0 {

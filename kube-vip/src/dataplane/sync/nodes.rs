@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use kube_vip_common::address::{Address, MacAddress};
-use kube_vip_common::node::{Node, Peer, PeerKey, THIS_NODE};
+use kube_vip_common::node::{LINK, Node, Peer, PeerKey, Range4, Range6, THIS_NODE};
 
 use super::super::object::Maps;
 use super::{Mirror, SyncError, ignore_missing, map_error};
@@ -46,8 +46,12 @@ impl Mirror {
                 source_mac: MacAddress::new(source.0),
                 // Nothing is forwarded to this host.
                 ifindex: if node.local { 0 } else { ifindex },
+                way: LINK,
+                mtu: 0,
                 v4: first(true),
                 v6: first(false),
+                pods4: Range4::EMPTY,
+                pods6: Range6::EMPTY,
             };
             if self.node_values.get(&id) != Some(&value) {
                 maps.nodes.set(id, value, 0).map_err(map_error("NODES"))?;

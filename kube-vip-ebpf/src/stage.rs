@@ -1,0 +1,75 @@
+//! Stages that are global functions of the object.
+//!
+//! The verifier checks a global function once, for any arguments, instead of at every place and
+//! state it is called from (Linux Documentation/bpf/verifier.rst; 5.6), so a stage that few packets
+//! need costs the common way nothing. In return it takes the context and one number and parses
+//! the packet again. Where it leaves another stage something to do it says so in its answer
+//! ([`Verdict::pack`](crate::xdp::Verdict::pack)) instead of calling it: all frames of a chain of
+//! calls share 512 bytes of stack.
+//!
+//! The names are the object's, for all stages together, and show up in `bpftool prog dump`.
+
+use aya_ebpf::bindings::xdp_md;
+use aya_ebpf::programs::XdpContext;
+
+use crate::family::{V4, V6};
+use crate::xdp;
+
+/// Declares global functions and the trait that finds them by family.
+macro_rules! stages {
+    ($($(#[doc = $doc:literal])+ $stage:ident: $v4:ident, $v6:ident = $($function:ident)::+;)+) => {
+        /// The stages of an IP version.
+        pub trait Stages {
+            $($(#[doc = $doc])+ fn $stage(ctx: &XdpContext, word: u64) -> u32;)+
+        }
+
+        impl Stages for V4 {
+            $(#[inline(always)]
+            fn $stage(ctx: &XdpContext, word: u64) -> u32 {
+                $v4(ctx.ctx, word)
+            })+
+        }
+
+        impl Stages for V6 {
+            $(#[inline(always)]
+            fn $stage(ctx: &XdpContext, word: u64) -> u32 {
+                $v6(ctx.ctx, word)
+            })+
+        }
+
+        $($(#[doc = $doc])+
+        #[unsafe(no_mangle)]
+        #[inline(never)]
+        pub extern "C" fn $v4(ctx: *mut xdp_md, word: u64) -> u32 {
+            $($function)::+::<V4>(XdpContext::new(ctx), word)
+        }
+
+        $(#[doc = $doc])+
+        #[unsafe(no_mangle)]
+        #[inline(never)]
+        pub extern "C" fn $v6(ctx: *mut xdp_md, word: u64) -> u32 {
+            $($function)::+::<V6>(XdpContext::new(ctx), word)
+        })+
+    };
+}
+
+stages! {
+    /// For an address of ours, but no frontend's. The number is not used.
+    unbalanced: unbalanced4, unbalanced6 = xdp::unbalanced::stage;
+    /// Tells a client that nobody serves it; the number is a packed [`xdp::Refusal`].
+    refuse: refuse4, refuse6 = xdp::refuse::stage;
+}
+
+/// ARP for VIPs.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn arp(ctx: *mut xdp_md) -> u32 {
+    xdp::arp::handle(XdpContext::new(ctx)) as u32
+}
+
+/// Neighbour discovery for VIPs.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn nd(ctx: *mut xdp_md) -> u32 {
+    xdp::nd::handle(XdpContext::new(ctx)) as u32
+}

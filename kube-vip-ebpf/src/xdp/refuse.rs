@@ -1,0 +1,65 @@
+//! Tells a client that nobody serves it.
+
+use aya_ebpf::programs::XdpContext;
+use kube_vip_common::stats::Reason;
+use network_types::eth::EthHdr;
+
+use super::{Action, closed, is_anothers, reset, unreachable};
+use crate::count;
+use crate::family::Family;
+use crate::frame::{Cursor, again};
+
+/// How a client is told.
+#[derive(Clone, Copy)]
+pub enum Refusal {
+    /// By a TCP RST.
+    Reset(Reason),
+    /// By an ICMP or ICMPv6 error.
+    Unreachable(Reason),
+    /// By the kernel's own RST: an agent's frame does not say where its client is on the link.
+    Closed(Reason),
+}
+
+impl Refusal {
+    /// As a number, for the stage: how in the lowest byte, why above.
+    #[inline(always)]
+    pub const fn pack(self) -> u32 {
+        let (how, reason) = match self {
+            Self::Reset(reason) => (RESET, reason),
+            Self::Unreachable(reason) => (UNREACHABLE, reason),
+            Self::Closed(reason) => (CLOSED, reason),
+        };
+        how | (reason as u32) << 8
+    }
+}
+
+const RESET: u32 = 0;
+const UNREACHABLE: u32 = 1;
+const CLOSED: u32 = 2;
+
+#[inline(always)]
+pub(crate) fn stage<F: Family>(mut ctx: XdpContext, refusal: u64) -> u32 {
+    answer::<F>(&mut ctx, refusal as u32) as u32
+}
+
+#[inline(always)]
+fn answer<F: Family>(ctx: &mut XdpContext, refusal: u32) -> Action {
+    if Cursor::new(ctx).peek::<EthHdr>().is_none_or(|ethernet| is_anothers(ctx, &ethernet)) {
+        return Action::Pass;
+    }
+    let answer = match refusal & 0xff {
+        RESET => reset::answer::<F>(again(ctx)),
+        UNREACHABLE => unreachable::answer::<F>(again(ctx)),
+        _ => closed::answer::<F>(again(ctx)),
+    };
+    match answer {
+        Some(action) => {
+            count::numbered(refusal >> 8);
+            action
+        }
+        None => {
+            count::reason(Reason::Unanswerable);
+            Action::Drop
+        }
+    }
+}
