@@ -101,6 +101,7 @@ fn desired(vip: &Vip, frontends: Frontends) -> DataPlane {
             ("peer".to_owned(), node(false, PEER, [PEER4.into(), PEER6.into()])),
         ]),
         frontends,
+        clients: Default::default(),
         logging: false,
     }
 }

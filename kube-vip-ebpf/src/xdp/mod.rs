@@ -30,7 +30,7 @@ mod direct;
 mod echo;
 mod forward;
 pub(crate) mod nd;
-mod pick;
+pub(crate) mod pick;
 pub(crate) mod refuse;
 mod reset;
 mod transport;

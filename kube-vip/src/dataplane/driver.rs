@@ -10,6 +10,7 @@ use kube_vip_common::stats::{BackendTraffic, Reason, Traffic};
 use tracing::{info, warn};
 
 use super::attach::Attachment;
+use super::cgroup::Sockets;
 use super::closed::ClosedPort;
 use super::counters;
 use super::leases::{Fence, FenceError};
@@ -31,6 +32,7 @@ pub struct Driver {
     pub unavailable: Option<String>,
     fence: Fence,
     attachments: BTreeMap<String, Attachment>,
+    sockets: Sockets,
 }
 
 struct Kernel {
@@ -70,6 +72,7 @@ impl Driver {
             unavailable: None,
             fence: Fence::none(),
             attachments: BTreeMap::new(),
+            sockets: Sockets::default(),
         };
         let opened = Kernel::open(instance, limits).and_then(|kernel| {
             let fence = kernel.object.maps.fence()?;
@@ -165,12 +168,18 @@ impl Driver {
         if grant.is_some() {
             self.fence.grant(LEASE, grant, term)?;
         }
+        self.sockets.apply(&mut kernel.object, kernel.pins.as_ref(), &desired.clients);
         Ok(changes)
     }
 
     /// The interfaces and how the programs are attached to them.
     pub fn attachments(&self) -> impl Iterator<Item = (&String, &Attachment)> {
         self.attachments.iter()
+    }
+
+    /// The programs for sockets of this host's processes.
+    pub fn sockets(&self) -> &Sockets {
+        &self.sockets
     }
 
     /// What arrived for a frontend.
@@ -205,6 +214,7 @@ impl Driver {
         if let Err(error) = self.fence.grant(LEASE, None, Duration::ZERO) {
             warn!("{error}");
         }
+        self.sockets.detach();
         let pins = self.kernel.as_ref().and_then(|kernel| kernel.pins.as_ref());
         let mut qdiscs = pins.map(Pins::qdiscs).unwrap_or_default();
         for (name, attachment) in std::mem::take(&mut self.attachments) {
