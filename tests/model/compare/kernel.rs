@@ -452,7 +452,11 @@ fn frontend_of(frontend: &host::Frontend) -> Frontend {
 }
 
 fn slot_of(slot: host::Slot) -> Slot {
-    if slot.node == 0 { Slot::NONE } else { Slot::new(slot.backend, slot.node as u16) }
+    match slot.node {
+        0 => Slot::NONE,
+        node if slot.was_here => Slot::new(slot.backend, node as u16).with_history(true),
+        node => Slot::new(slot.backend, node as u16),
+    }
 }
 
 fn backend_of(backend: &host::Backend) -> backend::Backend {

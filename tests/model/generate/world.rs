@@ -240,7 +240,9 @@ impl World {
                     let family = backend.address.is_ipv4() == port.0.is_ipv4();
                     *at != usize::MAX && family && backend.protocol == port.2
                 })
-                .map(|(id, (_, at))| (Slot { backend: id, node: Self::node(host, *at) }, *at))
+                .map(|(id, (_, at))| {
+                    (Slot { backend: id, node: Self::node(host, *at), was_here: false }, *at)
+                })
                 .collect();
             // The same on all hosts, unless they disagree.
             let seed = if random.percent(15) { random.next() } else { self.tables ^ frontend.seed };
@@ -251,7 +253,11 @@ impl World {
                 true => Slot::default(),
                 false => members[dice.below(kinds)].0,
             });
-            let slots = slots.collect();
+            let mut slots: Vec<Slot> = slots.collect();
+            let was_here = random.one_of(&[0, 0, 30, 100]);
+            for slot in slots.iter_mut().filter(|slot| slot.node != 0) {
+                slot.was_here = random.percent(was_here);
+            }
             let here = members.iter().filter(|(_, at)| *at == host && !empty);
             let locals = here.map(|(slot, _)| *slot).take(LOCALS).collect();
             tables.insert(frontend.id, Table { slots, locals });

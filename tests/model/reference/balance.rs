@@ -2,7 +2,7 @@
 
 use kube_vip_common::stats::Reason;
 
-use super::host::{Backend, Endpoint, Frontend, Host, Slot, THIS, Table, Tuple, add};
+use super::host::{Backend, Endpoint, Frontend, Host, Slot, THIS, Tuple, add};
 use super::packet::{Frame, Ip, TCP, Transport, octets};
 use super::refuse::{self, Refusal};
 use super::{End, Verdict, is_from_agent};
@@ -26,20 +26,36 @@ pub(super) fn judge(
     let hash = hash(&frontend, ip, &transport);
     let table = host.is.tables.get(&frontend.id);
     let slot = table.map(|table| pick(&table.slots, hash)).unwrap_or_default();
-    let slot = match table {
-        // Another agent's choice of node counts: some backend here, if not the table's own.
-        Some(Table { locals, .. }) if from_agent && slot.node != THIS => pick(locals, hash),
-        _ => slot,
-    };
-    if !from_agent && slot.node != THIS && slot.node != 0 {
+    // Another agent's choice of node counts. Without any backend connections go on until they end.
+    let ours = from_agent || slot.node == THIS || slot.node == 0;
+    if ours || slot.was_here {
+        if let Some(endpoint) = known(host, ip, &transport) {
+            return deliver(host, frame, ip, endpoint, bytes, from_agent);
+        }
+    }
+    if !ours {
         return forward(host, frame, ip, slot, bytes);
     }
-    match deliver(host, frame, ip, transport, slot, bytes, from_agent) {
-        Ok(end) => end,
-        // The kernel may have a connection of its own there.
-        Err(_) if frontend.host_address && !from_agent => End::Untouched,
-        Err(refusal) => refuse::refuse(host, frame, ip, refusal),
+    let refusal = if transport.protocol == TCP && !transport.opens() {
+        Refusal::tcp(from_agent, Reason::NoFlowReset)
+    } else {
+        // Of an agent's frame some backend here, if not the table's own.
+        let locals = table.map(|table| table.locals.as_slice()).unwrap_or_default();
+        let slot = if from_agent && slot.node != THIS { pick(locals, hash) } else { slot };
+        if let Some(backend) = host.is.backends.get(&slot.backend).filter(|_| slot.node != 0) {
+            let endpoint = open(host, *backend, slot.backend, ip, &transport);
+            return deliver(host, frame, ip, endpoint, bytes, from_agent);
+        }
+        match transport.protocol {
+            TCP => Refusal::tcp(from_agent, Reason::NoBackendReset),
+            _ => Refusal::Unreachable(Reason::NoBackendUnreachable),
+        }
+    };
+    // On a host's own address the kernel may have a connection of its own.
+    if frontend.host_address && !from_agent {
+        return End::Untouched;
     }
+    refuse::refuse(host, frame, ip, refusal)
 }
 
 /// The slot of a hash among these: its upper half, scaled.
@@ -95,63 +111,55 @@ fn forward(host: &mut Host, frame: &Frame, ip: &Ip, slot: Slot, bytes: usize) ->
     End::Changed(verdict, frame, vec![])
 }
 
-/// To a backend here: its address and port, and both directions are remembered.
-fn deliver(
-    host: &mut Host,
-    frame: &Frame,
-    ip: &Ip,
-    transport: Transport,
-    slot: Slot,
-    bytes: usize,
-    from_agent: bool,
-) -> Result<End, Refusal> {
-    let tcp = transport.protocol == TCP;
-    let flow = Tuple {
+fn flow(ip: &Ip, transport: &Transport) -> Tuple {
+    Tuple {
         source: ip.source,
         source_port: transport.source,
         destination: ip.destination,
         destination_port: transport.destination,
         protocol: transport.protocol,
-    };
-    let known = host.has.flows.get(&flow).copied().filter(|known| {
-        let still_there =
-            |backend: &Backend| (backend.address, backend.port) == (known.address, known.port);
-        // UDP has no end of its own: it moves when its backend is gone. A SYN begins anew.
-        if tcp {
-            !transport.opens()
-        } else {
-            host.is.backends.get(&known.backend).is_some_and(still_there)
-        }
+    }
+}
+
+/// Where a flow goes that was delivered here before. A SYN begins anew; UDP has no end of its own,
+/// so it moves when its backend is gone.
+fn known(host: &Host, ip: &Ip, transport: &Transport) -> Option<Endpoint> {
+    let endpoint = *host.has.flows.get(&flow(ip, transport))?;
+    let backend = host.is.backends.get(&endpoint.backend);
+    let still_there = backend.is_some_and(|backend| {
+        (backend.address, backend.port) == (endpoint.address, endpoint.port)
     });
-    let endpoint = match known {
-        Some(known) => known,
-        None if tcp && !transport.opens() => {
-            return Err(Refusal::tcp(from_agent, Reason::NoFlowReset));
-        }
-        None => {
-            let Some(backend) = host.is.backends.get(&slot.backend).filter(|_| slot.node != 0)
-            else {
-                return Err(match tcp {
-                    true => Refusal::tcp(from_agent, Reason::NoBackendReset),
-                    false => Refusal::Unreachable(Reason::NoBackendUnreachable),
-                });
-            };
-            let (address, port) = (backend.address, backend.port);
-            let endpoint = Endpoint { address, port, backend: slot.backend, direct: false };
-            let reply = Tuple {
-                source: address,
-                source_port: port,
-                destination: flow.source,
-                destination_port: flow.source_port,
-                protocol: flow.protocol,
-            };
-            let vip =
-                Endpoint { address: flow.destination, port: flow.destination_port, ..endpoint };
-            host.has.flows.insert(flow, endpoint);
-            host.has.replies.insert(reply, vip);
-            endpoint
-        }
+    let goes_on = if transport.protocol == TCP { !transport.opens() } else { still_there };
+    goes_on.then_some(endpoint)
+}
+
+/// Remembers both directions of a flow that begins.
+fn open(host: &mut Host, backend: Backend, id: u32, ip: &Ip, transport: &Transport) -> Endpoint {
+    let flow = flow(ip, transport);
+    let (address, port) = (backend.address, backend.port);
+    let endpoint = Endpoint { address, port, backend: id, direct: false };
+    let reply = Tuple {
+        source: address,
+        source_port: port,
+        destination: flow.source,
+        destination_port: flow.source_port,
+        protocol: flow.protocol,
     };
+    let vip = Endpoint { address: flow.destination, port: flow.destination_port, ..endpoint };
+    host.has.flows.insert(flow, endpoint);
+    host.has.replies.insert(reply, vip);
+    endpoint
+}
+
+/// To a backend here: its address and port become the destination.
+fn deliver(
+    host: &mut Host,
+    frame: &Frame,
+    ip: &Ip,
+    endpoint: Endpoint,
+    bytes: usize,
+    from_agent: bool,
+) -> End {
     let mut ip = ip.clone();
     ip.change(|ip| {
         ip.destination = endpoint.address;
@@ -162,5 +170,5 @@ fn deliver(
     });
     add(&mut host.has.sent, endpoint.backend, bytes);
     let counted = if from_agent { vec![Reason::DeliveredForPeer] } else { vec![] };
-    Ok(End::Delivered(Frame { rest: ip.bytes(), ..frame.clone() }, counted))
+    End::Delivered(Frame { rest: ip.bytes(), ..frame.clone() }, counted)
 }

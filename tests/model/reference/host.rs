@@ -46,6 +46,8 @@ pub(crate) struct Frontend {
 pub(crate) struct Slot {
     pub(crate) backend: u32,
     pub(crate) node: u32,
+    /// It led to this host before: connections of its may still be here.
+    pub(crate) was_here: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
