@@ -98,7 +98,7 @@ impl Sockets {
             self.detach();
         }
         if self.attached.is_none() {
-            match found.and_then(|cgroup| Attached::new(object, pins, cgroup)) {
+            match found.and_then(|cgroup| Attached::new(object, pins, &cgroup)) {
                 Ok(attached) => self.attached = Some(attached),
                 Err(reason) => {
                     remove_others(pins, None);
@@ -126,13 +126,13 @@ impl Sockets {
 
 impl Attached {
     /// All of them or none: a socket that was led has to see the VIP.
-    fn new(object: &mut Object, pins: Option<&Pins>, cgroup: PathBuf) -> Result<Self, String> {
+    fn new(object: &mut Object, pins: Option<&Pins>, cgroup: &Path) -> Result<Self, String> {
         let error = |error: std::io::Error| format!("{}: {error}", cgroup.display());
-        let directory = File::open(&cgroup).map_err(error)?;
+        let directory = File::open(cgroup).map_err(error)?;
         // The inode is the kernel's number of the cgroup (kernfs).
         let number = directory.metadata().map_err(error)?.ino();
         remove_others(pins, Some(number));
-        let mut attached = Self { cgroup: cgroup.clone(), links: Vec::new() };
+        let mut attached = Self { cgroup: cgroup.to_owned(), links: Vec::new() };
         for name in PROGRAMS {
             let pin = pins.map(|pins| pins.socket_link(name, number));
             match attach(object, name, &directory, pin.as_deref()) {
