@@ -1,10 +1,12 @@
 //! What arrives on an uplink, stage by stage.
 //!
 //! ```text
+//! vlan       tags are taken off, and put on again at the end
 //! handle ─┬─ arp, nd        requests for a VIP, claims to it
 //!         ├─ judge ─┬─ filter: not ours ────────────────> up, untouched
 //!         │         ├─ balance: a frontend's packet ─┬──> deliver: to a backend here, up
 //!         │         │                                └──> forward: to a peer, out again
+//!         │         ├─ unusual: no plain TCP or UDP ──> balance, or
 //!         │         └─ unbalanced: ours, no frontend ─┬─> echo
 //!         │                                           └─> up where held
 //!         └─ refuse: reset, unreachable or closed
@@ -16,7 +18,7 @@ use kube_vip_common::filter::ADDRESSES;
 use network_types::eth::EthHdr;
 
 use crate::ethertype;
-use crate::family::{Family, Payload, V4, V6, protocol};
+use crate::family::{Family, V4, V6, protocol};
 use crate::frame::Cursor;
 use crate::maps::{self, FILTER};
 use crate::stage::{self, Stages};
@@ -36,6 +38,8 @@ mod reset;
 mod transport;
 pub(crate) mod unbalanced;
 mod unreachable;
+pub(crate) mod unusual;
+pub(crate) mod vlan;
 
 pub use self::refuse::Refusal;
 
@@ -70,6 +74,8 @@ impl Action {
 pub enum Verdict {
     /// The frame is done with.
     Done(Action),
+    /// It is no plain TCP or UDP.
+    Unusual,
     /// It is no frontend's.
     Unbalanced,
     /// The client is told that nobody serves it.
@@ -80,6 +86,7 @@ pub enum Verdict {
 const DONE: u32 = 0;
 const UNBALANCED: u32 = 1 << 24;
 const REFUSE: u32 = 2 << 24;
+const UNUSUAL: u32 = 3 << 24;
 const KIND: u32 = 0xff << 24;
 
 impl Verdict {
@@ -88,6 +95,7 @@ impl Verdict {
     pub const fn pack(self) -> u32 {
         match self {
             Self::Done(action) => DONE | action as u32,
+            Self::Unusual => UNUSUAL,
             Self::Unbalanced => UNBALANCED,
             Self::Refuse(refusal) => REFUSE | refusal.pack(),
         }
@@ -98,10 +106,23 @@ impl Verdict {
 #[inline(always)]
 pub fn handle(ctx: &mut XdpContext) -> Action {
     let mut cursor = Cursor::new(ctx);
-    let Some(ethernet) = cursor.take::<EthHdr>() else {
+    let Some(mut ethernet) = cursor.take::<EthHdr>() else {
         return Action::Pass;
     };
-    match ethernet.ether_type {
+    let mut tags = 0;
+    if ethertype::is_tag(ethernet.ether_type) {
+        tags = stage::pop_tags(ctx.ctx);
+        if tags == 0 {
+            return Action::Pass;
+        }
+        // What was taken off has moved everything else.
+        cursor = Cursor::new(ctx);
+        let Some(again) = cursor.take::<EthHdr>() else {
+            return Action::Drop;
+        };
+        ethernet = again;
+    }
+    let action = match ethernet.ether_type {
         ethertype::IPV4 => {
             let verdict = judge::<V4>(ctx, ethernet, cursor);
             finish::<V4>(ctx, verdict)
@@ -116,7 +137,11 @@ pub fn handle(ctx: &mut XdpContext) -> Action {
         }
         ethertype::ARP => Action::from_number(stage::arp(ctx.ctx)),
         _ => Action::Pass,
+    };
+    if tags != 0 && action != Action::Drop {
+        return Action::from_number(stage::push_tags(ctx.ctx, tags, action as u32));
     }
+    action
 }
 
 #[inline(always)]
@@ -132,15 +157,12 @@ fn judge<F: Family>(ctx: &XdpContext, ethernet: &mut EthHdr, mut cursor: Cursor<
     if !F::bit(F::destination(ip)).is_set(filter) {
         return NOT_OURS;
     }
-    match F::payload(ip, &mut cursor) {
-        Payload::Protocol(protocol @ (protocol::TCP | protocol::UDP)) => {
-            match transport::parse(&mut cursor, protocol) {
-                Some(transport) => balance::handle::<F>(ctx, ethernet, ip, transport),
-                None => Verdict::Unbalanced,
-            }
-        }
-        _ => Verdict::Unbalanced,
+    if let Some(protocol @ (protocol::TCP | protocol::UDP)) = F::plain(ip, &mut cursor)
+        && let Some(transport) = transport::parse(&mut cursor, protocol)
+    {
+        return balance::handle::<F>(ctx, ethernet, ip, transport);
     }
+    Verdict::Unusual
 }
 
 /// What few packets need, by stages of their own.
@@ -150,6 +172,9 @@ fn finish<F: Family + Stages>(ctx: &XdpContext, verdict: Verdict) -> Action {
         Verdict::Done(action) => return action,
         verdict => verdict.pack(),
     };
+    if word & KIND == UNUSUAL {
+        word = F::unusual(ctx, 0);
+    }
     if word & KIND == UNBALANCED {
         word = F::unbalanced(ctx, 0);
     }
