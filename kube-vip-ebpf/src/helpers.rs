@@ -37,14 +37,6 @@ pub fn grow_head(ctx: &mut XdpContext, bytes: i32) -> Option<()> {
     (result == 0).then_some(())
 }
 
-/// An argument of a global function, used even where nothing looks at it: callers would leave out
-/// what is never read, and the verifier wants every argument's register written.
-#[inline(always)]
-pub fn used(word: u64) -> u64 {
-    // SAFETY: reads a local variable.
-    unsafe { core::ptr::read_volatile(&raw const word) }
-}
-
 /// Sends the frame out through another interface; the value is what the program returns.
 #[inline(always)]
 pub fn redirect(ifindex: u32) -> u32 {

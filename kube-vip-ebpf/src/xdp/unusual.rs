@@ -9,7 +9,7 @@ use crate::family::{Family, Payload, protocol};
 use crate::frame::Cursor;
 
 #[inline(always)]
-pub(crate) fn stage<F: Family>(ctx: XdpContext, _: u64) -> u32 {
+pub(crate) fn stage<F: Family>(ctx: XdpContext, _: u64) -> u64 {
     handle::<F>(&ctx).pack()
 }
 
