@@ -74,7 +74,9 @@ pub(super) fn whole<F: Family>(
         return Action::Next;
     }
     let (vip, port, backend) = F::parts(&origin);
-    let (packets, bytes) = (helpers::segments(ctx), u64::from(ctx.len()));
+    // Tags are not counted, wherever they are.
+    let bytes = u64::from(ctx.len()) - (network - size_of::<EthHdr>()) as u64;
+    let packets = helpers::segments(ctx);
     match rewrite::<F>(ctx, (network, transport), source, ports, vip, port) {
         Ok(()) => {
             count::replied(backend, packets, bytes);
