@@ -116,6 +116,8 @@ reasons! {
     NdFenced = "nd_fenced",
     /// Reply that could not be rewritten, dropped.
     ReplyFailed = "reply_failed",
+    /// A frame whose VLAN tags could not be put on again: dropped.
+    TagLost = "tag_lost",
     /// A process on this host was led to a backend, by a connection or a datagram to the VIP.
     ClientBalanced = "client_balanced",
     /// A process on this host asked for a frontend without a ready backend: refused.
