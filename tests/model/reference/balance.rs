@@ -28,10 +28,10 @@ pub(super) fn judge(
     let slot = table.map(|table| pick(&table.slots, hash)).unwrap_or_default();
     // Another agent's choice of node counts. Without any backend connections go on until they end.
     let ours = from_agent || slot.node == THIS || slot.node == 0;
-    if ours || slot.was_here {
-        if let Some(endpoint) = known(host, ip, &transport) {
-            return deliver(host, frame, ip, endpoint, bytes, from_agent);
-        }
+    if (ours || slot.was_here)
+        && let Some(endpoint) = known(host, ip, &transport)
+    {
+        return deliver(host, frame, ip, endpoint, bytes, from_agent);
     }
     if !ours {
         return forward(host, frame, ip, slot, bytes);
