@@ -121,12 +121,12 @@ fn judge(host: &mut Host, bytes: &[u8]) -> End {
     if !host.is.vips.contains_key(&ip.destination) {
         return End::Untouched;
     }
-    if let (Content::Whole(protocol), segment) = ip.content()
-        && let Some(transport) = Transport::parse(protocol, segment)
+    if let (Content::Whole(protocol), at) = ip.content()
+        && let Some(transport) = Transport::parse(protocol, ip.behind(at))
         && let Some(frontend) =
             host.is.frontends.get(&(ip.destination, transport.destination, protocol)).copied()
     {
-        return balance::judge(host, &frame, &ip, frontend, transport, bytes.len());
+        return balance::judge(host, &frame, &ip, frontend, transport);
     }
     unbalanced::judge(host, &frame, &ip)
 }
