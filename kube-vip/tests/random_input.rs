@@ -21,7 +21,7 @@ fn seeds(name: &str) -> Vec<Vec<u8>> {
 
 /// The shortest status there is.
 const STATUS: &str = r#"{"instance":"a","version":"1","host":"h","pid":1,"ready":true,
-"config":{"path":"f","error":null},"uplinks":[],"vips":[],"frontends":[],"counters":{"a":1},
+"config":{"path":"f","refused":null},"uplinks":[],"vips":[],"frontends":[],"counters":{"a":1},
 "notices":["b"]}"#;
 
 /// Links, addresses, routes and neighbours as the kernel tells of them: a header (length, type, flags,
