@@ -48,7 +48,7 @@ fn fields() -> BTreeMap<&'static str, &'static [&'static str]> {
         ("FRONTENDS", &["address", "port", "protocol", "id", "slots", "seed"]),
         ("FRONTEND_STATS", &["packets", "bytes"]),
         ("LEASES", &["since", "until", "epoch"]),
-        ("NODES", &["mac", "ifindex", "v4", "v6"]),
+        ("NODES", &["hop4", "hop6", "mac", "ifindex", "way", "mtu", "v4", "v6"]),
         ("PEERS", &["mac", "octets", "node"]),
         ("REVERSE4", tuple),
         ("REVERSE6", tuple),
