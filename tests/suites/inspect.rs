@@ -42,6 +42,7 @@ fn fields() -> BTreeMap<&'static str, &'static [&'static str]> {
     BTreeMap::from([
         ("BACKENDS", &["address", "port", "flags", "protocol"][..]),
         ("BACKEND_STATS", &["sent", "replies", "packets", "bytes"]),
+        ("CLOCK", &["seconds"]),
         ("EVENT_TIMES", &["time"]),
         ("FLOWS4", tuple),
         ("FLOWS6", tuple),
