@@ -19,6 +19,10 @@ pub(crate) const TARGET: u16 = 8080;
 /// A port of the VIP that nobody balances.
 pub(crate) const SSH: u16 = 22;
 
+/// Where probes come to, and what their answers say of the seeds.
+pub(crate) const PROBE: u16 = 10000;
+pub(crate) const DIGEST: u64 = 0x0102_0304_0506_0708;
+
 /// Seed of every frontend's hash.
 pub(crate) const SEED: u64 = 7;
 
@@ -102,6 +106,8 @@ fn desired(vip: &Vip, frontends: Frontends) -> DataPlane {
         ]),
         frontends,
         logging: false,
+        probe_port: PROBE,
+        digest: DIGEST,
     }
 }
 

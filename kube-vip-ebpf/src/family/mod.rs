@@ -20,10 +20,14 @@ pub use self::v6::{Halves, V6};
 pub mod protocol {
     /// RFC 792.
     pub const ICMP: u8 = 1;
+    /// RFC 2003.
+    pub const IPV4: u8 = 4;
     /// RFC 9293.
     pub const TCP: u8 = 6;
     /// RFC 768.
     pub const UDP: u8 = 17;
+    /// RFC 2473.
+    pub const IPV6: u8 = 41;
     /// RFC 4443.
     pub const ICMPV6: u8 = 58;
 }
@@ -86,6 +90,8 @@ pub trait Family {
 
     /// IP protocol number of this version's control messages.
     const ICMP: u8;
+    /// IP protocol number of a packet of this version inside another one.
+    const ENCAPSULATED: u8;
 
     /// Source address.
     fn source(ip: &Self::Header) -> Self::Bytes;
@@ -113,6 +119,8 @@ pub trait Family {
     fn header_words(ip: &Self::Header) -> usize;
     /// Length of what follows the header, in bytes, by its own word.
     fn payload_length(ip: &Self::Header) -> u16;
+    /// Length of the whole packet, in bytes, by its own word.
+    fn length(ip: &Self::Header) -> u32;
     /// Whether errors and resets may be sent to this source (RFC 1122 §3.2.2, RFC 4443 §2.4).
     fn is_answerable(source: Self::Bytes) -> bool;
     /// Finds what lies behind the header and puts the cursor there.

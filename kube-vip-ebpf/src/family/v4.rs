@@ -33,6 +33,7 @@ impl Family for V4 {
     type Quotation = [Word; 7];
 
     const ICMP: u8 = protocol::ICMP;
+    const ENCAPSULATED: u8 = protocol::IPV4;
 
     #[inline(always)]
     fn source(ip: &Ipv4Hdr) -> [u8; 4] {
@@ -113,6 +114,11 @@ impl Family for V4 {
     fn payload_length(ip: &Ipv4Hdr) -> u16 {
         let header = u16::from(ip.vihl & 0xf) * 4;
         u16::from_be_bytes(ip.tot_len).saturating_sub(header)
+    }
+
+    #[inline(always)]
+    fn length(ip: &Ipv4Hdr) -> u32 {
+        u16::from_be_bytes(ip.tot_len).into()
     }
 
     #[inline(always)]

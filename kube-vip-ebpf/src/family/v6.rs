@@ -58,6 +58,7 @@ impl Family for V6 {
     type Quotation = [Word; 12];
 
     const ICMP: u8 = protocol::ICMPV6;
+    const ENCAPSULATED: u8 = protocol::IPV6;
 
     #[inline(always)]
     fn source(ip: &Ipv6Hdr) -> Halves {
@@ -119,6 +120,11 @@ impl Family for V6 {
     #[inline(always)]
     fn payload_length(ip: &Ipv6Hdr) -> u16 {
         u16::from_be_bytes(ip.payload_len)
+    }
+
+    #[inline(always)]
+    fn length(ip: &Ipv6Hdr) -> u32 {
+        u32::from(u16::from_be_bytes(ip.payload_len)) + size_of::<Ipv6Hdr>() as u32
     }
 
     #[inline(always)]

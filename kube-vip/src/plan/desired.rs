@@ -53,6 +53,10 @@ pub struct DataPlane {
     pub frontends: BTreeMap<(IpAddr, u16, Protocol), Frontend>,
     /// Rare paths write log lines.
     pub logging: bool,
+    /// The UDP port that other agents' probes come to; 0 where there are no others.
+    pub probe_port: u16,
+    /// Of what seeds come from: hosts with the same digest have the same tables.
+    pub digest: u64,
 }
 
 /// An interface the programs are attached to.

@@ -53,6 +53,8 @@ pub fn plan(view: &View) -> Desired {
             frontends: frontends::plan(view, &nodes),
             nodes,
             logging: config.log_data_plane,
+            probe_port: if config.remote_peers.is_empty() { 0 } else { config.local_peer.port },
+            digest: seed::of(config),
         },
     }
 }
