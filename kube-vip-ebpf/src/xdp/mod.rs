@@ -1,10 +1,12 @@
 //! What arrives on an uplink, stage by stage.
 //!
 //! ```text
+//! vlan       tags are taken off, and put on again at the end
 //! handle ─┬─ arp, nd        requests for a VIP, claims to it
 //!         ├─ judge ─┬─ filter: not ours ────────────────> up, untouched
-//!         │         └─ balance: a frontend's packet ─┬─> deliver: its flow is known here, up
-//!         │                                          └─> forward: to a peer, out again
+//!         │         ├─ balance: a frontend's packet ─┬─> deliver: its flow is known here, up
+//!         │         │                                └─> forward: to a peer, out again
+//!         │         └─ unusual: no plain TCP or UDP ───> balance, where it is a frontend's
 //!         └─ finish ┬─ decapsulate: out of a tunnel ──> judge
 //!                   ├─ open: a flow begins here ──────> deliver
 //!                   ├─ stray: a connection goes on, unknown here
@@ -20,7 +22,7 @@ use kube_vip_common::filter::ADDRESSES;
 use network_types::eth::EthHdr;
 
 use crate::ethertype;
-use crate::family::{Family, Payload, V4, V6, protocol};
+use crate::family::{Family, V4, V6, protocol};
 use crate::frame::Cursor;
 use crate::maps::{self, FILTER};
 use crate::stage::{self, Stages};
@@ -46,6 +48,8 @@ mod transport;
 pub(crate) mod tunnel;
 pub(crate) mod unbalanced;
 mod unreachable;
+pub(crate) mod unusual;
+pub(crate) mod vlan;
 
 pub use self::chosen::Chosen;
 pub use self::forward::Onward;
@@ -82,6 +86,8 @@ impl Action {
 pub enum Verdict {
     /// The frame is done with.
     Done(Action),
+    /// It is no plain TCP or UDP.
+    Unusual,
     /// It is the first packet of a flow to be delivered here.
     Open(Chosen),
     /// It is the middle of a connection that has no record here.
@@ -104,9 +110,10 @@ const OPEN: u64 = 1 << 56;
 const STRAY: u64 = 2 << 56;
 const UNBALANCED: u64 = 3 << 56;
 const REFUSE: u64 = 4 << 56;
-const DECAPSULATE: u64 = 5 << 56;
-const TUNNEL: u64 = 6 << 56;
-const PROBE: u64 = 7 << 56;
+const DECAPSULATE: u64 = 6 << 56;
+const TUNNEL: u64 = 7 << 56;
+const PROBE: u64 = 8 << 56;
+const UNUSUAL: u64 = 5 << 56;
 const KIND: u64 = 0xff << 56;
 
 impl Verdict {
@@ -119,6 +126,7 @@ impl Verdict {
             Self::Stray(chosen) => STRAY | chosen.pack(),
             Self::Decapsulate => DECAPSULATE,
             Self::Tunnel(onward) => TUNNEL | onward.pack(),
+            Self::Unusual => UNUSUAL,
             Self::Unbalanced => UNBALANCED,
             Self::Probe => PROBE,
             Self::Refuse(refusal) => REFUSE | refusal.pack(),
@@ -130,10 +138,23 @@ impl Verdict {
 #[inline(always)]
 pub fn handle(ctx: &mut XdpContext) -> Action {
     let mut cursor = Cursor::new(ctx);
-    let Some(ethernet) = cursor.take::<EthHdr>() else {
+    let Some(mut ethernet) = cursor.take::<EthHdr>() else {
         return Action::Pass;
     };
-    match ethernet.ether_type {
+    let mut tags = 0;
+    if ethertype::is_tag(ethernet.ether_type) {
+        tags = stage::pop_tags(ctx.ctx);
+        if tags == 0 {
+            return Action::Pass;
+        }
+        // What was taken off has moved everything else.
+        cursor = Cursor::new(ctx);
+        let Some(again) = cursor.take::<EthHdr>() else {
+            return Action::Drop;
+        };
+        ethernet = again;
+    }
+    let action = match ethernet.ether_type {
         ethertype::IPV4 => {
             let verdict = judge::<V4>(ctx, ethernet, cursor);
             finish::<V4>(ctx, verdict)
@@ -148,7 +169,11 @@ pub fn handle(ctx: &mut XdpContext) -> Action {
         }
         ethertype::ARP => Action::from_number(stage::arp(ctx.ctx).into()),
         _ => Action::Pass,
+    };
+    if tags != 0 && action != Action::Drop {
+        return Action::from_number(stage::push_tags(ctx.ctx, tags, action as u32).into());
     }
+    action
 }
 
 #[inline(always)]
@@ -164,16 +189,16 @@ fn judge<F: Family>(ctx: &XdpContext, ethernet: &mut EthHdr, mut cursor: Cursor<
     if !F::bit(F::destination(ip)).is_set(filter) {
         return NOT_OURS;
     }
-    match F::payload(ip, &mut cursor) {
-        Payload::Protocol(protocol @ (protocol::TCP | protocol::UDP)) => {
-            match transport::parse(&mut cursor, protocol) {
-                Some(transport) => balance::handle::<F>(ctx, ethernet, ip, transport),
-                None => Verdict::Unbalanced,
+    match F::plain(ip, &mut cursor) {
+        Some(protocol @ (protocol::TCP | protocol::UDP)) => {
+            if let Some(transport) = transport::parse(&mut cursor, protocol) {
+                return balance::handle::<F>(ctx, ethernet, ip, transport);
             }
         }
-        Payload::Protocol(protocol) if protocol == F::ENCAPSULATED => Verdict::Decapsulate,
-        _ => Verdict::Unbalanced,
+        Some(protocol) if protocol == F::ENCAPSULATED => return Verdict::Decapsulate,
+        _ => {}
     }
+    Verdict::Unusual
 }
 
 /// What few packets need, by stages of their own; each may leave the ones below it something to do.
@@ -185,6 +210,9 @@ fn finish<F: Family + Stages>(ctx: &XdpContext, verdict: Verdict) -> Action {
     };
     if word & KIND == DECAPSULATE {
         word = F::decapsulate(ctx, 0);
+    }
+    if word & KIND == UNUSUAL {
+        word = F::unusual(ctx, 0);
     }
     if word & KIND == OPEN {
         word = F::open(ctx, word & !KIND);

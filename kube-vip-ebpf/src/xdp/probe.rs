@@ -28,8 +28,9 @@ fn handle<F: Family>(ctx: &mut XdpContext) -> Option<Action> {
     let mut cursor = Cursor::new(ctx);
     let _ethernet = cursor.take::<EthHdr>()?;
     let ip = cursor.take::<F::Header>()?;
-    let plain = F::header_words(ip) * 4 == size_of::<F::Header>();
-    if !plain || F::payload(ip, &mut cursor) != Payload::Protocol(protocol::UDP) {
+    let udp = F::payload(ip, &mut cursor) == Payload::Protocol(protocol::UDP);
+    // Agents send no options and no extension headers.
+    if !udp || cursor.offset(ctx) != size_of::<EthHdr>() + size_of::<F::Header>() {
         return None;
     }
     let udp = *cursor.take::<UdpHdr>()?;
