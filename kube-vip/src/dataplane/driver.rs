@@ -11,6 +11,7 @@ use tracing::{info, warn};
 
 use super::attach::Attachment;
 use super::cgroup::Sockets;
+use super::clock::Hand;
 use super::closed::ClosedPort;
 use super::counters;
 use super::leases::{Fence, FenceError};
@@ -103,6 +104,11 @@ impl Driver {
     /// The fence, for the election.
     pub fn fence(&self) -> Fence {
         self.fence.clone()
+    }
+
+    /// The hand that moves the clock, once.
+    pub fn hand(&mut self) -> Hand {
+        Hand::new(self.kernel.as_mut().and_then(|kernel| kernel.object.maps.clock.take()))
     }
 
     /// What the programs tell of their own accord, once.

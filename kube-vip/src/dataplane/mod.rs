@@ -2,6 +2,7 @@
 
 mod attach;
 mod cgroup;
+mod clock;
 mod closed;
 pub mod counters;
 mod driver;
@@ -16,6 +17,7 @@ mod tables;
 
 pub use attach::{Attachment, Egress, Ingress};
 pub use cgroup::Sockets;
+pub use clock::Hand;
 pub use driver::{Driver, DriverError, Voices};
 pub use ids::Full;
 pub use leases::{Fence, FenceError};

@@ -9,6 +9,7 @@ use aya::sys::{BpfHelper, is_helper_supported};
 use aya::{Ebpf, EbpfLoader};
 use kube_vip_common::address::Address;
 use kube_vip_common::backend::Backend;
+use kube_vip_common::clock::Clock;
 use kube_vip_common::event::Event;
 use kube_vip_common::filter::Filter;
 use kube_vip_common::frontend::{Frontend, FrontendKey};
@@ -100,10 +101,14 @@ pub struct Maps {
     pub nodes: Array<MapData, Node>,
     /// `PEERS`.
     pub peers: HashMap<MapData, PeerKey, Peer>,
+    /// `PEER_IPS`.
+    pub peer_ips: HashMap<MapData, Address, Peer>,
     /// `UPLINKS`.
     pub uplinks: HashMap<MapData, u32, Uplink>,
     /// `SETTINGS`.
     pub settings: Array<MapData, Settings>,
+    /// `CLOCK`; taken by the hand that moves it.
+    pub clock: Option<Array<MapData, Clock>>,
     /// `STATS`.
     pub stats: PerCpuArray<MapData, Count>,
     /// `FRONTEND_STATS`.
@@ -127,8 +132,10 @@ pub(super) const MAP_NAMES: &[&str] = &[
     "BACKENDS",
     "NODES",
     "PEERS",
+    "PEER_IPS",
     "UPLINKS",
     "SETTINGS",
+    "CLOCK",
     "STATS",
     "FRONTEND_STATS",
     "BACKEND_STATS",
@@ -309,8 +316,10 @@ impl Maps {
             backends: typed(programs, "BACKENDS")?,
             nodes: typed(programs, "NODES")?,
             peers: typed(programs, "PEERS")?,
+            peer_ips: typed(programs, "PEER_IPS")?,
             uplinks: typed(programs, "UPLINKS")?,
             settings: typed(programs, "SETTINGS")?,
+            clock: Some(typed(programs, "CLOCK")?),
             stats: typed(programs, "STATS")?,
             frontend_stats: typed(programs, "FRONTEND_STATS")?,
             backend_stats: typed(programs, "BACKEND_STATS")?,

@@ -64,6 +64,7 @@ pub struct Mirror {
     /// Hosts that an earlier agent numbered, not met again yet.
     leftover_nodes: BTreeMap<u32, Node>,
     peers: BTreeMap<MacAddress, u32>,
+    peer_ips: BTreeMap<IpAddr, u32>,
     backends: Ids<Server>,
     /// A change of size is a new table, so the size is part of the identity.
     frontends: Ids<(Port, TableSize)>,
@@ -106,6 +107,7 @@ impl Mirror {
             node_values: BTreeMap::new(),
             leftover_nodes: BTreeMap::new(),
             peers: BTreeMap::new(),
+            peer_ips: BTreeMap::new(),
             // 0 is nobody.
             backends: Ids::new(1, limits.backends),
             frontends: Ids::new(0, limits.frontends),
@@ -155,6 +157,12 @@ impl Mirror {
             .filter_map(Result::ok)
             .map(|(key, peer)| (key.mac, peer.node))
             .collect();
+        self.peer_ips = maps
+            .peer_ips
+            .iter()
+            .filter_map(Result::ok)
+            .map(|(address, peer)| (address.to_ip(), peer.node))
+            .collect();
     }
 
     /// The number of a frontend, for its counters.
@@ -181,7 +189,13 @@ impl Mirror {
         let mut changes = Changes::default();
         let mut flags = if desired.logging { LOG } else { 0 };
         flags |= if desired.clients.whose == LocalClients::All { ALL_CLIENTS } else { 0 };
-        let settings = Settings { flags, closed_port: closed, pad: 0, namespace: self.namespace };
+        let settings = Settings {
+            flags,
+            closed_port: closed,
+            probe_port: desired.probe_port,
+            digest: desired.digest,
+            namespace: self.namespace,
+        };
         maps.settings.set(0, settings, 0).map_err(map_error("SETTINGS"))?;
         self.add_nodes(maps, desired)?;
         let recipes = self.add_backends(maps, desired)?;
