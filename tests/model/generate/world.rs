@@ -222,7 +222,7 @@ impl World {
             for hop in [hop4, hop6].iter().filter(|hop| hop.tunnel.is_none()) {
                 peers.insert(hop.mac, number);
             }
-            if [hop4, hop6].iter().any(|hop| hop.tunnel.is_some()) {
+            if other != host {
                 peers.insert(tunnelled(number), number);
             }
             let v4 = octets(true).0.filter(|_| random.percent(95));
