@@ -96,8 +96,9 @@ fn forward(host: &mut Host, frame: &Frame, ip: &Ip, slot: Slot, bytes: usize) ->
         return End::Dropped(Reason::NoNextHop);
     }
     let same_link = node.interface == 1;
-    if same_link && frame.to != node.own {
-        // Only flooded here: the host it was for forwards it.
+    let flooded = if same_link { frame.to != node.own } else { host.is_anothers(frame.to) };
+    if flooded {
+        // The host it was for forwards it.
         return End::Untouched;
     }
     if frame.from == node.mac {

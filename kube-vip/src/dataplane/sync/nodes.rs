@@ -1,6 +1,6 @@
 //! `NODES` and `PEERS`.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 use kube_vip_common::address::{Address, MacAddress};
 use kube_vip_common::node::{LINK, Node, Peer, PeerKey, Range4, Range6, THIS_NODE};
@@ -8,6 +8,16 @@ use kube_vip_common::node::{LINK, Node, Peer, PeerKey, Range4, Range6, THIS_NODE
 use super::super::object::Maps;
 use super::{Mirror, SyncError, ignore_missing, map_error};
 use crate::plan::DataPlane;
+
+/// Which host a frame from an Ethernet address is from.
+fn senders(desired: &DataPlane) -> BTreeMap<MacAddress, &String> {
+    let others = desired.senders.iter().map(|(mac, name)| (MacAddress::new(mac.0), name));
+    let hops = desired
+        .nodes
+        .iter()
+        .filter_map(|(name, node)| node.hop.map(|(mac, _)| (MacAddress::new(mac.0), name)));
+    others.chain(hops).collect()
+}
 
 impl Mirror {
     pub(super) fn node_id(&self, desired: &DataPlane, name: &str) -> Option<u32> {
@@ -23,6 +33,10 @@ impl Mirror {
         desired: &DataPlane,
     ) -> Result<(), SyncError> {
         let own = desired.nodes.values().find(|node| node.local).and_then(|node| node.hop);
+        let source = |ifindex: u32| {
+            let uplink = desired.uplinks.values().find(|uplink| uplink.index == ifindex);
+            uplink.map(|uplink| uplink.mac).or(own.map(|(mac, _)| mac)).unwrap_or_default()
+        };
         for (name, node) in &desired.nodes {
             let first = |v4: bool| {
                 let mut family = node.addresses.iter().filter(|ip| ip.is_ipv4() == v4);
@@ -40,10 +54,9 @@ impl Mirror {
                 self.nodes.get_or_take(name, "nodes")?
             };
             let (mac, ifindex) = node.hop.unwrap_or_default();
-            let source = own.map(|(mac, _)| mac).unwrap_or_default();
             let value = Node {
                 mac: MacAddress::new(mac.0),
-                source_mac: MacAddress::new(source.0),
+                source_mac: MacAddress::new(source(ifindex).0),
                 // Nothing is forwarded to this host.
                 ifindex: if node.local { 0 } else { ifindex },
                 way: LINK,
@@ -57,11 +70,15 @@ impl Mirror {
                 maps.nodes.set(id, value, 0).map_err(map_error("NODES"))?;
                 self.node_values.insert(id, value);
             }
-            if node.hop.is_some() && self.peers.get(&value.mac) != Some(&id) {
+        }
+        for (mac, name) in senders(desired) {
+            if let Some(id) = self.node_id(desired, name)
+                && self.peers.get(&mac) != Some(&id)
+            {
                 maps.peers
-                    .insert(PeerKey::new(mac.0), Peer { node: id }, 0)
+                    .insert(PeerKey::new(mac.octets), Peer { node: id }, 0)
                     .map_err(map_error("PEERS"))?;
-                self.peers.insert(value.mac, id);
+                self.peers.insert(mac, id);
             }
         }
         Ok(())
@@ -72,13 +89,9 @@ impl Mirror {
         maps: &mut Maps,
         desired: &DataPlane,
     ) -> Result<(), SyncError> {
-        let current: BTreeSet<_> = desired
-            .nodes
-            .values()
-            .filter_map(|node| node.hop.map(|(mac, _)| MacAddress::new(mac.0)))
-            .collect();
+        let current = senders(desired);
         let stale: Vec<_> =
-            self.peers.keys().filter(|mac| !current.contains(mac)).copied().collect();
+            self.peers.keys().filter(|mac| !current.contains_key(mac)).copied().collect();
         for mac in stale {
             ignore_missing(maps.peers.remove(&PeerKey::new(mac.octets)))
                 .map_err(map_error("PEERS"))?;
