@@ -21,7 +21,7 @@ use nix::net::if_::if_nametoindex;
 
 use crate::frames::{Original, datagram, original};
 use crate::kernel::object_bytes;
-use crate::measure::{Samples, pin};
+use crate::measure::pin;
 use crate::progress;
 use crate::report::Row;
 use crate::setup::{CLIENT, HOST, LIMITS, client, configuration_on, forwarded, port, vip};
