@@ -4,6 +4,8 @@ use aya::Pod;
 
 use crate::address::Address;
 use crate::backend::Backend;
+use crate::client::{ClientEnd, ClientKey};
+use crate::clock::Clock;
 use crate::event::{Event, EventTime};
 use crate::filter::Filter;
 use crate::flow::{Endpoint4, Endpoint6, Tuple4, Tuple6};
@@ -29,6 +31,9 @@ pod!(
     Address,
     Backend,
     BackendTraffic,
+    ClientEnd,
+    ClientKey,
+    Clock,
     Count,
     Endpoint4,
     Endpoint6,

@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use crate::agent::State;
-use crate::config::Protocol;
+use crate::config::{LocalClients, Protocol};
 use crate::dataplane::{Attachment, Egress, Ingress, LEASE};
 use crate::observe::reverse_path;
 use crate::plan::{Frontend, Way};
 use crate::publish::{
-    BackendState, BackendStatus, BackendWay, ConfigStatus, EgressMode, FrontendStatus, LeaseStatus,
-    ReplyDeviceStatus, Status, UplinkStatus, VipStatus, XdpMode,
+    BackendState, BackendStatus, BackendWay, ClientsStatus, ClientsWay, ConfigStatus, EgressMode,
+    FrontendStatus, LeaseStatus, ReplyDeviceStatus, Status, UplinkStatus, VipStatus, XdpMode,
 };
 
 /// What is true now; counters are read from the kernel at this moment.
@@ -29,6 +29,7 @@ pub(crate) fn of(state: &State) -> Status {
         },
         uplinks: uplinks(state),
         reply_devices: reply_devices(state),
+        clients: clients(state),
         vips: vips(state),
         frontends: frontends(state),
         counters: reasons.iter().map(|(r, count)| (r.name().to_owned(), *count)).collect(),
@@ -92,6 +93,21 @@ fn egress_mode(egress: Egress) -> EgressMode {
         Egress::Tcx => EgressMode::Tcx,
         Egress::Clsact => EgressMode::Clsact,
         Egress::None => EgressMode::None,
+    }
+}
+
+fn clients(state: &State) -> ClientsStatus {
+    let sockets = state.driver.sockets();
+    let processes = match state.config.local_clients {
+        LocalClients::Host => "host",
+        LocalClients::All => "all",
+        LocalClients::None => "none",
+    };
+    ClientsStatus {
+        processes: processes.to_owned(),
+        way: if sockets.cgroup().is_some() { ClientsWay::Led } else { ClientsWay::Owner },
+        cgroup: sockets.cgroup().map(|path| path.display().to_string()),
+        reason: sockets.reason().map(str::to_owned).or_else(|| state.driver.unavailable.clone()),
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use super::balancers::{self, Defaults};
@@ -11,10 +12,10 @@ use super::reader::{Findings, Located, Section, address, quote};
 use super::retired;
 use super::uplinks;
 use super::yaml::{self, Value};
-use super::{Config, ConfigError, Limits, LoadBalancer, TableSize};
+use super::{Config, ConfigError, Limits, LoadBalancer, LocalClients, TableSize};
 
 /// Keys that have an effect; [`retired::KEYS`] are known too.
-const KEYS: [&str; 18] = [
+const KEYS: [&str; 20] = [
     "vip",
     "interface",
     "uplinks",
@@ -31,6 +32,8 @@ const KEYS: [&str; 18] = [
     "announceInterval",
     "logDataPlane",
     "xdpMode",
+    "localClients",
+    "cgroupRoot",
     "limits",
     "secret",
 ];
@@ -76,6 +79,8 @@ fn config(section: &Section<'_>, host: &str) -> Option<Config> {
     let xdp_mode = uplinks::xdp_mode(section);
     let reply_devices = uplinks::reply_devices(section);
     let interfaces = uplinks::read(section);
+    let local_clients = local_clients(section);
+    let cgroup_root = cgroup_root(section);
     let instance = instance(section);
     let announce_interval = announce_interval(section);
     let limits = limits(section, &vips, peers.as_ref(), &load_balancers);
@@ -95,6 +100,8 @@ fn config(section: &Section<'_>, host: &str) -> Option<Config> {
         start_as_leader,
         load_balancers,
         xdp_mode,
+        local_clients,
+        cgroup_root,
         log_data_plane,
         limits,
         notices: Vec::new(),
@@ -226,6 +233,34 @@ fn announce_interval(section: &Section<'_>) -> Duration {
             DEFAULT
         }
     }
+}
+
+fn local_clients(section: &Section<'_>) -> LocalClients {
+    let Some(text) = section.text("localClients") else { return LocalClients::default() };
+    match text.value.as_str() {
+        "host" => LocalClients::Host,
+        "all" => LocalClients::All,
+        "none" => LocalClients::None,
+        other => {
+            let message = format!("{} is not known; write host, all or none", quote(other));
+            section.problem("localClients", message);
+            LocalClients::default()
+        }
+    }
+}
+
+/// Whether there is a cgroup is seen when it is needed: without one the host does without.
+fn cgroup_root(section: &Section<'_>) -> Option<PathBuf> {
+    let text = section.text("cgroupRoot")?.value;
+    if text.starts_with('/') && !text.contains(char::is_control) {
+        return Some(PathBuf::from(text));
+    }
+    let message = format!(
+        "{} is not an absolute path; write where the host's cgroup2 hierarchy is mounted,          like /sys/fs/cgroup",
+        quote(&text)
+    );
+    section.problem("cgroupRoot", message);
+    None
 }
 
 /// `1m30s`, `500ms`: whole numbers, each with its unit.

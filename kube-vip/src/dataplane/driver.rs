@@ -8,6 +8,8 @@ use kube_vip_common::stats::{BackendTraffic, Reason, Traffic};
 use tracing::{info, warn};
 
 use super::attach::Attachment;
+use super::cgroup::Sockets;
+use super::clock::Hand;
 use super::closed::ClosedPort;
 use super::counters;
 use super::interfaces::{Interfaces, Means};
@@ -27,6 +29,7 @@ pub struct Driver {
     pub unavailable: Option<String>,
     fence: Fence,
     interfaces: Interfaces,
+    sockets: Sockets,
 }
 
 struct Kernel {
@@ -66,6 +69,7 @@ impl Driver {
             unavailable: None,
             fence: Fence::none(),
             interfaces: Interfaces::default(),
+            sockets: Sockets::default(),
         };
         let opened = Kernel::open(instance, limits).and_then(|kernel| {
             let fence = kernel.object.maps.fence()?;
@@ -98,6 +102,11 @@ impl Driver {
         self.fence.clone()
     }
 
+    /// The hand that moves the clock, once.
+    pub fn hand(&mut self) -> Hand {
+        Hand::new(self.kernel.as_mut().and_then(|kernel| kernel.object.maps.clock.take()))
+    }
+
     /// What the programs tell of their own accord, once.
     pub fn voices(&mut self) -> Option<Voices> {
         let object = &mut self.kernel.as_mut()?.object;
@@ -126,12 +135,18 @@ impl Driver {
         if grant.is_some() {
             self.fence.grant(LEASE, grant, term)?;
         }
+        self.sockets.apply(&mut kernel.object, kernel.pins.as_ref(), &desired.clients);
         Ok(changes)
     }
 
     /// The interfaces and how the programs are attached to them.
     pub fn attachments(&self) -> impl Iterator<Item = (&String, &Attachment)> {
         self.interfaces.iter()
+    }
+
+    /// The programs for sockets of this host's processes.
+    pub fn sockets(&self) -> &Sockets {
+        &self.sockets
     }
 
     /// What arrived for a frontend.
@@ -166,6 +181,7 @@ impl Driver {
         if let Err(error) = self.fence.grant(LEASE, None, Duration::ZERO) {
             warn!("{error}");
         }
+        self.sockets.detach();
         let pins = self.kernel.as_ref().and_then(|kernel| kernel.pins.as_ref());
         let mut qdiscs = pins.map(Pins::qdiscs).unwrap_or_default();
         qdiscs.extend(self.interfaces.clear());

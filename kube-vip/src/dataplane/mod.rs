@@ -1,6 +1,8 @@
 //! Driver: the kernel programs and their maps.
 
 mod attach;
+mod cgroup;
+mod clock;
 mod closed;
 pub mod counters;
 mod driver;
@@ -15,6 +17,8 @@ mod sys;
 mod tables;
 
 pub use attach::{Attachment, Egress, Ingress};
+pub use cgroup::Sockets;
+pub use clock::Hand;
 pub use driver::{Driver, DriverError, Voices};
 pub use ids::Full;
 pub use leases::{Fence, FenceError};

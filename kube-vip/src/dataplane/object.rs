@@ -4,10 +4,12 @@ use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
 use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, RingBuf};
-use aya::programs::{ProgramError, SchedClassifier, Xdp};
+use aya::programs::{CgroupSockAddr, ProgramError, ProgramType, SchedClassifier, Xdp};
+use aya::sys::{BpfHelper, is_helper_supported};
 use aya::{Ebpf, EbpfLoader};
 use kube_vip_common::address::Address;
 use kube_vip_common::backend::Backend;
+use kube_vip_common::clock::Clock;
 use kube_vip_common::event::Event;
 use kube_vip_common::filter::Filter;
 use kube_vip_common::frontend::{Frontend, FrontendKey};
@@ -99,10 +101,14 @@ pub struct Maps {
     pub nodes: Array<MapData, Node>,
     /// `PEERS`.
     pub peers: HashMap<MapData, PeerKey, Peer>,
+    /// `PEER_IPS`.
+    pub peer_ips: HashMap<MapData, Address, Peer>,
     /// `UPLINKS`.
     pub uplinks: HashMap<MapData, u32, Uplink>,
     /// `SETTINGS`.
     pub settings: Array<MapData, Settings>,
+    /// `CLOCK`; taken by the hand that moves it.
+    pub clock: Option<Array<MapData, Clock>>,
     /// `STATS`.
     pub stats: PerCpuArray<MapData, Count>,
     /// `FRONTEND_STATS`.
@@ -126,8 +132,10 @@ pub(super) const MAP_NAMES: &[&str] = &[
     "BACKENDS",
     "NODES",
     "PEERS",
+    "PEER_IPS",
     "UPLINKS",
     "SETTINGS",
+    "CLOCK",
     "STATS",
     "FRONTEND_STATS",
     "BACKEND_STATS",
@@ -137,6 +145,7 @@ pub(super) const MAP_NAMES: &[&str] = &[
     "FLOWS6",
     "REVERSE4",
     "REVERSE6",
+    "CLIENTS",
 ];
 
 impl Object {
@@ -181,6 +190,17 @@ impl Object {
         xdp(&mut self.programs)
     }
 
+    /// A program for sockets, loaded when it is first asked for: a host without cgroups does without.
+    pub(super) fn socket(&mut self, name: &'static str) -> Result<&mut CgroupSockAddr, LoadError> {
+        let program = self.programs.program_mut(name).ok_or(LoadError::Missing(name))?;
+        let program: &mut CgroupSockAddr =
+            program.try_into().map_err(|error| refused(name, &error))?;
+        match program.load() {
+            Ok(()) | Err(ProgramError::AlreadyLoaded) => Ok(program),
+            Err(error) => Err(refused(name, &error)),
+        }
+    }
+
     /// The TC egress program.
     pub fn egress(&mut self) -> Result<&mut SchedClassifier, LoadError> {
         egress(&mut self.programs)
@@ -208,9 +228,13 @@ fn loader<'a>(limits: &Limits) -> EbpfLoader<'a> {
         ("FLOWS6", limits.flows),
         ("REVERSE4", limits.flows),
         ("REVERSE6", limits.flows),
+        ("CLIENTS", limits.flows),
     ] {
         loader.map_max_entries(map, size);
     }
+    let retval = is_helper_supported(ProgramType::CgroupSockAddr, BpfHelper::BPF_FUNC_set_retval);
+    let number = if retval.unwrap_or(false) { &1_u8 } else { &0 };
+    loader.override_global("HAS_SET_RETVAL", number, false);
     loader
 }
 
@@ -292,8 +316,10 @@ impl Maps {
             backends: typed(programs, "BACKENDS")?,
             nodes: typed(programs, "NODES")?,
             peers: typed(programs, "PEERS")?,
+            peer_ips: typed(programs, "PEER_IPS")?,
             uplinks: typed(programs, "UPLINKS")?,
             settings: typed(programs, "SETTINGS")?,
+            clock: Some(typed(programs, "CLOCK")?),
             stats: typed(programs, "STATS")?,
             frontend_stats: typed(programs, "FRONTEND_STATS")?,
             backend_stats: typed(programs, "BACKEND_STATS")?,
