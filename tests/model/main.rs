@@ -34,8 +34,6 @@ const NEVER: &[Reason] = &[
     Reason::FlowTableFull,
     Reason::TagLost,
     Reason::TunnelFailed,
-    Reason::NatPortsExhausted,
-    Reason::NatClientUnknown,
     Reason::ClientBalanced,
     Reason::ClientRefused,
     Reason::ClientUnrecorded,

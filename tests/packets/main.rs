@@ -15,7 +15,6 @@ mod echo;
 mod extensions;
 mod fence;
 mod forward;
-mod nat;
 mod nd;
 mod passing;
 mod places;

@@ -9,7 +9,6 @@ mod balance;
 mod checksum;
 pub(crate) mod host;
 mod leave;
-mod nat;
 mod nd;
 pub(crate) mod packet;
 mod probe;
