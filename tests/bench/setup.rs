@@ -30,7 +30,8 @@ pub(crate) mod port {
     pub(crate) const BACKEND: u16 = 8080;
 }
 
-pub(crate) const LIMITS: Limits = Limits { frontends: 1024, backends: 8192, flows: 65536 };
+pub(crate) const LIMITS: Limits =
+    Limits { frontends: 1024, backends: 8192, flows: 65536, nat: 65536 };
 
 /// `host` in this host's network.
 pub(crate) fn address(v6: bool, network: u8, host: u16) -> IpAddr {
@@ -68,8 +69,7 @@ pub(crate) fn configuration_on(ifindex: u32) -> DataPlane {
     let vip_of = || Vip { host_address: false, held: true, grant: None, owner: None };
     let mut desired = DataPlane::default();
     let node = |local, mac, host| {
-        let hop =
-            NextHop { mac, interface: ifindex, through: Through::Link, mtu: 1500, full: 1500 };
+        let hop = NextHop { mac, interface: ifindex, through: Through::Link, mtu: 1500 };
         let addresses = vec![address(false, 0, host), address(true, 0, host)];
         Node { local, hop4: Some(hop.clone()), hop6: Some(hop), addresses }
     };
@@ -125,5 +125,5 @@ fn frontend(v6: bool, size: TableSize, backends: Backends) -> Frontend {
         })
         .collect();
     let (name, affinity) = ("measured".to_owned(), Affinity::None);
-    Frontend { name, size, affinity, seed: 7, host_address: false, backends }
+    Frontend { name, size, affinity, seed: 7, host_address: false, from_node: false, backends }
 }

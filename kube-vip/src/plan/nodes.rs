@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use super::{NextHop, Node, Through, uplinks};
 use crate::config::{Config, Peer};
-use crate::view::{Hop, Mac, Probe, View};
+use crate::view::{Hop, Mac, View};
 
 /// The smallest MTU of IPv6 (RFC 8200 §5): a smaller one is not believed, because anybody can send
 /// the error that it is learnt from.
@@ -17,7 +17,6 @@ pub(super) fn plan(view: &View) -> BTreeMap<String, Node> {
         interface: link.index,
         through: Through::Link,
         mtu: link.mtu,
-        full: link.mtu,
     });
     let local = Node {
         local: true,
@@ -55,9 +54,12 @@ pub(super) fn senders(view: &View) -> BTreeMap<Mac, String> {
 fn link(view: &View, address: IpAddr) -> Option<NextHop> {
     match view.hops.get(&address) {
         Some(Hop::Neighbour { mac, interface }) if uplinks::is_one(view, *interface) => {
-            let full = mtu(view, *interface);
-            let (mac, interface) = (*mac, *interface);
-            Some(NextHop { mac, interface, through: Through::Link, mtu: full, full })
+            Some(NextHop {
+                mac: *mac,
+                interface: *interface,
+                through: Through::Link,
+                mtu: mtu(view, *interface),
+            })
         }
         _ => None,
     }
@@ -66,30 +68,24 @@ fn link(view: &View, address: IpAddr) -> Option<NextHop> {
 fn tunnel(view: &View, peer: &Peer, v4: bool) -> Option<NextHop> {
     // Its ends are the first addresses of the family on both hosts.
     first(&view.config.local_peer, v4)?;
-    let end = first(peer, v4)?;
-    match view.hops.get(&end) {
+    match view.hops.get(&first(peer, v4)?) {
         Some(Hop::Routed { mac: Some(mac), interface, mtu: learnt, .. })
             if uplinks::is_one(view, *interface) =>
         {
             let learnt = learnt.map_or(u32::MAX, |mtu| mtu.max(SMALLEST_MTU));
-            let full = learnt.min(mtu(view, *interface));
-            let is_narrow = |probe: &&Probe| matches!(probe, Probe::Answered(a) if a.narrow);
-            let narrow = view.probes.get(&end).filter(is_narrow);
-            let mtu = if narrow.is_some() { full.min(SMALLEST_MTU) } else { full };
-            let (mac, interface) = (*mac, *interface);
-            Some(NextHop { mac, interface, through: Through::Tunnel, mtu, full })
+            let (mac, interface, through) = (*mac, *interface, Through::Tunnel);
+            Some(NextHop { mac, interface, through, mtu: learnt.min(mtu(view, interface)) })
         }
         _ => None,
     }
 }
 
-fn mtu(view: &View, interface: u32) -> u32 {
+pub(super) fn mtu(view: &View, interface: u32) -> u32 {
     let link = view.links.values().find(|link| link.index == interface);
     link.map_or(SMALLEST_MTU, |link| link.mtu)
 }
 
-/// The address of a family that a host is known by.
-pub(super) fn first(peer: &Peer, v4: bool) -> Option<IpAddr> {
+fn first(peer: &Peer, v4: bool) -> Option<IpAddr> {
     peer.addresses.iter().copied().find(|address| address.is_ipv4() == v4)
 }
 
@@ -115,13 +111,23 @@ pub(super) fn obstacle(view: &View, peer: &Peer, v4: bool) -> String {
         ),
         Some(Hop::Unreachable) => format!("no route to {address}"),
         Some(Hop::Here) => format!("{address} is an address of this host, not of {}", peer.id),
-        Some(Hop::Unresolved { .. } | Hop::Neighbour { .. }) | None => {
-            format!("nobody answers for {address}")
-        }
+        Some(Hop::Unresolved { .. } | Hop::Neighbour { .. }) | None => nobody(address),
     }
 }
 
-/// Every address the way to which is needed.
+pub(super) fn nobody(address: IpAddr) -> String {
+    format!("nobody answers for {address}")
+}
+
+/// Every address the way to which is needed: those of peers, and of backends without agent.
 pub fn wanted(config: &Config) -> impl Iterator<Item = IpAddr> {
+    let backends = config.load_balancers.iter().flat_map(|balancer| &balancer.backends);
+    let is_local = |address: &IpAddr| config.local_peer.addresses.contains(address);
+    remote_addresses(config)
+        .chain(backends.map(|backend| backend.address).filter(move |address| !is_local(address)))
+}
+
+/// The addresses of all peers but this host.
+pub(super) fn remote_addresses(config: &Config) -> impl Iterator<Item = IpAddr> {
     config.remote_peers.iter().flat_map(|peer| peer.addresses.iter().copied())
 }

@@ -4,7 +4,6 @@ pub mod file;
 pub mod links;
 pub mod neighbours;
 pub mod netlink;
-pub mod probes;
 
 use rtnetlink::packet_route::RouteNetlinkMessage;
 
