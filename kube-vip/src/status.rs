@@ -1,17 +1,19 @@
 //! The agent's state as people and programs read it.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use crate::agent::State;
 use crate::config::{LocalClients, Protocol};
 use crate::dataplane::{Attachment, Egress, Ingress, LEASE};
 use crate::observe::reverse_path;
-use crate::plan::{Frontend, Way};
+use crate::plan::{self, Frontend, Through, Way};
 use crate::publish::{
     BackendState, BackendStatus, BackendWay, ClientsStatus, ClientsWay, ConfigStatus, EgressMode,
-    FrontendStatus, LeaseStatus, ReplyDeviceStatus, Status, UplinkStatus, VipStatus, XdpMode,
+    FrontendStatus, LeaseStatus, PeerStatus, PeerWay, ReplyDeviceStatus, Status, UplinkStatus,
+    VipStatus, XdpMode,
 };
+use crate::view::Probe;
 
 /// What is true now; counters are read from the kernel at this moment.
 pub(crate) fn of(state: &State) -> Status {
@@ -30,6 +32,7 @@ pub(crate) fn of(state: &State) -> Status {
         uplinks: uplinks(state),
         reply_devices: reply_devices(state),
         clients: clients(state),
+        peers: peers(state),
         vips: vips(state),
         frontends: frontends(state),
         counters: reasons.iter().map(|(r, count)| (r.name().to_owned(), *count)).collect(),
@@ -96,6 +99,34 @@ fn egress_mode(egress: Egress) -> EgressMode {
     }
 }
 
+fn peers(state: &State) -> Vec<PeerStatus> {
+    let probes = state.probes.borrow();
+    let standings = plan::standings(&state.config, &probes);
+    let of = |(id, address, refusal): (&str, IpAddr, Option<String>)| {
+        let node = state.desired.dataplane.nodes.get(id);
+        let hop = node.and_then(|node| node.hop(address.is_ipv4()));
+        let answer = match probes.get(&address) {
+            Some(Probe::Answered(answer)) => Some(answer),
+            _ => None,
+        };
+        let version = |[major, minor, patch]: [u8; 3]| format!("{major}.{minor}.{patch}");
+        PeerStatus {
+            id: id.to_owned(),
+            address,
+            way: match hop.map(|hop| hop.through) {
+                Some(Through::Link) => PeerWay::Link,
+                Some(Through::Tunnel) => PeerWay::Tunnel,
+                Some(Through::Nat) | None => PeerWay::None,
+            },
+            mtu: hop.map(|hop| hop.mtu),
+            reason: refusal,
+            version: answer.map(|answer| version(answer.version)),
+            answered_ms: answer.map(|answer| answer.at.elapsed().as_millis() as u64),
+        }
+    };
+    standings.into_iter().map(of).collect()
+}
+
 fn clients(state: &State) -> ClientsStatus {
     let sockets = state.driver.sockets();
     let processes = match state.config.local_clients {
@@ -153,7 +184,7 @@ fn frontends(state: &State) -> Vec<FrontendStatus> {
 }
 
 fn backends(state: &State, protocol: Protocol, frontend: &Frontend) -> Vec<BackendStatus> {
-    let weight_of = |(_, backend): (&SocketAddr, &crate::plan::Backend)| match backend.way {
+    let weight_of = |(_, backend): (&SocketAddr, &plan::Backend)| match backend.way {
         Way::None(_) => 0,
         Way::Here | Way::Peer | Way::Nat(_) => u32::from(backend.weight),
     };

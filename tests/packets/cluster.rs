@@ -130,7 +130,7 @@ pub(crate) fn node(local: bool, mac: Mac, addresses: [IpAddr; 2]) -> Node {
 
 /// The way to a host on the same link.
 pub(crate) fn link(mac: Mac, interface: u32) -> NextHop {
-    NextHop { mac, interface, through: Through::Link, mtu: 1500 }
+    NextHop { mac, interface, through: Through::Link, mtu: 1500, full: 1500 }
 }
 
 /// This host has the VIPs.
@@ -157,5 +157,5 @@ pub(crate) fn own_addresses(frontends: Frontends) -> DataPlane {
 
 /// The next hop to hosts without agent.
 pub(crate) fn plain_hop(mac: Mac, interface: u32) -> NextHop {
-    NextHop { mac, interface, through: Through::Nat, mtu: 1500 }
+    NextHop { mac, interface, through: Through::Nat, mtu: 1500, full: 1500 }
 }

@@ -7,6 +7,7 @@ mod desired;
 mod frontends;
 mod nat;
 mod nodes;
+mod peers;
 mod seed;
 #[cfg(test)]
 mod tests;
@@ -16,6 +17,7 @@ mod vips;
 use std::collections::BTreeSet;
 
 pub use self::nodes::wanted;
+pub use self::peers::{standings, targets};
 pub use desired::{
     Announcement, Backend, Clients, DataPlane, Desired, Frontend, Grant, HeldAddress, NextHop,
     Node, Through, Uplink, Vip, Way,

@@ -37,8 +37,8 @@ pub(super) fn way(view: &View, balancer: &LoadBalancer, address: IpAddr) -> Way 
 fn hop(view: &View, address: IpAddr) -> Result<NextHop, String> {
     match view.hops.get(&address) {
         Some(Hop::Neighbour { mac, interface } | Hop::Routed { mac: Some(mac), interface, .. }) => {
-            let (mac, interface) = (*mac, *interface);
-            Ok(NextHop { mac, interface, through: Through::Nat, mtu: mtu(view, interface) })
+            let (mac, interface, mtu) = (*mac, *interface, mtu(view, *interface));
+            Ok(NextHop { mac, interface, through: Through::Nat, mtu, full: mtu })
         }
         Some(Hop::Routed { gateway, mac: None, .. }) => {
             Err(format!("router {gateway} on the way to {address} does not answer"))

@@ -2,11 +2,12 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
+use kube_vip_common::hash::HASH_VERSION;
 use proptest::prelude::*;
 
 use super::*;
 use crate::config::{Config, Forwarding, PortRange, XdpMode};
-use crate::view::{Hop, Link, Mac};
+use crate::view::{Answer, Hop, Link, Mac, Probe, Target, Targets};
 
 fn address(host: u8) -> IpAddr {
     Ipv4Addr::new(10, 0, 0, host).into()
@@ -57,6 +58,7 @@ fn view(own: u8, hosts: &[u8], backends: &[(u8, u16)], leader: bool) -> View {
         config: Arc::new(config),
         links: BTreeMap::from([("eth0".into(), link)]),
         hops: hops.collect(),
+        probes: BTreeMap::new(),
         standing,
     }
 }
@@ -146,10 +148,93 @@ fn a_peer_behind_a_router_is_reached_through_a_tunnel() {
         view.hops.insert(address(2), routed);
         assert_eq!(way_of(&view, "10.0.0.2:80"), Way::Peer);
         let node = plan(&view).dataplane.nodes["n2"].clone();
-        let hop = NextHop { mac: router, interface: 2, through: Through::Tunnel, mtu };
+        let hop = NextHop { mac: router, interface: 2, through: Through::Tunnel, mtu, full: mtu };
         // It has no IPv6 address for a tunnel to end at.
         assert_eq!((node.hop4, node.hop6), (Some(hop), None));
     }
+}
+
+fn answer(view: &View) -> Answer {
+    Answer {
+        at: tokio::time::Instant::now(),
+        version: [0, 1, 0],
+        hash: HASH_VERSION,
+        digest: plan(view).dataplane.digest,
+        age: 0,
+        narrow: false,
+    }
+}
+
+#[test]
+fn a_host_is_a_peer_while_its_data_plane_answers() {
+    let mut view = view(1, &[1, 2], &[(1, 80), (2, 80)], true);
+    let good = answer(&view);
+    let answered = Probe::Answered;
+    for (probe, expected) in [
+        (Probe::Pending, None),
+        (answered(good), None),
+        (answered(Answer { age: 30, version: [9, 9, 9], ..good }), None),
+        (Probe::Silent, Some("no data plane answers for n2 at 10.0.0.2, UDP port 10000")),
+        (Probe::Left, Some("stopped")),
+        (answered(Answer { hash: HASH_VERSION + 1, ..good }), Some("hashes by version")),
+        (answered(Answer { digest: good.digest ^ 1, ..good }), Some("another list of hosts")),
+        (answered(Answer { age: 31, ..good }), Some("has not been running for 31 s")),
+    ] {
+        view.probes = [(address(2), probe)].into();
+        let [(_, _, reason)] = &standings(&view.config, &view.probes)[..] else {
+            panic!("one address of one host");
+        };
+        match (way_of(&view, "10.0.0.2:80"), expected, reason) {
+            (Way::Peer, None, None) => {}
+            // It is a host without agent, then.
+            (Way::Nat(_), Some(words), Some(reason)) => assert!(reason.contains(words), "{reason}"),
+            (way, ..) => panic!("{probe:?}: {way:?}"),
+        }
+        // Where only peers will do it is left out.
+        let mut direct = view.clone();
+        Arc::make_mut(&mut direct.config).load_balancers[0].forwarding = Forwarding::DirectRoute;
+        match (way_of(&direct, "10.0.0.2:80"), expected) {
+            (Way::Peer, None) => {}
+            (Way::None(reason), Some(words)) => assert!(reason.contains(words), "{reason}"),
+            (way, _) => panic!("{probe:?}: {way:?}"),
+        }
+        // What it sends on meanwhile is still known for an agent's.
+        assert!(plan(&view).dataplane.nodes["n2"].hop4.is_some());
+    }
+}
+
+#[test]
+fn hosts_with_other_lists_have_other_digests() {
+    let digest = |own, hosts| plan(&view(own, hosts, &[], false)).dataplane.digest;
+    assert_eq!(digest(1, &[1, 2, 3]), digest(2, &[3, 2, 1]));
+    assert_ne!(digest(1, &[1, 2, 3]), digest(1, &[1, 2]));
+}
+
+#[test]
+fn every_peer_is_asked_and_in_a_tunnel_with_full_size() {
+    let mut view = view(1, &[1, 2, 3], &[], true);
+    let (gateway, mac) = (address(254), Some(Mac([2, 0, 0, 0, 0, 254])));
+    view.hops.insert(address(3), Hop::Routed { gateway, interface: 2, mac, mtu: Some(1400) });
+    let ask = |size| Target { port: 10000, size };
+    let expected = Targets {
+        from: vec![address(1)],
+        port: 10000,
+        peers: [(address(2), ask(None)), (address(3), ask(Some(1400)))].into(),
+    };
+    assert_eq!(targets(&view, &plan(&view).dataplane), expected);
+    // Where large packets vanish it is asked on, and less is sent.
+    let narrow = Answer { narrow: true, ..answer(&view) };
+    view.probes = [(address(3), Probe::Answered(narrow))].into();
+    let desired = plan(&view).dataplane;
+    assert_eq!(targets(&view, &desired), expected);
+    assert_eq!(desired.nodes["n3"].hop4.as_ref().map(|hop| hop.mtu), Some(1280));
+}
+
+#[test]
+fn a_single_node_asks_nobody() {
+    let view = view(1, &[1], &[], true);
+    assert_eq!(targets(&view, &plan(&view).dataplane).peers.len(), 0);
+    assert_eq!(plan(&view).dataplane.probe_port, 0);
 }
 
 #[test]
@@ -166,7 +251,7 @@ fn a_backend_on_no_peer_is_reached_by_translation() {
         Way::Nat(hop) => desired.hops[&hop].clone(),
         other => panic!("{backend}: {other:?}"),
     };
-    let hop = |mac| NextHop { mac, interface: 2, through: Through::Nat, mtu: 1500 };
+    let hop = |mac| NextHop { mac, interface: 2, through: Through::Nat, mtu: 1500, full: 1500 };
     assert_eq!(through("10.0.0.7:80"), hop(plain));
     assert_eq!(through("10.0.0.8:80"), hop(router));
     assert_eq!(way_of(&view, "10.0.0.8:80"), way_of(&view, "10.0.0.9:80"));
