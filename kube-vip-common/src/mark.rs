@@ -14,6 +14,10 @@ pub const POSITIONS: u8 = 8;
 /// What the delivering host sets TTL and hop limit to, so that the kernel sees an ordinary packet.
 pub const ORDINARY_TTL: u8 = 64;
 
+/// The TTL of an agent's own packets to backends, which are not to be balanced; believed where the
+/// mark is, but from the agent's own address. Below the range: routers only lead away from it.
+pub const PROBE_TTL: u8 = FIRST - 1;
+
 /// The TTL of a frame on its way to the agent at `position`.
 #[inline(always)]
 pub const fn ttl(position: u8) -> u8 {
@@ -41,7 +45,7 @@ mod tests {
                 None => assert!(!(240..248).contains(&value)),
             }
         }
-        for initial in [64, 128, 255, ORDINARY_TTL] {
+        for initial in [64, 128, 255, ORDINARY_TTL, PROBE_TTL] {
             assert_eq!(position(initial), None);
         }
     }

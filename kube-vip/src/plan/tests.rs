@@ -57,6 +57,7 @@ fn view(own: u8, hosts: &[u8], backends: &[(u8, u16)], leader: bool) -> View {
         config: Arc::new(config),
         links: BTreeMap::from([("eth0".into(), link)]),
         hops: hops.collect(),
+        health: BTreeMap::new(),
         standing,
     }
 }
