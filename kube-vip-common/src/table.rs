@@ -118,6 +118,18 @@ impl Slot {
         Self { packed: backend | (node as u32) << Self::BACKEND_BITS }
     }
 
+    /// As a number, for a stage of the programs.
+    #[inline(always)]
+    pub const fn to_bits(self) -> u32 {
+        self.packed
+    }
+
+    /// The slot that this number is.
+    #[inline(always)]
+    pub const fn from_bits(packed: u32) -> Self {
+        Self { packed }
+    }
+
     /// Index into `BACKENDS`.
     #[inline(always)]
     pub const fn backend(self) -> u32 {
@@ -223,6 +235,8 @@ mod tests {
             assert_eq!((slot.backend(), slot.node(), slot.is_some()), (backend, node, true));
         }
         assert!(!Slot::NONE.is_some());
+        let all = Slot::new(12345, 77).with_history(true);
+        assert_eq!(Slot::from_bits(all.to_bits()), all);
         let slot = Slot::new(12345, 77);
         let (before, here) = (slot.with_history(false), slot.with_history(true));
         assert_eq!((before.backend(), before.node()), (12345, 77));

@@ -15,24 +15,31 @@ use aya_ebpf::programs::XdpContext;
 use crate::family::{V4, V6};
 use crate::xdp;
 
+/// The number, of which LLVM does not know whether it matters: one that does not it would leave out
+/// at the call, where the verifier misses it.
+#[inline(always)]
+fn used(word: u64) -> u64 {
+    core::hint::black_box(word)
+}
+
 /// Declares global functions and the trait that finds them by family.
 macro_rules! stages {
     ($($(#[doc = $doc:literal])+ $stage:ident: $v4:ident, $v6:ident = $($function:ident)::+;)+) => {
         /// The stages of an IP version.
         pub trait Stages {
-            $($(#[doc = $doc])+ fn $stage(ctx: &XdpContext, word: u64) -> u32;)+
+            $($(#[doc = $doc])+ fn $stage(ctx: &XdpContext, word: u64) -> u64;)+
         }
 
         impl Stages for V4 {
             $(#[inline(always)]
-            fn $stage(ctx: &XdpContext, word: u64) -> u32 {
+            fn $stage(ctx: &XdpContext, word: u64) -> u64 {
                 $v4(ctx.ctx, word)
             })+
         }
 
         impl Stages for V6 {
             $(#[inline(always)]
-            fn $stage(ctx: &XdpContext, word: u64) -> u32 {
+            fn $stage(ctx: &XdpContext, word: u64) -> u64 {
                 $v6(ctx.ctx, word)
             })+
         }
@@ -40,20 +47,24 @@ macro_rules! stages {
         $($(#[doc = $doc])+
         #[unsafe(no_mangle)]
         #[inline(never)]
-        pub extern "C" fn $v4(ctx: *mut xdp_md, word: u64) -> u32 {
-            $($function)::+::<V4>(XdpContext::new(ctx), word)
+        pub extern "C" fn $v4(ctx: *mut xdp_md, word: u64) -> u64 {
+            $($function)::+::<V4>(XdpContext::new(ctx), used(word))
         }
 
         $(#[doc = $doc])+
         #[unsafe(no_mangle)]
         #[inline(never)]
-        pub extern "C" fn $v6(ctx: *mut xdp_md, word: u64) -> u32 {
-            $($function)::+::<V6>(XdpContext::new(ctx), word)
+        pub extern "C" fn $v6(ctx: *mut xdp_md, word: u64) -> u64 {
+            $($function)::+::<V6>(XdpContext::new(ctx), used(word))
         })+
     };
 }
 
 stages! {
+    /// The first packet of a flow for a backend here; the number is a packed [`xdp::Chosen`].
+    open: open4, open6 = xdp::open::stage;
+    /// The middle of a connection without a record here; the number is a packed [`xdp::Chosen`].
+    stray: stray4, stray6 = xdp::stray::stage;
     /// For an address of ours, but no frontend's. The number is not used.
     unbalanced: unbalanced4, unbalanced6 = xdp::unbalanced::stage;
     /// Tells a client that nobody serves it; the number is a packed [`xdp::Refusal`].

@@ -111,6 +111,8 @@ pub enum Hop {
         gateway: IpAddr,
         /// The interface it is reached through.
         interface: u32,
+        /// The router's hardware address; absent while it does not answer.
+        mac: Option<Mac>,
     },
     /// No route.
     Unreachable,

@@ -3,11 +3,13 @@
 //! ```text
 //! handle ─┬─ arp, nd        requests for a VIP, claims to it
 //!         ├─ judge ─┬─ filter: not ours ────────────────> up, untouched
-//!         │         ├─ balance: a frontend's packet ─┬──> deliver: to a backend here, up
-//!         │         │                                └──> forward: to a peer, out again
-//!         │         └─ unbalanced: ours, no frontend ─┬─> echo
-//!         │                                           └─> up where held
-//!         └─ refuse: reset, unreachable or closed
+//!         │         └─ balance: a frontend's packet ─┬─> deliver: its flow is known here, up
+//!         │                                          └─> forward: to a peer, out again
+//!         └─ finish ┬─ open: a flow begins here ──────> deliver
+//!                   ├─ stray: a connection goes on, unknown here
+//!                   ├─ unbalanced: ours, no frontend ─┬─> echo
+//!                   │                                 └─> up where held
+//!                   └─ refuse: reset, unreachable or closed
 //! ```
 
 use aya_ebpf::bindings::xdp_action;
@@ -24,19 +26,23 @@ use crate::stage::{self, Stages};
 mod agent;
 pub(crate) mod arp;
 mod balance;
+mod chosen;
 mod closed;
 mod deliver;
 mod direct;
 mod echo;
 mod forward;
 pub(crate) mod nd;
+pub(crate) mod open;
 mod pick;
 pub(crate) mod refuse;
 mod reset;
+pub(crate) mod stray;
 mod transport;
 pub(crate) mod unbalanced;
 mod unreachable;
 
+pub use self::chosen::Chosen;
 pub use self::refuse::Refusal;
 
 /// What becomes of a frame.
@@ -56,8 +62,8 @@ pub enum Action {
 impl Action {
     /// What a stage answered.
     #[inline(always)]
-    const fn from_number(number: u32) -> Self {
-        match number {
+    const fn from_number(number: u64) -> Self {
+        match number as u32 {
             xdp_action::XDP_PASS => Self::Pass,
             xdp_action::XDP_TX => Self::Transmit,
             xdp_action::XDP_REDIRECT => Self::Redirect,
@@ -70,6 +76,10 @@ impl Action {
 pub enum Verdict {
     /// The frame is done with.
     Done(Action),
+    /// It is the first packet of a flow to be delivered here.
+    Open(Chosen),
+    /// It is the middle of a connection that has no record here.
+    Stray(Chosen),
     /// It is no frontend's.
     Unbalanced,
     /// The client is told that nobody serves it.
@@ -77,17 +87,21 @@ pub enum Verdict {
 }
 
 /// Kinds of packed verdicts, in the upper byte.
-const DONE: u32 = 0;
-const UNBALANCED: u32 = 1 << 24;
-const REFUSE: u32 = 2 << 24;
-const KIND: u32 = 0xff << 24;
+const DONE: u64 = 0;
+const OPEN: u64 = 1 << 56;
+const STRAY: u64 = 2 << 56;
+const UNBALANCED: u64 = 3 << 56;
+const REFUSE: u64 = 4 << 56;
+const KIND: u64 = 0xff << 56;
 
 impl Verdict {
     /// As a number, for a stage's answer.
     #[inline(always)]
-    pub const fn pack(self) -> u32 {
+    pub const fn pack(self) -> u64 {
         match self {
-            Self::Done(action) => DONE | action as u32,
+            Self::Done(action) => DONE | action as u64,
+            Self::Open(chosen) => OPEN | chosen.pack(),
+            Self::Stray(chosen) => STRAY | chosen.pack(),
             Self::Unbalanced => UNBALANCED,
             Self::Refuse(refusal) => REFUSE | refusal.pack(),
         }
@@ -108,13 +122,13 @@ pub fn handle(ctx: &mut XdpContext) -> Action {
         }
         // Solicitations go to a multicast address, so they are looked for before the filter.
         ethertype::IPV6 if nd::is_solicitation_or_advertisement(&cursor) => {
-            Action::from_number(stage::nd(ctx.ctx))
+            Action::from_number(stage::nd(ctx.ctx).into())
         }
         ethertype::IPV6 => {
             let verdict = judge::<V6>(ctx, ethernet, cursor);
             finish::<V6>(ctx, verdict)
         }
-        ethertype::ARP => Action::from_number(stage::arp(ctx.ctx)),
+        ethertype::ARP => Action::from_number(stage::arp(ctx.ctx).into()),
         _ => Action::Pass,
     }
 }
@@ -143,18 +157,24 @@ fn judge<F: Family>(ctx: &XdpContext, ethernet: &mut EthHdr, mut cursor: Cursor<
     }
 }
 
-/// What few packets need, by stages of their own.
+/// What few packets need, by stages of their own; each may leave the ones below it something to do.
 #[inline(always)]
 fn finish<F: Family + Stages>(ctx: &XdpContext, verdict: Verdict) -> Action {
     let mut word = match verdict {
         Verdict::Done(action) => return action,
         verdict => verdict.pack(),
     };
+    if word & KIND == OPEN {
+        word = F::open(ctx, word & !KIND);
+    }
+    if word & KIND == STRAY {
+        word = F::stray(ctx, word & !KIND);
+    }
     if word & KIND == UNBALANCED {
         word = F::unbalanced(ctx, 0);
     }
     if word & KIND == REFUSE {
-        word = F::refuse(ctx, (word & !KIND).into());
+        word = F::refuse(ctx, word & !KIND);
     }
     Action::from_number(word)
 }

@@ -4,7 +4,7 @@ use aya_ebpf::programs::XdpContext;
 use kube_vip_common::stats::Reason;
 use network_types::eth::EthHdr;
 
-use super::{Action, closed, is_anothers, reset, unreachable};
+use super::{Action, Verdict, closed, is_anothers, reset, unreachable};
 use crate::count;
 use crate::family::Family;
 use crate::frame::{Cursor, again};
@@ -23,27 +23,27 @@ pub enum Refusal {
 impl Refusal {
     /// As a number, for the stage: how in the lowest byte, why above.
     #[inline(always)]
-    pub const fn pack(self) -> u32 {
+    pub const fn pack(self) -> u64 {
         let (how, reason) = match self {
             Self::Reset(reason) => (RESET, reason),
             Self::Unreachable(reason) => (UNREACHABLE, reason),
             Self::Closed(reason) => (CLOSED, reason),
         };
-        how | (reason as u32) << 8
+        how | (reason as u64) << 8
     }
 }
 
-const RESET: u32 = 0;
-const UNREACHABLE: u32 = 1;
-const CLOSED: u32 = 2;
+const RESET: u64 = 0;
+const UNREACHABLE: u64 = 1;
+const CLOSED: u64 = 2;
 
 #[inline(always)]
-pub(crate) fn stage<F: Family>(mut ctx: XdpContext, refusal: u64) -> u32 {
-    answer::<F>(&mut ctx, refusal as u32) as u32
+pub(crate) fn stage<F: Family>(mut ctx: XdpContext, refusal: u64) -> u64 {
+    Verdict::Done(answer::<F>(&mut ctx, refusal)).pack()
 }
 
 #[inline(always)]
-fn answer<F: Family>(ctx: &mut XdpContext, refusal: u32) -> Action {
+fn answer<F: Family>(ctx: &mut XdpContext, refusal: u64) -> Action {
     if Cursor::new(ctx).peek::<EthHdr>().is_none_or(|ethernet| is_anothers(ctx, &ethernet)) {
         return Action::Pass;
     }
@@ -54,7 +54,7 @@ fn answer<F: Family>(ctx: &mut XdpContext, refusal: u32) -> Action {
     };
     match answer {
         Some(action) => {
-            count::numbered(refusal >> 8);
+            count::numbered((refusal >> 8) as u32);
             action
         }
         None => {

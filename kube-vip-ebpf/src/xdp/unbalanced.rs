@@ -12,7 +12,7 @@ use crate::frame::Cursor;
 use crate::{count, log, maps};
 
 #[inline(always)]
-pub(crate) fn stage<F: Family>(ctx: XdpContext, _: u64) -> u32 {
+pub(crate) fn stage<F: Family>(ctx: XdpContext, _: u64) -> u64 {
     handle::<F>(&ctx).pack()
 }
 

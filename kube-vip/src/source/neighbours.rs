@@ -19,7 +19,7 @@ use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at, sleep, sle
 use tracing::{debug, warn};
 
 use self::query::Query;
-use self::table::{Effect, Neighbour, Table, Way};
+use self::table::{Effect, Neighbour, Table, Target, Way};
 use super::netlink::{EVENT_BUFFER, Event, Events, NetlinkError};
 use crate::view::Hop;
 
@@ -88,7 +88,7 @@ struct Follower {
     /// Not before this is anything looked up again.
     look_at: Instant,
     /// The unresolved address that is next to be asked for.
-    next: Option<IpAddr>,
+    next: Option<Target>,
 }
 
 impl Follower {
@@ -130,8 +130,8 @@ impl Follower {
                     self.table.all_dirty();
                 }
                 Event::Message(message) => {
-                    if let Effect::Vanished(address) = self.table.apply(&message) {
-                        vanished.insert(address);
+                    if let Effect::Vanished(targets) = self.table.apply(&message) {
+                        vanished.extend(targets);
                     }
                 }
             }
@@ -140,8 +140,8 @@ impl Follower {
         if !vanished.is_empty()
             && let Ok(query) = Query::open()
         {
-            for address in vanished {
-                resolve(&query, &self.table, address).await;
+            for target in vanished {
+                resolve(&query, &self.table, target).await;
             }
         }
     }
@@ -183,14 +183,14 @@ impl Follower {
         }
     }
 
-    async fn ask_for(&mut self, addresses: Vec<IpAddr>) -> Result<(), NetlinkError> {
+    async fn ask_for(&mut self, targets: Vec<Target>) -> Result<(), NetlinkError> {
         let query = Query::open()?;
-        for address in addresses {
-            let Some(interface) = self.table.on_link(address) else { continue };
-            let neighbour = query.neighbour(interface, address).await?;
-            self.table.found(address, Way::OnLink { interface }, neighbour);
+        for target in targets {
+            let Some(interface) = self.table.on_link(target) else { continue };
+            let neighbour = query.neighbour(interface, target.address).await?;
+            self.table.found(target, Way::OnLink { interface }, neighbour);
             if neighbour.wants_asking() {
-                resolve(&query, &self.table, address).await;
+                resolve(&query, &self.table, target).await;
             }
         }
         Ok(())
@@ -199,11 +199,11 @@ impl Follower {
     /// Has the kernel probe the neighbours that are known.
     async fn confirm(&mut self) {
         let Ok(query) = Query::open() else { return };
-        for (address, interface) in self.table.confirmable() {
+        for (target, interface) in self.table.confirmable() {
             // The entry went away or failed meanwhile.
-            if let Err(error) = query.probe(interface, address).await {
+            if let Err(error) = query.probe(interface, target.address).await {
                 debug!(%error, "a neighbour is looked up again");
-                self.table.dirty(address);
+                self.table.dirty(target);
             }
         }
     }
@@ -221,31 +221,34 @@ impl Follower {
 /// Looks up what may have changed.
 async fn look(table: &mut Table) -> Result<(), NetlinkError> {
     let query = Query::open()?;
-    for address in table.dirty_addresses() {
-        let way = query.way(address).await?;
+    for target in table.dirty_targets() {
+        let way = match target.router_on {
+            Some(interface) => Way::OnLink { interface },
+            None => query.way(target.address).await?,
+        };
         let Way::OnLink { interface } = way else {
-            table.found(address, way, Neighbour::Missing);
+            table.found(target, way, Neighbour::Missing);
             continue;
         };
-        let mut neighbour = query.neighbour(interface, address).await?;
+        let mut neighbour = query.neighbour(interface, target.address).await?;
         let ask = neighbour.wants_asking();
         if let (Some(vanished), Neighbour::Asking | Neighbour::Missing) =
-            (table.vanished(address, interface), neighbour)
+            (table.vanished(target, interface), neighbour)
         {
             neighbour = vanished;
         }
-        table.found(address, way, neighbour);
+        table.found(target, way, neighbour);
         if ask {
-            resolve(&query, table, address).await;
+            resolve(&query, table, target).await;
         }
     }
     Ok(())
 }
 
 /// Makes the kernel ask for a neighbour.
-async fn resolve(query: &Query, table: &Table, address: IpAddr) {
-    if let Some(interface) = table.on_link(address)
-        && let Err(error) = query.resolve(interface, address).await
+async fn resolve(query: &Query, table: &Table, target: Target) {
+    if let Some(interface) = table.on_link(target)
+        && let Err(error) = query.resolve(interface, target.address).await
     {
         // An interface that went down: its event has the way looked up again.
         debug!(%error, "cannot resolve a neighbour");

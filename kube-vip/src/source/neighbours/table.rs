@@ -67,12 +67,26 @@ impl Neighbour {
     }
 }
 
+/// What is looked up: an address that is wanted, or a router on the way to one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Target {
+    pub(super) address: IpAddr,
+    /// The interface a router is on; a link-local one may be on several.
+    pub(super) router_on: Option<u32>,
+}
+
+impl From<IpAddr> for Target {
+    fn from(address: IpAddr) -> Self {
+        Self { address, router_on: None }
+    }
+}
+
 /// What is to be done about an event, besides looking up what became dirty.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Effect {
     Nothing,
-    /// This neighbour's entry is gone and should be made again.
-    Vanished(IpAddr),
+    /// The entries of these neighbours are gone and should be made again.
+    Vanished(Vec<Target>),
 }
 
 #[derive(Debug)]
@@ -83,29 +97,43 @@ struct Entry {
     dirty: bool,
 }
 
-/// The wanted addresses.
+/// The wanted addresses, and the routers on the ways to them.
 #[derive(Debug, Default)]
-pub(super) struct Table(BTreeMap<IpAddr, Entry>);
+pub(super) struct Table(BTreeMap<Target, Entry>);
 
 impl Table {
     /// These are wanted, and no others.
     pub(super) fn want(&mut self, addresses: &BTreeSet<IpAddr>) {
-        self.0.retain(|address, _| addresses.contains(address));
+        self.0
+            .retain(|target, _| target.router_on.is_some() || addresses.contains(&target.address));
         for address in addresses {
             let new = || Entry { way: None, neighbour: Neighbour::Missing, dirty: true };
-            self.0.entry(*address).or_insert_with(new);
+            self.0.entry((*address).into()).or_insert_with(new);
         }
+        self.keep_routers();
     }
 
     /// The result of a look.
-    pub(super) fn found(&mut self, address: IpAddr, way: Way, neighbour: Neighbour) {
-        if let Some(entry) = self.0.get_mut(&address) {
+    pub(super) fn found(&mut self, target: Target, way: Way, neighbour: Neighbour) {
+        if let Some(entry) = self.0.get_mut(&target) {
             *entry = Entry { way: Some(way), neighbour, dirty: false };
+            self.keep_routers();
         }
     }
 
-    pub(super) fn dirty(&mut self, address: IpAddr) {
-        self.0.entry(address).and_modify(|entry| entry.dirty = true);
+    /// Routers are wanted as long as a way leads through them.
+    fn keep_routers(&mut self) {
+        let routers: BTreeSet<Target> = self.0.values().filter_map(Entry::router).collect();
+        self.0.retain(|target, _| target.router_on.is_none() || routers.contains(target));
+        for router in routers {
+            let way = router.router_on.map(|interface| Way::OnLink { interface });
+            let new = || Entry { way, neighbour: Neighbour::Missing, dirty: true };
+            self.0.entry(router).or_insert_with(new);
+        }
+    }
+
+    pub(super) fn dirty(&mut self, target: Target) {
+        self.0.entry(target).and_modify(|entry| entry.dirty = true);
     }
 
     pub(super) fn all_dirty(&mut self) {
@@ -116,24 +144,24 @@ impl Table {
         self.0.values().any(|entry| entry.dirty)
     }
 
-    pub(super) fn dirty_addresses(&self) -> Vec<IpAddr> {
-        self.select(|entry| entry.dirty.then_some(())).map(|(address, ())| address).collect()
+    pub(super) fn dirty_targets(&self) -> Vec<Target> {
+        self.select(|entry| entry.dirty.then_some(())).map(|(target, ())| target).collect()
     }
 
-    pub(super) fn on_link(&self, address: IpAddr) -> Option<u32> {
-        self.0.get(&address)?.interface()
+    pub(super) fn on_link(&self, target: Target) -> Option<u32> {
+        self.0.get(&target)?.interface()
     }
 
     /// What is kept of a neighbour whose entry is gone; the next try to resolve it ends that.
-    pub(super) fn vanished(&self, address: IpAddr, on: u32) -> Option<Neighbour> {
-        let entry = self.0.get(&address).filter(|entry| entry.interface() == Some(on))?;
+    pub(super) fn vanished(&self, target: Target, on: u32) -> Option<Neighbour> {
+        let entry = self.0.get(&target).filter(|entry| entry.interface() == Some(on))?;
         Some(entry.neighbour).filter(|neighbour| matches!(neighbour, Neighbour::Vanished(_)))
     }
 
     /// On-link neighbours without an address that might yet get one, in order.
-    pub(super) fn unresolved(&self) -> Vec<IpAddr> {
+    pub(super) fn unresolved(&self) -> Vec<Target> {
         let unresolved = |entry: &Entry| entry.is_unresolved().then_some(());
-        self.select(unresolved).map(|(address, ())| address).collect()
+        self.select(unresolved).map(|(target, ())| target).collect()
     }
 
     pub(super) fn has_unresolved(&self) -> bool {
@@ -141,7 +169,7 @@ impl Table {
     }
 
     /// Neighbours that were learnt, with their interfaces.
-    pub(super) fn confirmable(&self) -> Vec<(IpAddr, u32)> {
+    pub(super) fn confirmable(&self) -> Vec<(Target, u32)> {
         let known = |entry: &Entry| match entry.neighbour {
             Neighbour::Known(_) => entry.interface(),
             _ => None,
@@ -149,13 +177,29 @@ impl Table {
         self.select(known).collect()
     }
 
-    /// The ways, of all addresses that were looked up.
+    /// The ways, of all wanted addresses that were looked up.
     pub(super) fn hops(&self) -> BTreeMap<IpAddr, Hop> {
-        self.select(Entry::hop).collect()
+        let wanted = self.0.iter().filter(|(target, _)| target.router_on.is_none());
+        wanted.filter_map(|(target, entry)| Some((target.address, self.hop(entry)?))).collect()
     }
 
-    fn select<T>(&self, choose: impl Fn(&Entry) -> Option<T>) -> impl Iterator<Item = (IpAddr, T)> {
-        self.0.iter().filter_map(move |(address, entry)| Some((*address, choose(entry)?)))
+    fn hop(&self, entry: &Entry) -> Option<Hop> {
+        Some(match entry.way? {
+            Way::Here => Hop::Here,
+            Way::Via { gateway, interface } => {
+                let router = entry.router().and_then(|router| self.0.get(&router));
+                Hop::Routed { gateway, interface, mac: router.and_then(Entry::mac) }
+            }
+            Way::None => Hop::Unreachable,
+            Way::OnLink { interface } => match entry.mac() {
+                Some(mac) => Hop::Neighbour { mac, interface },
+                None => Hop::Unresolved { interface },
+            },
+        })
+    }
+
+    fn select<T>(&self, choose: impl Fn(&Entry) -> Option<T>) -> impl Iterator<Item = (Target, T)> {
+        self.0.iter().filter_map(move |(target, entry)| Some((*target, choose(entry)?)))
     }
 
     /// Takes in an event.
@@ -195,19 +239,24 @@ impl Table {
         });
         let proxy = message.header.flags.contains(NeighbourFlags::Proxy);
         let Some(address) = address.filter(|_| !proxy) else { return Effect::Nothing };
-        let Some(entry) = self.0.get_mut(&address) else { return Effect::Nothing };
-        if entry.interface() != Some(message.header.ifindex) {
-            return Effect::Nothing;
+        let interface = message.header.ifindex;
+        let mut vanished = Vec::new();
+        for target in [Target::from(address), Target { address, router_on: Some(interface) }] {
+            let Some(entry) = self.0.get_mut(&target) else { continue };
+            if entry.interface() != Some(interface) {
+                continue;
+            }
+            if !removed {
+                entry.neighbour = Neighbour::read(message);
+                continue;
+            }
+            entry.neighbour = match entry.neighbour {
+                Neighbour::Known(mac) => Neighbour::Vanished(mac),
+                _ => Neighbour::Missing,
+            };
+            vanished.push(target);
         }
-        if !removed {
-            entry.neighbour = Neighbour::read(message);
-            return Effect::Nothing;
-        }
-        entry.neighbour = match entry.neighbour {
-            Neighbour::Known(mac) => Neighbour::Vanished(mac),
-            _ => Neighbour::Missing,
-        };
-        Effect::Vanished(address)
+        if vanished.is_empty() { Effect::Nothing } else { Effect::Vanished(vanished) }
     }
 
     fn route_changed(&mut self, message: &RouteMessage) {
@@ -224,8 +273,8 @@ impl Table {
         };
         let length = message.header.destination_prefix_length;
         let Ok(network) = IpNet::new(destination.unwrap_or(any), length) else { return };
-        for (address, entry) in &mut self.0 {
-            entry.dirty |= network.contains(address);
+        for (target, entry) in &mut self.0 {
+            entry.dirty |= network.contains(&target.address);
         }
     }
 }
@@ -243,21 +292,23 @@ impl Entry {
         may_resolve && self.interface().is_some()
     }
 
-    fn hop(&self) -> Option<Hop> {
-        Some(match self.way? {
-            Way::Here => Hop::Here,
-            Way::Via { gateway, interface } => Hop::Routed { gateway, interface },
-            Way::None => Hop::Unreachable,
-            Way::OnLink { interface } => match self.neighbour {
-                Neighbour::Known(mac) | Neighbour::Fixed(mac) | Neighbour::Vanished(mac) => {
-                    Hop::Neighbour { mac, interface }
-                }
-                Neighbour::Missing
-                | Neighbour::Asking
-                | Neighbour::Failed
-                | Neighbour::Unusable => Hop::Unresolved { interface },
-            },
-        })
+    /// The router on the way there.
+    fn router(&self) -> Option<Target> {
+        match self.way {
+            Some(Way::Via { gateway, interface }) => {
+                Some(Target { address: gateway, router_on: Some(interface) })
+            }
+            _ => None,
+        }
+    }
+
+    fn mac(&self) -> Option<Mac> {
+        match self.neighbour {
+            Neighbour::Known(mac) | Neighbour::Fixed(mac) | Neighbour::Vanished(mac) => Some(mac),
+            Neighbour::Missing | Neighbour::Asking | Neighbour::Failed | Neighbour::Unusable => {
+                None
+            }
+        }
     }
 }
 

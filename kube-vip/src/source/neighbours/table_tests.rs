@@ -11,7 +11,7 @@ fn peer() -> IpAddr {
 fn known() -> Table {
     let mut table = Table::default();
     table.want(&[peer()].into());
-    table.found(peer(), Way::OnLink { interface: 3 }, Neighbour::Known(MAC));
+    table.found(peer().into(), Way::OnLink { interface: 3 }, Neighbour::Known(MAC));
     table
 }
 
@@ -54,7 +54,7 @@ fn an_entry_that_was_collected_stays_in_use_until_it_is_asked_for_again() {
     let mut table = known();
     let gone = entry(3, NeighbourState::Stale, Some(MAC));
     let effect = table.apply(&RouteNetlinkMessage::DelNeighbour(gone));
-    assert_eq!(effect, Effect::Vanished(peer()));
+    assert_eq!(effect, Effect::Vanished(vec![peer().into()]));
     assert_eq!(table.hops(), known().hops());
     assert!(table.has_unresolved());
     table.apply(&RouteNetlinkMessage::NewNeighbour(entry(3, NeighbourState::Failed, None)));
@@ -89,4 +89,27 @@ fn only_routes_that_cover_an_address_have_it_looked_up() {
         table.apply(&message);
         assert_eq!(table.is_dirty(), expected, "{message:?}");
     }
+}
+
+#[test]
+fn the_router_on_the_way_is_resolved_too() {
+    let far: IpAddr = [203, 0, 113, 7].into();
+    let routed = |mac| Hop::Routed { gateway: peer(), interface: 3, mac };
+    let mut table = Table::default();
+    table.want(&[far].into());
+    table.found(far.into(), Way::Via { gateway: peer(), interface: 3 }, Neighbour::Missing);
+    assert_eq!(table.hops(), [(far, routed(None))].into());
+    let router = Target { address: peer(), router_on: Some(3) };
+    assert_eq!(table.dirty_targets(), [router]);
+    table.found(router, Way::OnLink { interface: 3 }, Neighbour::Missing);
+    assert_eq!(table.unresolved(), [router]);
+    // Of the same address on another link nothing is known.
+    table.apply(&RouteNetlinkMessage::NewNeighbour(entry(4, NeighbourState::Stale, Some(MAC))));
+    assert_eq!(table.hops(), [(far, routed(None))].into());
+    table.apply(&RouteNetlinkMessage::NewNeighbour(entry(3, NeighbourState::Stale, Some(MAC))));
+    assert_eq!(table.hops(), [(far, routed(Some(MAC)))].into());
+    // No way leads through it any more.
+    table.found(far.into(), Way::None, Neighbour::Missing);
+    assert!(table.dirty_targets().is_empty() && !table.has_unresolved());
+    assert!(table.confirmable().is_empty());
 }

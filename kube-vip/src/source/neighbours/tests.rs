@@ -168,7 +168,9 @@ fn routes_are_followed() {
         assert!(both(Hop::Unreachable)(&hops.borrow()));
         let interface = index();
         let routed = |v4: &str, v6: &str| {
-            let [v4, v6] = [v4, v6].map(|text| Hop::Routed { gateway: address(text), interface });
+            let known = v4.ends_with(".2").then_some(PEER_MAC);
+            let [v4, v6] = [v4, v6].map(address);
+            let [v4, v6] = [v4, v6].map(|gateway| Hop::Routed { gateway, interface, mac: known });
             move |hops: &Hops| hops.values().eq([&v4, &v6])
         };
 
@@ -216,7 +218,8 @@ fn lost_events_are_repaired() {
             ip(&format!("addr add 198.51.100.{}/32 dev up0", n + 1));
         }
         ip("route add default via 192.0.2.2");
-        let routed = Hop::Routed { gateway: address("192.0.2.2"), interface: index() };
+        let (gateway, interface) = (address("192.0.2.2"), index());
+        let routed = Hop::Routed { gateway, interface, mac: Some(PEER_MAC) };
         until(&mut hops, SOON, |hops| hops.values().eq([&routed])).await;
     });
 }

@@ -1,0 +1,82 @@
+//! The first packet of a flow that is to be delivered here: the flow is recorded.
+
+use aya_ebpf::programs::XdpContext;
+use kube_vip_common::node::THIS_NODE;
+use kube_vip_common::stats::Reason;
+use kube_vip_common::table::Slot;
+use network_types::eth::EthHdr;
+
+use super::transport::{self, Transport};
+use super::{Action, Chosen, Refusal, Verdict, balance, deliver, pick};
+use crate::count;
+use crate::family::{Family, Payload, Ports};
+use crate::frame::{Cursor, length};
+use crate::maps::{self, BACKENDS, TABLES};
+
+#[inline(always)]
+pub(crate) fn stage<F: Family>(ctx: XdpContext, word: u64) -> u64 {
+    let verdict = handle::<F>(&ctx, Chosen::unpack(word));
+    verdict.unwrap_or(Verdict::Done(Action::Drop)).pack()
+}
+
+/// Nothing where the packet is not what the caller saw.
+#[inline(always)]
+fn handle<F: Family>(ctx: &XdpContext, chosen: Chosen) -> Option<Verdict> {
+    let mut cursor = Cursor::new(ctx);
+    let _ethernet = cursor.take::<EthHdr>()?;
+    let ip = cursor.take::<F::Header>()?;
+    let Payload::Protocol(protocol) = F::payload(ip, &mut cursor) else {
+        return None;
+    };
+    let transport = transport::parse(&mut cursor, protocol)?;
+    let slot = if chosen.from_agent() && chosen.slot.node() != THIS_NODE {
+        local::<F>(ip, transport.ports)
+    } else {
+        chosen.slot
+    };
+    if !slot.is_some() {
+        return Some(chosen.refuse(no_backend(&transport, chosen)));
+    }
+    let flow = F::tuple(F::source(ip), F::destination(ip), transport.ports);
+    let Some(endpoint) = record::<F>(&flow, slot.backend()) else {
+        count::reason(Reason::FlowTableFull);
+        return Some(Verdict::Done(Action::Drop));
+    };
+    Some(deliver::to::<F>(ip, transport, &endpoint, length(ctx), chosen))
+}
+
+/// A backend on this host, where the table's own is elsewhere and an agent sent the packet here.
+#[inline(always)]
+fn local<F: Family>(ip: &F::Header, ports: Ports) -> Slot {
+    let Some(frontend) = maps::frontend(F::frontend_key(F::destination(ip), ports)) else {
+        return Slot::NONE;
+    };
+    match TABLES.get(frontend.id) {
+        Some(table) => pick::local(table, balance::hash::<F>(frontend, ip, ports)),
+        None => Slot::NONE,
+    }
+}
+
+/// Nobody serves this frontend.
+#[inline(always)]
+fn no_backend(transport: &Transport<'_>, chosen: Chosen) -> Refusal {
+    match (transport.is_tcp(), chosen.from_agent()) {
+        (true, false) => Refusal::Reset(Reason::NoBackendReset),
+        (true, true) => Refusal::Closed(Reason::NoBackendReset),
+        (false, _) => Refusal::Unreachable(Reason::NoBackendUnreachable),
+    }
+}
+
+/// Remembers both directions of a new flow.
+#[inline(never)]
+fn record<F: Family>(flow: &F::Tuple, id: u32) -> Option<F::Endpoint> {
+    let (client, vip, ports) = F::tuple_parts(flow);
+    let backend = BACKENDS.get(id)?;
+    let address = F::bytes(&backend.address);
+    let endpoint = F::endpoint(address, backend.port, id);
+    let reply_ports =
+        Ports { source: backend.port, destination: ports.source, protocol: ports.protocol };
+    let reply = F::tuple(address, client, reply_ports);
+    let origin = F::endpoint(vip, ports.destination, id);
+    F::record(flow, &endpoint, &reply, &origin).then_some(endpoint)
+}
