@@ -13,6 +13,7 @@ mod direct;
 mod echo;
 mod fence;
 mod forward;
+mod health;
 mod nd;
 mod passing;
 mod places;

@@ -1,6 +1,7 @@
 //! The first packet of a flow that is to be delivered here: the flow is recorded.
 
 use aya_ebpf::programs::XdpContext;
+use kube_vip_common::frontend::SILENT;
 use kube_vip_common::node::THIS_NODE;
 use kube_vip_common::stats::Reason;
 use kube_vip_common::table::Slot;
@@ -35,7 +36,7 @@ fn handle<F: Family>(ctx: &XdpContext, chosen: Chosen) -> Option<Verdict> {
         chosen.slot
     };
     if !slot.is_some() {
-        return Some(chosen.refuse(no_backend(&transport, chosen)));
+        return Some(no_backend::<F>(ip, &transport, chosen));
     }
     let flow = F::tuple(F::source(ip), F::destination(ip), transport.ports);
     let Some(endpoint) = record::<F>(&flow, slot.backend()) else {
@@ -59,12 +60,18 @@ fn local<F: Family>(ip: &F::Header, ports: Ports) -> Slot {
 
 /// Nobody serves this frontend.
 #[inline(always)]
-fn no_backend(transport: &Transport<'_>, chosen: Chosen) -> Refusal {
-    match (transport.is_tcp(), chosen.from_agent()) {
+fn no_backend<F: Family>(ip: &F::Header, transport: &Transport<'_>, chosen: Chosen) -> Verdict {
+    let key = F::frontend_key(F::destination(ip), transport.ports);
+    let silent = maps::frontend(key).is_some_and(|frontend| frontend.flags & SILENT != 0);
+    if silent && !chosen.host_address {
+        count::reason(Reason::NoBackendDropped);
+        return Verdict::Done(Action::Drop);
+    }
+    chosen.refuse(match (transport.is_tcp(), chosen.from_agent()) {
         (true, false) => Refusal::Reset(Reason::NoBackendReset),
         (true, true) => Refusal::Closed(Reason::NoBackendReset),
         (false, _) => Refusal::Unreachable(Reason::NoBackendUnreachable),
-    }
+    })
 }
 
 /// Remembers both directions of a new flow.

@@ -111,21 +111,23 @@ fn balancer() -> impl Strategy<Value = LoadBalancer> {
         backends,
         (prop::option::of(health_check()), any::<bool>(), any::<bool>()),
     )
-        .prop_map(|(name, protocol, port, bind_to_vip, table_size, affinity, backends, more)| {
-            let (health_check, refuse, drop) = more;
-            LoadBalancer {
-                name,
-                protocol,
-                port,
-                bind_to_vip,
-                table_size,
-                affinity,
-                health_check,
-                all_down: if refuse { AllDown::Refuse } else { AllDown::Keep },
-                no_backend: if drop { NoBackend::Drop } else { NoBackend::Refuse },
-                backends,
-            }
-        })
+        .prop_map(
+            |(name, protocol, port, bind_to_vip, table_size, affinity, backends, more)| {
+                let (health_check, refuse, drop) = more;
+                LoadBalancer {
+                    name,
+                    protocol,
+                    port,
+                    bind_to_vip,
+                    table_size,
+                    affinity,
+                    health_check,
+                    all_down: if refuse { AllDown::Refuse } else { AllDown::Keep },
+                    no_backend: if drop { NoBackend::Drop } else { NoBackend::Refuse },
+                    backends,
+                }
+            },
+        )
 }
 
 prop_compose! {

@@ -102,7 +102,7 @@ pub struct Node {
 }
 
 /// A balanced port.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Frontend {
     /// Name for people.
     pub name: String,
@@ -138,6 +138,11 @@ pub struct Backend {
 }
 
 impl Backend {
+    /// One that is not looked at.
+    pub fn new(node: Option<String>, weight: u16, way: Way) -> Self {
+        Self { node, weight, way, health: None, excluded: false }
+    }
+
     /// Its share of what is new: none where it is excluded.
     pub fn share(&self) -> u16 {
         if self.excluded { 0 } else { self.weight }

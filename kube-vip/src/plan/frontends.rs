@@ -72,9 +72,8 @@ fn exclude(frontend: &mut Frontend, all_down: AllDown) {
     let is_down = |health: &Option<Health>| health.as_ref().is_some_and(|health| !health.up);
     let mut usable = frontend.backends.values().filter(|backend| backend.is_usable()).peekable();
     let some = usable.peek().is_some();
-    frontend.all_down = some
-        && all_down == AllDown::Keep
-        && usable.all(|backend| is_down(&backend.health));
+    frontend.all_down =
+        some && all_down == AllDown::Keep && usable.all(|backend| is_down(&backend.health));
     for backend in frontend.backends.values_mut() {
         backend.excluded = is_down(&backend.health) && !frontend.all_down;
     }
@@ -84,13 +83,7 @@ fn exclude(frontend: &mut Frontend, all_down: AllDown) {
 fn place(view: &View, nodes: &BTreeMap<String, Node>, backend: &config::Backend) -> Backend {
     let config = &view.config;
     let address = backend.address;
-    let at = |node: Option<&str>, way| Backend {
-        node: node.map(str::to_owned),
-        weight: backend.weight,
-        way,
-        health: None,
-        excluded: false,
-    };
+    let at = |node: Option<&str>, way| Backend::new(node.map(str::to_owned), backend.weight, way);
     let local = &config.local_peer;
     let own =
         || view.links.values().any(|link| link.addresses.iter().any(|net| net.addr() == address));

@@ -13,8 +13,8 @@ use std::path::PathBuf;
 pub use lock::{InstanceLock, LockError, VipLocks};
 pub use socket::{FetchError, SocketError, StatusSocket, fetch};
 pub use status::{
-    BackendState, BackendStatus, BackendWay, ConfigStatus, EgressMode, FrontendStatus, LeaseStatus,
-    Status, UplinkStatus, VipStatus, XdpMode,
+    BackendState, BackendStatus, BackendWay, ConfigStatus, EgressMode, FrontendStatus,
+    HealthStatus, LeaseStatus, Status, UplinkStatus, VipStatus, XdpMode,
 };
 pub use table::{Style, render};
 

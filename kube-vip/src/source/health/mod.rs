@@ -81,7 +81,8 @@ impl Watchers {
             let known = before.get(&question(check)).cloned();
             new.insert(check.clone(), known.unwrap_or_else(|| Health::unknown(now)));
         }
-        let started: Vec<_> = new.iter().map(|(check, health)| (check.clone(), health.up)).collect();
+        let started: Vec<_> =
+            new.iter().map(|(check, health)| (check.clone(), health.up)).collect();
         self.healths.send_if_modified(|healths| {
             healths.retain(|check, _| wanted.contains(check));
             healths.extend(new);
