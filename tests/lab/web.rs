@@ -13,8 +13,10 @@ use tokio_rustls::rustls::ServerConfig;
 use tokio_rustls::rustls::crypto::ring;
 use tokio_rustls::rustls::pki_types::PrivatePkcs8KeyDer;
 
+use crate::agent::PATIENCE;
 use crate::host::Host;
 use crate::net::NetRuntime;
+use crate::wait::eventually;
 
 /// A server that answers every request with one status; it ends when this is dropped.
 #[derive(Debug)]
@@ -52,12 +54,14 @@ impl Web {
         let runtime = NetRuntime::start(host)?;
         let status = Arc::new(AtomicU16::new(200));
         for &address in addresses {
-            let (status, tls) = (Arc::clone(&status), tls.clone());
-            runtime.run(async move {
-                let listener = TcpListener::bind(address).await;
-                let listener = listener.with_context(|| format!("listening on {address}"))?;
-                tokio::spawn(accept(listener, status, tls));
-                Ok(())
+            eventually(PATIENCE, "a free address", || {
+                let (status, tls) = (Arc::clone(&status), tls.clone());
+                runtime.run(async move {
+                    let listener = TcpListener::bind(address).await;
+                    let listener = listener.with_context(|| format!("listening on {address}"))?;
+                    tokio::spawn(accept(listener, status, tls));
+                    Ok(())
+                })
             })?;
         }
         Ok(Self { status, _runtime: runtime })

@@ -180,8 +180,9 @@ fn a_server_behind_a_wall_is_left_out() -> Result<()> {
         |cluster| {
             cluster.host("n3").feed(
                 &["nft", "-f", "-"],
-                "table inet wall { chain in { type filter hook input priority 0; \
-                 tcp dport 8080 drop; } }\n",
+                "add table inet wall\n\
+                 add chain inet wall in { type filter hook input priority 0; }\n\
+                 add rule inet wall in tcp dport 8080 drop\n",
             )?;
             let statuses = all_say(cluster, "n3", false)?;
             because(&statuses, "n3", "connect: nothing within 300ms")?;
