@@ -136,7 +136,7 @@ fn backends(state: &State, protocol: Protocol, frontend: &Frontend) -> Vec<Backe
             };
             let nothing = || Some("no XDP program balances here".to_owned());
             let reason = reason.or_else(|| if balanced { None } else { nothing() });
-            let fails = || Some(backend.health.as_ref()?.error.clone()?);
+            let fails = || backend.health.as_ref()?.error.clone();
             let reason = reason.or_else(|| if backend.excluded { fails() } else { None });
             let share = f64::from(weight_of((address, backend))) / f64::from(total.max(1));
             BackendStatus {

@@ -33,7 +33,7 @@ impl Web {
 
     /// HTTPS on each of `addresses`, with certificates for them by this authority.
     pub fn with_tls(host: &Host, addresses: &[SocketAddr], by: &Authority) -> Result<Self> {
-        Self::launch(Some(host), addresses, Some(by.server(addresses)?))
+        Self::launch(Some(host), addresses, Some(&by.server(addresses)?))
     }
 
     /// Where this process is, for a process that runs in a host already.
@@ -49,13 +49,13 @@ impl Web {
     fn launch(
         host: Option<&Host>,
         addresses: &[SocketAddr],
-        tls: Option<TlsAcceptor>,
+        tls: Option<&TlsAcceptor>,
     ) -> Result<Self> {
         let runtime = NetRuntime::start(host)?;
         let status = Arc::new(AtomicU16::new(200));
         for &address in addresses {
             eventually(PATIENCE, "a free address", || {
-                let (status, tls) = (Arc::clone(&status), tls.clone());
+                let (status, tls) = (Arc::clone(&status), tls.cloned());
                 runtime.run(async move {
                     let listener = TcpListener::bind(address).await;
                     let listener = listener.with_context(|| format!("listening on {address}"))?;

@@ -63,11 +63,8 @@ fn local<F: Family>(ip: &F::Header, ports: Ports) -> Slot {
 fn no_backend<F: Family>(ip: &F::Header, transport: &Transport<'_>, chosen: Chosen) -> Verdict {
     let key = F::frontend_key(F::destination(ip), transport.ports);
     let silent = maps::frontend(key).is_some_and(|frontend| frontend.flags & SILENT != 0);
-    if silent && !chosen.host_address {
-        count::reason(Reason::NoBackendDropped);
-        return Verdict::Done(Action::Drop);
-    }
     chosen.refuse(match (transport.is_tcp(), chosen.from_agent()) {
+        _ if silent => Refusal::Dropped(Reason::NoBackendDropped),
         (true, false) => Refusal::Reset(Reason::NoBackendReset),
         (true, true) => Refusal::Closed(Reason::NoBackendReset),
         (false, _) => Refusal::Unreachable(Reason::NoBackendUnreachable),

@@ -18,6 +18,8 @@ pub enum Refusal {
     Unreachable(Reason),
     /// By the kernel's own RST: an agent's frame does not say where its client is on the link.
     Closed(Reason),
+    /// Not at all.
+    Dropped(Reason),
 }
 
 impl Refusal {
@@ -28,6 +30,7 @@ impl Refusal {
             Self::Reset(reason) => (RESET, reason),
             Self::Unreachable(reason) => (UNREACHABLE, reason),
             Self::Closed(reason) => (CLOSED, reason),
+            Self::Dropped(reason) => (DROPPED, reason),
         };
         how | (reason as u64) << 8
     }
@@ -36,6 +39,7 @@ impl Refusal {
 const RESET: u64 = 0;
 const UNREACHABLE: u64 = 1;
 const CLOSED: u64 = 2;
+const DROPPED: u64 = 3;
 
 #[inline(always)]
 pub(crate) fn stage<F: Family>(mut ctx: XdpContext, refusal: u64) -> u64 {
@@ -50,6 +54,7 @@ fn answer<F: Family>(ctx: &mut XdpContext, refusal: u64) -> Action {
     let answer = match refusal & 0xff {
         RESET => reset::answer::<F>(again(ctx)),
         UNREACHABLE => unreachable::answer::<F>(again(ctx)),
+        DROPPED => Some(Action::Drop),
         _ => closed::answer::<F>(again(ctx)),
     };
     match answer {

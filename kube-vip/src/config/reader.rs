@@ -279,7 +279,7 @@ fn duration(text: &str) -> Option<Duration> {
 fn in_words(duration: Duration) -> String {
     let millis = duration.as_millis();
     let units = [(3_600_000, "h"), (60_000, "m"), (1_000, "s")];
-    let unit = units.into_iter().find(|(size, _)| millis >= *size && millis % size == 0);
+    let unit = units.into_iter().find(|(size, _)| millis >= *size && millis.is_multiple_of(*size));
     let (size, name) = unit.unwrap_or((1, "ms"));
     format!("{}{name}", millis / size)
 }

@@ -39,6 +39,8 @@ pub(crate) struct Frontend {
     pub(crate) by_client: bool,
     /// It is on the host's own address.
     pub(crate) host_address: bool,
+    /// A client that finds no backend is not answered.
+    pub(crate) silent: bool,
 }
 
 /// A backend and the node it is on; node 0 is nowhere.
@@ -62,6 +64,8 @@ pub(crate) struct Backend {
     pub(crate) address: IpAddr,
     pub(crate) port: u16,
     pub(crate) protocol: u8,
+    /// It fails its checks.
+    pub(crate) down: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

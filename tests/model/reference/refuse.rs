@@ -19,6 +19,7 @@ pub(super) enum Refusal {
     /// By a port of the kernel's that nobody listens on: an agent's frame does not say where its
     /// client is on the link.
     Closed(Reason),
+    Dropped(Reason),
 }
 
 impl Refusal {
@@ -35,6 +36,7 @@ pub(super) fn refuse(host: &mut Host, frame: &Frame, ip: &Ip, refusal: Refusal) 
         Refusal::Reset(reason) => (reset(frame, ip), reason),
         Refusal::Unreachable(reason) => (unreachable(host, frame, ip), reason),
         Refusal::Closed(reason) => (closed(host, frame, ip), reason),
+        Refusal::Dropped(reason) => return End::Dropped(reason),
     };
     match answer {
         Some((verdict, frame)) => End::Changed(verdict, frame, vec![reason]),
