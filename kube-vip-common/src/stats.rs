@@ -118,6 +118,8 @@ reasons! {
     NdFenced = "nd_fenced",
     /// Reply that could not be rewritten, dropped.
     ReplyFailed = "reply_failed",
+    /// A frame whose VLAN tags could not be put on again: dropped.
+    TagLost = "tag_lost",
 }
 
 #[cfg(test)]

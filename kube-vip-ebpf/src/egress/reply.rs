@@ -9,8 +9,8 @@ use kube_vip_common::stats::Reason;
 use network_types::eth::EthHdr;
 use network_types::tcp::TcpHdr;
 
-use super::Action;
-use crate::family::{Family, Payload, Ports, protocol};
+use super::{Action, Unusual};
+use crate::family::{Family, Ports, protocol};
 use crate::frame::Cursor;
 use crate::maps::FILTER;
 use crate::{count, helpers};
@@ -19,15 +19,31 @@ use crate::{count, helpers};
 const TCP_CHECK: usize = 16;
 const UDP_CHECK: usize = 6;
 
+/// What a packet without tags, fragments and extension headers is rewritten by; others are looked
+/// at by a stage of their own.
 #[inline(always)]
-pub(super) fn handle<F: Family>(ctx: &TcContext, mut cursor: Cursor<'_>) -> Action {
+pub(super) fn handle<F: Family + Unusual>(ctx: &TcContext, mut cursor: Cursor<'_>) -> Action {
     let Some(ip) = cursor.take::<F::Header>() else {
         return Action::Next;
     };
-    let Payload::Protocol(protocol @ (protocol::TCP | protocol::UDP)) = F::payload(ip, &mut cursor)
-    else {
-        return Action::Next;
-    };
+    match F::plain(ip, &mut cursor) {
+        Some(protocol @ (protocol::TCP | protocol::UDP)) => {
+            whole::<F>(ctx, size_of::<EthHdr>(), ip, cursor, protocol)
+        }
+        _ => F::unusual(ctx, size_of::<EthHdr>()),
+    }
+}
+
+/// A reply that is not in parts; its IP header is at `network`, the cursor behind that.
+#[inline(always)]
+pub(super) fn whole<F: Family>(
+    ctx: &TcContext,
+    network: usize,
+    ip: &F::Header,
+    mut cursor: Cursor<'_>,
+    protocol: u8,
+) -> Action {
+    let transport = cursor.offset(ctx);
     let Some([s0, s1, d0, d1]) = cursor.peek::<[u8; 4]>() else {
         return Action::Next;
     };
@@ -57,10 +73,11 @@ pub(super) fn handle<F: Family>(ctx: &TcContext, mut cursor: Cursor<'_>) -> Acti
         count::reason(Reason::FlowReplaced);
         return Action::Next;
     }
-    let transport = size_of::<EthHdr>() + F::header_words(ip) * 4;
     let (vip, port, backend) = F::parts(&origin);
-    let (packets, bytes) = (helpers::segments(ctx), u64::from(ctx.len()));
-    match rewrite::<F>(ctx, transport, source, ports, vip, port) {
+    // Tags are not counted, wherever they are.
+    let bytes = u64::from(ctx.len()) - (network - size_of::<EthHdr>()) as u64;
+    let packets = helpers::segments(ctx);
+    match rewrite::<F>(ctx, (network, transport), source, ports, vip, port) {
         Ok(()) => {
             count::replied(backend, packets, bytes);
             Action::Next
@@ -76,7 +93,7 @@ pub(super) fn handle<F: Family>(ctx: &TcContext, mut cursor: Cursor<'_>) -> Acti
 #[inline(always)]
 fn rewrite<F: Family>(
     ctx: &TcContext,
-    transport: usize,
+    (network, transport): (usize, usize),
     old: F::Bytes,
     ports: Ports,
     vip: F::Bytes,
@@ -84,7 +101,7 @@ fn rewrite<F: Family>(
 ) -> Result<(), i64> {
     let udp = ports.protocol == protocol::UDP;
     let check = transport + if udp { UDP_CHECK } else { TCP_CHECK };
-    F::replace_source(ctx, check, old, vip, udp)?;
+    F::replace_source(ctx, network, check, old, vip, udp)?;
     if port != ports.source {
         helpers::replace_port(ctx, check, ports.source, port, udp)?;
         ctx.store(transport, &port.to_be_bytes(), 0)?;

@@ -9,9 +9,8 @@ use kube_vip_common::checksum::Sum;
 use kube_vip_common::filter::Bit;
 use kube_vip_common::hash::FlowHash;
 use kube_vip_common::node::Node;
-use network_types::eth::EthHdr;
 
-use crate::frame::{Cursor, Wire, Word};
+use crate::frame::{Cursor, Wire};
 
 pub use self::v4::V4;
 pub use self::v6::{Halves, V6};
@@ -81,9 +80,6 @@ pub trait Family {
     /// Value of the flow maps.
     type Endpoint: Copy;
 
-    /// The fixed part of the header and the eight bytes behind it: what an error quotes.
-    type Quotation: Wire + AsRef<[Word]> + 'static;
-
     /// IP protocol number of this version's control messages.
     const ICMP: u8;
 
@@ -109,13 +105,15 @@ pub trait Family {
     );
     /// What checksums cover besides the segment (RFC 9293 §3.1, RFC 8200 §8.1).
     fn pseudo(source: Self::Bytes, destination: Self::Bytes, protocol: u8, length: u16) -> Sum;
-    /// Length of the header with what belongs to it, in words of four bytes.
-    fn header_words(ip: &Self::Header) -> usize;
-    /// Length of what follows the header, in bytes, by its own word.
-    fn payload_length(ip: &Self::Header) -> u16;
+    /// Length of the packet in bytes, by its own word.
+    fn length(ip: &Self::Header) -> u32;
     /// Whether errors and resets may be sent to this source (RFC 1122 §3.2.2, RFC 4443 §2.4).
     fn is_answerable(source: Self::Bytes) -> bool;
-    /// Finds what lies behind the header and puts the cursor there.
+    /// The protocol of a packet that is whole and has it right behind the header and its options,
+    /// where the cursor is put; of others perhaps the number of something else in that place, which
+    /// is neither TCP nor UDP.
+    fn plain(ip: &Self::Header, cursor: &mut Cursor<'_>) -> Option<u8>;
+    /// Finds what lies behind the header and all that belongs to it, and puts the cursor there.
     fn payload(ip: &Self::Header, cursor: &mut Cursor<'_>) -> Payload;
 
     /// The address as the maps have it.
@@ -170,16 +168,14 @@ pub trait Family {
     /// Forgets both directions of a connection.
     fn forget(flow: &Self::Tuple, reply: &Self::Tuple);
 
-    /// Changes the source of a packet that leaves, with the checksums of both headers; the
-    /// transport's is at `check`.
+    /// Changes the source of a packet that leaves, with the checksums of both headers; the IP header
+    /// is at `network`, the transport's checksum at `check`.
     fn replace_source(
         ctx: &TcContext,
+        network: usize,
         check: usize,
         old: Self::Bytes,
         new: Self::Bytes,
         udp: bool,
     ) -> Result<(), i64>;
 }
-
-/// Where the IP header begins.
-const NETWORK: usize = size_of::<EthHdr>();

@@ -1,10 +1,12 @@
 //! What arrives on an uplink, stage by stage.
 //!
 //! ```text
+//! vlan       tags are taken off, and put on again at the end
 //! handle ─┬─ arp, nd        requests for a VIP, claims to it
 //!         ├─ judge ─┬─ filter: not ours ────────────────> up, untouched
-//!         │         └─ balance: a frontend's packet ─┬─> deliver: its flow is known here, up
-//!         │                                          └─> forward: to a peer, out again
+//!         │         ├─ balance: a frontend's packet ─┬─> deliver: its flow is known here, up
+//!         │         │                                └─> forward: to a peer, out again
+//!         │         └─ unusual: no plain TCP or UDP ───> balance, where it is a frontend's
 //!         └─ finish ┬─ open: a flow begins here ──────> deliver
 //!                   ├─ stray: a connection goes on, unknown here
 //!                   ├─ unbalanced: ours, no frontend ─┬─> echo
@@ -18,7 +20,7 @@ use kube_vip_common::filter::ADDRESSES;
 use network_types::eth::EthHdr;
 
 use crate::ethertype;
-use crate::family::{Family, Payload, V4, V6, protocol};
+use crate::family::{Family, V4, V6, protocol};
 use crate::frame::Cursor;
 use crate::maps::{self, FILTER};
 use crate::stage::{self, Stages};
@@ -41,6 +43,8 @@ pub(crate) mod stray;
 mod transport;
 pub(crate) mod unbalanced;
 mod unreachable;
+pub(crate) mod unusual;
+pub(crate) mod vlan;
 
 pub use self::chosen::Chosen;
 pub use self::refuse::Refusal;
@@ -76,6 +80,8 @@ impl Action {
 pub enum Verdict {
     /// The frame is done with.
     Done(Action),
+    /// It is no plain TCP or UDP.
+    Unusual,
     /// It is the first packet of a flow to be delivered here.
     Open(Chosen),
     /// It is the middle of a connection that has no record here.
@@ -92,6 +98,7 @@ const OPEN: u64 = 1 << 56;
 const STRAY: u64 = 2 << 56;
 const UNBALANCED: u64 = 3 << 56;
 const REFUSE: u64 = 4 << 56;
+const UNUSUAL: u64 = 5 << 56;
 const KIND: u64 = 0xff << 56;
 
 impl Verdict {
@@ -102,6 +109,7 @@ impl Verdict {
             Self::Done(action) => DONE | action as u64,
             Self::Open(chosen) => OPEN | chosen.pack(),
             Self::Stray(chosen) => STRAY | chosen.pack(),
+            Self::Unusual => UNUSUAL,
             Self::Unbalanced => UNBALANCED,
             Self::Refuse(refusal) => REFUSE | refusal.pack(),
         }
@@ -112,10 +120,23 @@ impl Verdict {
 #[inline(always)]
 pub fn handle(ctx: &mut XdpContext) -> Action {
     let mut cursor = Cursor::new(ctx);
-    let Some(ethernet) = cursor.take::<EthHdr>() else {
+    let Some(mut ethernet) = cursor.take::<EthHdr>() else {
         return Action::Pass;
     };
-    match ethernet.ether_type {
+    let mut tags = 0;
+    if ethertype::is_tag(ethernet.ether_type) {
+        tags = stage::pop_tags(ctx.ctx);
+        if tags == 0 {
+            return Action::Pass;
+        }
+        // What was taken off has moved everything else.
+        cursor = Cursor::new(ctx);
+        let Some(again) = cursor.take::<EthHdr>() else {
+            return Action::Drop;
+        };
+        ethernet = again;
+    }
+    let action = match ethernet.ether_type {
         ethertype::IPV4 => {
             let verdict = judge::<V4>(ctx, ethernet, cursor);
             finish::<V4>(ctx, verdict)
@@ -130,7 +151,11 @@ pub fn handle(ctx: &mut XdpContext) -> Action {
         }
         ethertype::ARP => Action::from_number(stage::arp(ctx.ctx).into()),
         _ => Action::Pass,
+    };
+    if tags != 0 && action != Action::Drop {
+        return Action::from_number(stage::push_tags(ctx.ctx, tags, action as u32).into());
     }
+    action
 }
 
 #[inline(always)]
@@ -146,15 +171,12 @@ fn judge<F: Family>(ctx: &XdpContext, ethernet: &mut EthHdr, mut cursor: Cursor<
     if !F::bit(F::destination(ip)).is_set(filter) {
         return NOT_OURS;
     }
-    match F::payload(ip, &mut cursor) {
-        Payload::Protocol(protocol @ (protocol::TCP | protocol::UDP)) => {
-            match transport::parse(&mut cursor, protocol) {
-                Some(transport) => balance::handle::<F>(ctx, ethernet, ip, transport),
-                None => Verdict::Unbalanced,
-            }
-        }
-        _ => Verdict::Unbalanced,
+    if let Some(protocol @ (protocol::TCP | protocol::UDP)) = F::plain(ip, &mut cursor)
+        && let Some(transport) = transport::parse(&mut cursor, protocol)
+    {
+        return balance::handle::<F>(ctx, ethernet, ip, transport);
     }
+    Verdict::Unusual
 }
 
 /// What few packets need, by stages of their own; each may leave the ones below it something to do.
@@ -164,6 +186,9 @@ fn finish<F: Family + Stages>(ctx: &XdpContext, verdict: Verdict) -> Action {
         Verdict::Done(action) => return action,
         verdict => verdict.pack(),
     };
+    if word & KIND == UNUSUAL {
+        word = F::unusual(ctx, 0);
+    }
     if word & KIND == OPEN {
         word = F::open(ctx, word & !KIND);
     }

@@ -1,6 +1,6 @@
-//! Answers a packet with "destination unreachable" (RFC 792, RFC 4443 §3.1), quoting its header and
-//! the eight bytes behind it: what every receiver needs to find the socket. A header with options
-//! is too long for that; such a packet is dropped and counted.
+//! Answers a packet with "destination unreachable" (RFC 792, RFC 4443 §3.1), quoting its header with
+//! options or extension headers and the eight bytes behind it: what every receiver needs to find
+//! the socket.
 
 use aya_ebpf::programs::XdpContext;
 use network_types::eth::EthHdr;
@@ -20,20 +20,26 @@ const HOST_V6: [u8; 2] = [1, 3];
 /// Words of the ICMP header.
 const HEADER: usize = 2;
 
+/// Most words that are quoted: the longest IPv4 header, or an IPv6 header with 88 bytes of extension
+/// headers, and the eight bytes. A packet with more of them is not answered.
+const QUOTED: usize = 34;
+
 /// Nothing where it must not be answered.
 #[inline(never)]
 pub(super) fn answer<F: Family>(mut ctx: XdpContext) -> Option<Action> {
     let mut cursor = Cursor::new(&ctx);
     let ethernet = *cursor.take::<EthHdr>()?;
     let ip = cursor.take::<F::Header>()?;
-    let Payload::Protocol(protocol) = F::payload(ip, &mut cursor) else {
+    let (Payload::Protocol(protocol) | Payload::FirstFragment(protocol)) =
+        F::payload(ip, &mut cursor)
+    else {
         return None;
     };
+    let quoted = (cursor.offset(&ctx) - size_of::<EthHdr>()) / 4 + 2;
     let (client, vip) = (F::source(ip), F::destination(ip));
-    let options = F::header_words(ip) * 4 != size_of::<F::Header>();
     // Where the client of an agent's frame is on the link is not known here.
     let from_agent = agent::position::<F>(&ethernet, ip).is_some();
-    if !is_unicast(&ethernet) || !F::is_answerable(client) || from_agent || options {
+    if !is_unicast(&ethernet) || !F::is_answerable(client) || from_agent || quoted > QUOTED {
         return None;
     }
     let kind = match (F::ICMP, protocol) {
@@ -47,7 +53,7 @@ pub(super) fn answer<F: Family>(mut ctx: XdpContext) -> Option<Action> {
     let room = size_of::<F::Header>() + HEADER * 4;
     helpers::grow_head(&mut ctx, room as i32)?;
     let quotation = size_of::<EthHdr>() + room;
-    helpers::set_length(&mut ctx, (quotation + size_of::<F::Quotation>()) as u64)?;
+    helpers::set_length(&mut ctx, (quotation + quoted * 4) as u64)?;
     let mut cursor = Cursor::new(&ctx);
     let turned = cursor.take::<EthHdr>()?;
     let ip = cursor.take::<F::Header>()?;
@@ -57,7 +63,7 @@ pub(super) fn answer<F: Family>(mut ctx: XdpContext) -> Option<Action> {
         src_addr: ethernet.dst_addr,
         ether_type: ethernet.ether_type,
     };
-    let length = (HEADER * 4 + size_of::<F::Quotation>()) as u16;
+    let length = ((HEADER + quoted) * 4) as u16;
     F::write(ip, vip, client, F::ICMP, length);
     // ICMPv6 covers the pseudo-header (RFC 4443 §2.3), ICMP does not.
     let mut sum = if F::ICMP == protocol::ICMPV6 {
@@ -66,8 +72,11 @@ pub(super) fn answer<F: Family>(mut ctx: XdpContext) -> Option<Action> {
         Default::default()
     };
     sum = sum.add(u16::from_ne_bytes(kind).into());
-    for word in cursor.take::<F::Quotation>()?.as_ref() {
-        sum = sum.add(u32::from_ne_bytes(*word));
+    for n in 0..QUOTED {
+        if n == quoted {
+            break;
+        }
+        sum = sum.add(u32::from_ne_bytes(*cursor.take::<Word>()?));
     }
     let [c0, c1] = sum.checksum().to_ne_bytes();
     *icmp = [[kind[0], kind[1], c0, c1], [0; 4]];

@@ -170,7 +170,8 @@ fn deliver(
     let mut ip = ip.clone();
     ip.change(|ip| {
         ip.destination = endpoint.address;
-        ip.payload[2..4].copy_from_slice(&endpoint.port.to_be_bytes());
+        let at = ip.start() + 2;
+        ip.payload[at..at + 2].copy_from_slice(&endpoint.port.to_be_bytes());
         if from_agent {
             ip.ttl = ORDINARY;
         }

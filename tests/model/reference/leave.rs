@@ -10,7 +10,9 @@ use super::{End, Outcome, Verdict, arp, nd};
 
 /// A frame leaves.
 pub(crate) fn leave(host: &mut Host, bytes: &[u8]) -> Outcome {
-    judge(host, bytes).outcome(bytes)
+    let (tags, plain) = packet::untagged(bytes);
+    let outcome = judge(host, &plain).outcome(&plain);
+    Outcome { frame: packet::tagged(&outcome.frame, tags), ..outcome }
 }
 
 fn judge(host: &mut Host, bytes: &[u8]) -> End {
@@ -89,7 +91,8 @@ fn reply(host: &mut Host, frame: &Frame, mut ip: Ip, bytes: usize) -> End {
     }
     ip.change(|ip| {
         ip.source = vip.address;
-        ip.payload[..2].copy_from_slice(&vip.port.to_be_bytes());
+        let at = ip.start();
+        ip.payload[at..at + 2].copy_from_slice(&vip.port.to_be_bytes());
     });
     add(&mut host.has.replied, vip.backend, bytes);
     End::Changed(Verdict::Pass, Frame { rest: ip.bytes(), ..frame.clone() }, vec![])

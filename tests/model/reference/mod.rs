@@ -102,7 +102,9 @@ impl End {
 
 /// A frame arrives on the uplink.
 pub(crate) fn arrive(host: &mut Host, bytes: &[u8]) -> Outcome {
-    judge(host, bytes).outcome(bytes)
+    let (tags, plain) = packet::untagged(bytes);
+    let outcome = judge(host, &plain).outcome(&plain);
+    Outcome { frame: packet::tagged(&outcome.frame, tags), ..outcome }
 }
 
 fn judge(host: &mut Host, bytes: &[u8]) -> End {

@@ -24,6 +24,21 @@ pub(crate) fn take<const N: usize>(bytes: &mut &[u8]) -> Option<[u8; N]> {
     Some(*head)
 }
 
+/// VLAN tags, two at most (IEEE 802.1Q), and the frame without them.
+pub(crate) fn untagged(bytes: &[u8]) -> (&[u8], Vec<u8>) {
+    let is_tag = |at| matches!(bytes.get(at..at + 2), Some([0x81, 0x00] | [0x88, 0xa8]));
+    let end = [12, 16].into_iter().take_while(|at| is_tag(*at)).map(|at| at + 4).last();
+    // Where what they are in front of is cut off there is nothing to look at.
+    let end = end.filter(|end| bytes.len() >= end + 2).unwrap_or(12).min(bytes.len());
+    (&bytes[12.min(end)..end], [&bytes[..12.min(end)], &bytes[end..]].concat())
+}
+
+/// The frame with tags.
+pub(crate) fn tagged(plain: &[u8], tags: &[u8]) -> Vec<u8> {
+    let (addresses, rest) = plain.split_at(12.min(plain.len()));
+    [addresses, tags, rest].concat()
+}
+
 /// An Ethernet frame.
 #[derive(Clone, Debug)]
 pub(crate) struct Frame {
@@ -175,7 +190,20 @@ impl Ip {
     }
 
     pub(crate) fn has_options(&self) -> bool {
-        matches!(self.version, Version::V4 { vihl, .. } if vihl & 0xf != 5)
+        self.header_length() != if self.is_v4() { 20 } else { 40 }
+    }
+
+    /// Where what it carries begins: behind extension headers.
+    pub(crate) fn start(&self) -> usize {
+        self.payload.len() - self.content().1.len()
+    }
+
+    /// Length of the header with options or extension headers, by their own words.
+    pub(crate) fn header_length(&self) -> usize {
+        match self.version {
+            Version::V4 { vihl, .. } => usize::from(vihl & 0xf) * 4,
+            Version::V6 { .. } => 40 + self.walk().1,
+        }
     }
 
     /// Bytes behind the header, by its own word.
@@ -198,21 +226,36 @@ impl Ip {
                 0x2000 => (Content::First(self.protocol), payload),
                 _ => (Content::Later, payload),
             },
-            Version::V6 { .. } if self.protocol != FRAGMENT => {
-                (Content::Whole(self.protocol), payload)
+            Version::V6 { .. } => {
+                let (content, at) = self.walk();
+                (content, payload.get(at..).unwrap_or_default())
             }
-            Version::V6 { .. } => match payload.split_first_chunk::<8>() {
-                None => (Content::Malformed, payload),
-                // RFC 8200 §4.5: offset in the upper 13 bits.
-                Some(([next, _, high, low, ..], rest)) => {
-                    if u16::from_be_bytes([*high, *low]) >> 3 == 0 {
-                        (Content::First(*next), rest)
-                    } else {
-                        (Content::Later, rest)
-                    }
-                }
-            },
         }
+    }
+
+    /// Over five extension headers at most (RFC 8200 §4): what follows them, and where.
+    fn walk(&self) -> (Content, usize) {
+        let (mut next, mut at, mut first) = (self.protocol, 0, false);
+        for _ in 0..5 {
+            let rest = self.payload.get(at..).unwrap_or_default();
+            match (next, rest) {
+                (0 | 43 | 60, [protocol, units, ..]) => {
+                    (next, at) = (*protocol, at + 8 + usize::from(*units) * 8);
+                }
+                (FRAGMENT, [protocol, _, high, low, _, _, _, _, ..]) => {
+                    // Offset in the upper 13 bits, more in the lowest (RFC 8200 §4.5).
+                    let place = u16::from_be_bytes([*high, *low]);
+                    if place >> 3 != 0 {
+                        return (Content::Later, at + 8);
+                    }
+                    first |= place & 1 != 0;
+                    (next, at) = (*protocol, at + 8);
+                }
+                (0 | 43 | 44 | 60, _) => return (Content::Malformed, at),
+                _ => break,
+            }
+        }
+        (if first { Content::First(next) } else { Content::Whole(next) }, at)
     }
 
     /// Makes a change, and the checksums of IP, TCP and UDP follow it.
@@ -231,7 +274,7 @@ impl Ip {
             }
         }
         let (Content::Whole(protocol @ (TCP | UDP)), _) = before.content() else { return };
-        let at = if protocol == TCP { 16 } else { 6 };
+        let at = before.start() + if protocol == TCP { 16 } else { 6 };
         let Some(old) = before.payload.get(at..at + 2) else { return };
         let old = u16::from_be_bytes([old[0], old[1]]);
         let (before, after) = (before.covered(protocol, at), self.covered(protocol, at));
@@ -244,6 +287,7 @@ impl Ip {
     fn covered(&self, protocol: u8, at: usize) -> Vec<u8> {
         let mut segment = self.payload[..self.length().clamp(at + 2, self.payload.len())].to_vec();
         segment[at..at + 2].fill(0);
+        segment.drain(..self.start());
         pseudo(self.source, self.destination, protocol, &segment)
     }
 }

@@ -68,7 +68,7 @@ fn reset(frame: &Frame, ip: &Ip) -> Option<(Verdict, Frame)> {
     let (sequence, acknowledgement, flags) = if tcp.has(ACK) {
         (tcp.acknowledgement, 0, RST)
     } else {
-        let text = (ip.length() as u32).wrapping_sub(tcp.header);
+        let text = (ip.length() as u32).wrapping_sub(ip.start() as u32 + tcp.header);
         let marks = u32::from(tcp.has(SYN)) + u32::from(tcp.has(FIN));
         (0, tcp.sequence.wrapping_add(text).wrapping_add(marks), RST | ACK)
     };
@@ -91,10 +91,12 @@ fn reset(frame: &Frame, ip: &Ip) -> Option<(Verdict, Frame)> {
     Some((Verdict::Transmit, frame.returned(rest)))
 }
 
-/// "Destination unreachable" (RFC 792, RFC 4443 §3.1) with the header and the eight bytes behind it.
+/// "Destination unreachable" (RFC 792, RFC 4443 §3.1) with the header, whatever belongs to it, and the
+/// eight bytes behind it, where that is not more than 34 words.
 fn unreachable(host: &Host, frame: &Frame, ip: &Ip) -> Option<(Verdict, Frame)> {
     let (Content::Whole(protocol), _) = ip.content() else { return None };
-    let barred = ip.has_options() || is_from_agent(host, frame.from, ip);
+    let quoted = ip.header_length() + 8;
+    let barred = quoted > 34 * 4 || is_from_agent(host, frame.from, ip);
     if !frame.is_unicast() || !is_answerable(ip.source) || barred {
         return None;
     }
@@ -104,8 +106,7 @@ fn unreachable(host: &Host, frame: &Frame, ip: &Ip) -> Option<(Verdict, Frame)> 
         (false, true) => [1, 4],
         (false, false) => [1, 3],
     };
-    let quoted = if ip.is_v4() { 28 } else { 48 };
-    let quotation = frame.rest.iter().copied().chain([0; 8]).take(quoted);
+    let quotation = frame.rest.iter().copied().chain([0; 34 * 4]).take(quoted);
     let mut message: Vec<u8> = kind.into_iter().chain([0; 6]).chain(quotation).collect();
     let check = if ip.icmp() == ICMPV6 {
         checksum(&pseudo(ip.destination, ip.source, ICMPV6, &message))
@@ -138,7 +139,8 @@ fn closed(host: &mut Host, frame: &Frame, ip: &Ip) -> Option<(Verdict, Frame)> {
     let mut ip = ip.clone();
     ip.change(|ip| {
         ip.destination = here;
-        ip.payload[2..4].copy_from_slice(&port.to_be_bytes());
+        let at = ip.start() + 2;
+        ip.payload[at..at + 2].copy_from_slice(&port.to_be_bytes());
         ip.ttl = ORDINARY;
     });
     Some((Verdict::Pass, Frame { rest: ip.bytes(), ..frame.clone() }))

@@ -107,14 +107,17 @@ fn echo(host: &Host, frame: &Frame, ip: &Ip, vip: Vip) -> Option<End> {
         ip.ttl = ORDINARY;
     });
     let covered = |message: &[u8]| {
-        let mut message = message[..ip.length().clamp(4, message.len())].to_vec();
+        let start = ip.start();
+        let end = ip.length().clamp(start + 4, ip.payload.len());
+        let mut message = message[..end - start].to_vec();
         message[2..4].fill(0);
         if ip.is_v4() { message } else { pseudo(ip.source, ip.destination, protocol, &message) }
     };
-    let old = covered(&answer.payload);
-    answer.payload[0] = reply;
-    let check = follow(u16::from_be_bytes(check), &old, &covered(&answer.payload));
-    answer.payload[2..4].copy_from_slice(&check.to_be_bytes());
+    let at = answer.start();
+    let old = covered(&answer.payload[at..]);
+    answer.payload[at] = reply;
+    let check = follow(u16::from_be_bytes(check), &old, &covered(&answer.payload[at..]));
+    answer.payload[at + 2..at + 4].copy_from_slice(&check.to_be_bytes());
     Some(End::Changed(
         Verdict::Transmit,
         frame.returned(answer.bytes()),
