@@ -63,8 +63,9 @@ pub struct Frontend {
     pub slots: u32,
     /// [`CLIENT_AFFINITY`], [`HOST_ADDRESS`], [`SILENT`].
     pub flags: u32,
-    /// Always 0.
-    pub pad: u32,
+    /// Nanoseconds from one new connection of a client to its next; 0 where they are not limited.
+    /// See [`rate`](crate::rate).
+    pub interval: u32,
 }
 
 /// Value of `FRONTEND_LIST`, by [`Frontend::id`].

@@ -22,6 +22,7 @@ pub mod mark;
 pub mod node;
 #[cfg(feature = "user")]
 mod pod;
+pub mod rate;
 pub mod settings;
 pub mod stats;
 pub mod table;

@@ -37,6 +37,9 @@ pub(super) fn handle<F: Family>(
     };
     let position = agent::position::<F>(ethernet, ip);
     let chosen = Chosen { slot, position, host_address };
+    if transport.opens && frontend.interval != 0 && !chosen.from_agent() {
+        return Verdict::Limited(chosen);
+    }
     // The sender's choice of node counts: its table and ours may differ for a moment.
     let ours = chosen.from_agent() || slot.node() == THIS_NODE || !slot.is_some();
     // Without any backend too: connections known here go on until they end.

@@ -34,6 +34,7 @@ mod deliver;
 mod direct;
 mod echo;
 mod forward;
+pub(crate) mod limited;
 pub(crate) mod nd;
 pub(crate) mod open;
 mod pick;
@@ -82,6 +83,8 @@ pub enum Verdict {
     Done(Action),
     /// It is no plain TCP or UDP.
     Unusual,
+    /// It opens a connection where clients may not open as many as they like.
+    Limited(Chosen),
     /// It is the first packet of a flow to be delivered here.
     Open(Chosen),
     /// It is the middle of a connection that has no record here.
@@ -99,6 +102,7 @@ const STRAY: u64 = 2 << 56;
 const UNBALANCED: u64 = 3 << 56;
 const REFUSE: u64 = 4 << 56;
 const UNUSUAL: u64 = 5 << 56;
+const LIMITED: u64 = 32 << 56;
 const KIND: u64 = 0xff << 56;
 
 impl Verdict {
@@ -107,6 +111,7 @@ impl Verdict {
     pub const fn pack(self) -> u64 {
         match self {
             Self::Done(action) => DONE | action as u64,
+            Self::Limited(chosen) => LIMITED | chosen.pack(),
             Self::Open(chosen) => OPEN | chosen.pack(),
             Self::Stray(chosen) => STRAY | chosen.pack(),
             Self::Unusual => UNUSUAL,
@@ -188,6 +193,9 @@ fn finish<F: Family + Stages>(ctx: &XdpContext, verdict: Verdict) -> Action {
     };
     if word & KIND == UNUSUAL {
         word = F::unusual(ctx, 0);
+    }
+    if word & KIND == LIMITED {
+        word = F::limited(ctx, word & !KIND);
     }
     if word & KIND == OPEN {
         word = F::open(ctx, word & !KIND);

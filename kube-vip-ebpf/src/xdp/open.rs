@@ -8,7 +8,7 @@ use kube_vip_common::table::Slot;
 use network_types::eth::EthHdr;
 
 use super::transport::{self, Transport};
-use super::{Action, Chosen, Refusal, Verdict, balance, deliver, pick};
+use super::{Action, Chosen, Refusal, Verdict, balance, deliver, limited, pick};
 use crate::count;
 use crate::family::{Family, Payload, Ports};
 use crate::frame::{Cursor, length};
@@ -37,6 +37,9 @@ fn handle<F: Family>(ctx: &XdpContext, chosen: Chosen) -> Option<Verdict> {
     };
     if !slot.is_some() {
         return Some(no_backend::<F>(ip, &transport, chosen));
+    }
+    if !transport.is_tcp() && limited::exceeded::<F>(ip, transport.ports) {
+        return Some(Verdict::Done(Action::Drop));
     }
     let flow = F::tuple(F::source(ip), F::destination(ip), transport.ports);
     let Some(endpoint) = record::<F>(&flow, slot.backend()) else {

@@ -9,7 +9,7 @@ use super::file::table_size;
 use super::reader::{Section, address, quote};
 use super::{Affinity, AllDown, Backend, LoadBalancer, NoBackend, Protocol, TableSize, health};
 
-const KEYS: [&str; 11] = [
+const KEYS: [&str; 12] = [
     "name",
     "type",
     "port",
@@ -21,12 +21,15 @@ const KEYS: [&str; 11] = [
     "healthCheck",
     "allDown",
     "noBackend",
+    "rateLimit",
 ];
 const BACKEND_KEYS: [&str; 4] = ["address", "port", "url", "weight"];
 
 /// A table's slot is an index of 15 bits.
 const MOST_BACKENDS: usize = MAX_MEMBERS;
 const MOST_WEIGHT: u32 = 256;
+/// A microsecond apart.
+const MOST_RATE: u32 = 1_000_000;
 
 /// What the top of the file says about all of them.
 pub(super) struct Defaults<'a> {
@@ -98,6 +101,7 @@ fn load_balancer(entry: &Section<'_>, defaults: &Defaults<'_>) -> Option<LoadBal
         health_check,
         all_down,
         no_backend,
+        rate_limit: entry.number("rateLimit", 1, MOST_RATE),
         backends,
     };
     fits(entry, &lb);

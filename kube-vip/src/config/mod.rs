@@ -178,6 +178,8 @@ pub struct LoadBalancer {
     pub all_down: AllDown,
     /// How clients are told that there is no backend.
     pub no_backend: NoBackend,
+    /// So many new connections a client may open in a second; nothing: as many as it likes.
+    pub rate_limit: Option<u32>,
     /// Who serves it.
     pub backends: Vec<Backend>,
 }

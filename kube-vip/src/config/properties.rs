@@ -109,11 +109,16 @@ fn balancer() -> impl Strategy<Value = LoadBalancer> {
         select(TableSize::ALL.to_vec()),
         affinity,
         backends,
-        (prop::option::of(health_check()), any::<bool>(), any::<bool>()),
+        (
+            prop::option::of(health_check()),
+            any::<bool>(),
+            any::<bool>(),
+            prop::option::of(1..=1_000_000u32),
+        ),
     )
         .prop_map(
             |(name, protocol, port, bind_to_vip, table_size, affinity, backends, more)| {
-                let (health_check, refuse, drop) = more;
+                let (health_check, refuse, drop, rate_limit) = more;
                 LoadBalancer {
                     name,
                     protocol,
@@ -260,6 +265,9 @@ fn render_check(lb: &LoadBalancer) -> String {
         if lb.all_down == AllDown::Keep { "keep" } else { "refuse" },
         if lb.no_backend == NoBackend::Refuse { "refuse" } else { "drop" },
     );
+    if let Some(rate) = lb.rate_limit {
+        text.insert_str(1, &format!(" rateLimit: {rate}\n "));
+    }
     let Some(check) = &lb.health_check else { return text + "    type: none\n" };
     let kind = match &check.probe {
         Probe::Tcp => "tcp",

@@ -137,6 +137,7 @@ pub(super) const MAP_NAMES: &[&str] = &[
     "FLOWS6",
     "REVERSE4",
     "REVERSE6",
+    "RATES",
 ];
 
 impl Object {

@@ -116,6 +116,8 @@ pub struct Frontend {
     pub host_address: bool,
     /// Clients that find no backend are not answered.
     pub silent: bool,
+    /// So many new connections a client may open in a second; nothing: as many as it likes.
+    pub rate_limit: Option<u32>,
     /// Every backend that could be used fails its checks, so all are kept.
     pub all_down: bool,
     /// All its backends of the family, ready or not, by identity.

@@ -53,6 +53,7 @@ fn frontend(
         seed,
         host_address: !balancer.bind_to_vip,
         silent: balancer.no_backend == NoBackend::Drop,
+        rate_limit: balancer.rate_limit,
         all_down: false,
         backends: backends
             .map(|backend| {

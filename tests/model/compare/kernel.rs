@@ -452,7 +452,7 @@ fn frontend_of(frontend: &host::Frontend) -> Frontend {
     ];
     let flags = flags.into_iter().filter(|(set, _)| *set).map(|(_, flag)| flag).sum();
     let slots = TABLES[frontend.id as usize] as u32;
-    Frontend { seed: frontend.seed, id: frontend.id, slots, flags, pad: 0 }
+    Frontend { seed: frontend.seed, id: frontend.id, slots, flags, interval: 0 }
 }
 
 fn slot_of(slot: host::Slot) -> Slot {
