@@ -7,11 +7,13 @@
 //!         │         ├─ balance: a frontend's packet ─┬─> deliver: its flow is known here, up
 //!         │         │                                └─> forward: to a peer, out again
 //!         │         └─ unusual: no plain TCP or UDP ───> balance, where it is a frontend's
-//!         └─ finish ┬─ open: a flow begins here ──────> deliver
+//!         └─ finish ┬─ decapsulate: out of a tunnel ──> judge
+//!                   ├─ open: a flow begins here ──────> deliver
 //!                   ├─ stray: a connection goes on, unknown here
-//!                   ├─ unbalanced: ours, no frontend ─┬─> echo
+//!                   ├─ tunnel: to a peer behind a router, out again
+//!                   ├─ unbalanced: ours, no frontend ─┬─> echo, probe
 //!                   │                                 └─> up where held
-//!                   └─ refuse: reset, unreachable or closed
+//!                   └─ refuse: reset, unreachable, too big or closed
 //! ```
 
 use aya_ebpf::bindings::xdp_action;
@@ -30,6 +32,7 @@ pub(crate) mod arp;
 mod balance;
 mod chosen;
 mod closed;
+pub(crate) mod decapsulate;
 mod deliver;
 mod direct;
 mod echo;
@@ -38,16 +41,19 @@ pub(crate) mod limited;
 pub(crate) mod nd;
 pub(crate) mod open;
 mod pick;
+pub(crate) mod probe;
 pub(crate) mod refuse;
 mod reset;
 pub(crate) mod stray;
 mod transport;
+pub(crate) mod tunnel;
 pub(crate) mod unbalanced;
 mod unreachable;
 pub(crate) mod unusual;
 pub(crate) mod vlan;
 
 pub use self::chosen::Chosen;
+pub use self::forward::Onward;
 pub use self::refuse::Refusal;
 
 /// What becomes of a frame.
@@ -89,8 +95,14 @@ pub enum Verdict {
     Open(Chosen),
     /// It is the middle of a connection that has no record here.
     Stray(Chosen),
+    /// It is an IP packet inside another one.
+    Decapsulate,
+    /// It goes to a peer behind a router.
+    Tunnel(Onward),
     /// It is no frontend's.
     Unbalanced,
+    /// It is another agent's probe.
+    Probe,
     /// The client is told that nobody serves it.
     Refuse(Refusal),
 }
@@ -101,6 +113,9 @@ const OPEN: u64 = 1 << 56;
 const STRAY: u64 = 2 << 56;
 const UNBALANCED: u64 = 3 << 56;
 const REFUSE: u64 = 4 << 56;
+const DECAPSULATE: u64 = 6 << 56;
+const TUNNEL: u64 = 7 << 56;
+const PROBE: u64 = 8 << 56;
 const UNUSUAL: u64 = 5 << 56;
 const LIMITED: u64 = 32 << 56;
 const KIND: u64 = 0xff << 56;
@@ -114,8 +129,11 @@ impl Verdict {
             Self::Limited(chosen) => LIMITED | chosen.pack(),
             Self::Open(chosen) => OPEN | chosen.pack(),
             Self::Stray(chosen) => STRAY | chosen.pack(),
+            Self::Decapsulate => DECAPSULATE,
+            Self::Tunnel(onward) => TUNNEL | onward.pack(),
             Self::Unusual => UNUSUAL,
             Self::Unbalanced => UNBALANCED,
+            Self::Probe => PROBE,
             Self::Refuse(refusal) => REFUSE | refusal.pack(),
         }
     }
@@ -176,10 +194,14 @@ fn judge<F: Family>(ctx: &XdpContext, ethernet: &mut EthHdr, mut cursor: Cursor<
     if !F::bit(F::destination(ip)).is_set(filter) {
         return NOT_OURS;
     }
-    if let Some(protocol @ (protocol::TCP | protocol::UDP)) = F::plain(ip, &mut cursor)
-        && let Some(transport) = transport::parse(&mut cursor, protocol)
-    {
-        return balance::handle::<F>(ctx, ethernet, ip, transport);
+    match F::plain(ip, &mut cursor) {
+        Some(protocol @ (protocol::TCP | protocol::UDP)) => {
+            if let Some(transport) = transport::parse(&mut cursor, protocol) {
+                return balance::handle::<F>(ctx, ethernet, ip, transport);
+            }
+        }
+        Some(protocol) if protocol == F::ENCAPSULATED => return Verdict::Decapsulate,
+        _ => {}
     }
     Verdict::Unusual
 }
@@ -191,6 +213,9 @@ fn finish<F: Family + Stages>(ctx: &XdpContext, verdict: Verdict) -> Action {
         Verdict::Done(action) => return action,
         verdict => verdict.pack(),
     };
+    if word & KIND == DECAPSULATE {
+        word = F::decapsulate(ctx, 0);
+    }
     if word & KIND == UNUSUAL {
         word = F::unusual(ctx, 0);
     }
@@ -203,8 +228,14 @@ fn finish<F: Family + Stages>(ctx: &XdpContext, verdict: Verdict) -> Action {
     if word & KIND == STRAY {
         word = F::stray(ctx, word & !KIND);
     }
+    if word & KIND == TUNNEL {
+        word = F::tunnel(ctx, word & !KIND);
+    }
     if word & KIND == UNBALANCED {
         word = F::unbalanced(ctx, 0);
+    }
+    if word & KIND == PROBE {
+        word = F::probe(ctx, 0);
     }
     if word & KIND == REFUSE {
         word = F::refuse(ctx, word & !KIND);

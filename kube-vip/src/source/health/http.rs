@@ -39,7 +39,7 @@ pub(super) async fn ask(
 }
 
 /// The status in an answer's first line.
-pub fn status(answer: &[u8]) -> Option<u16> {
+pub(crate) fn status(answer: &[u8]) -> Option<u16> {
     let line = &answer[..answer.iter().position(|byte| *byte == b'\n')?];
     let line = line.strip_suffix(b"\r").unwrap_or(line);
     let [minor, b' ', digits @ ..] = line.strip_prefix(b"HTTP/1.")? else { return None };

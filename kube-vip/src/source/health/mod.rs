@@ -20,7 +20,7 @@ use tokio::task::AbortHandle;
 use tokio::time::{Instant, MissedTickBehavior, interval_at};
 use tracing::{info, warn};
 
-pub use self::http::status as http_status;
+pub(crate) use self::http::status as http_status;
 use self::probe::{Outcome, Prober};
 use self::tally::{Change, Tally};
 pub(crate) use self::tls::check_ca_file;
