@@ -18,6 +18,10 @@ pub const ORDINARY_TTL: u8 = 64;
 /// mark is, but from the agent's own address. Below the range: routers only lead away from it.
 pub const PROBE_TTL: u8 = FIRST - 1;
 
+/// The priority (`SO_PRIORITY`) of an agent's sockets to backends, by which programs at cgroups know
+/// them: no class of any queue, and best effort where only its lower bits count.
+pub const PROBE_PRIORITY: u32 = 0x6b70;
+
 /// The TTL of a frame on its way to the agent at `position`.
 #[inline(always)]
 pub const fn ttl(position: u8) -> u8 {

@@ -53,6 +53,10 @@ pub struct Config {
     pub load_balancers: Vec<LoadBalancer>,
     /// How arriving packets are to be handled.
     pub xdp_mode: XdpMode,
+    /// Whose sockets on this host are led to backends.
+    pub local_clients: LocalClients,
+    /// The cgroup2 directory whose processes those are, where it is not to be looked for.
+    pub cgroup_root: Option<PathBuf>,
     /// Let the kernel programs write log lines on their rare paths.
     pub log_data_plane: bool,
     /// Sizes of the maps.
@@ -143,6 +147,18 @@ pub enum XdpMode {
     /// In the network stack.
     Generic,
     /// By the kernel alone.
+    None,
+}
+
+/// Whose sockets on a host are led to backends.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LocalClients {
+    /// Those of processes in the agent's own network namespace.
+    #[default]
+    Host,
+    /// Those of all network namespaces.
+    All,
+    /// Nobody's: packets go through the owner.
     None,
 }
 

@@ -4,7 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use kube_vip_common::mark::PROBE_TTL;
+use kube_vip_common::mark::{PROBE_PRIORITY, PROBE_TTL};
 use socket2::SockRef;
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::{Instant, timeout};
@@ -137,6 +137,8 @@ async fn connect(address: SocketAddr) -> io::Result<TcpStream> {
         SocketAddr::V4(_) => options.set_ttl_v4(PROBE_TTL.into())?,
         SocketAddr::V6(_) => options.set_unicast_hops_v6(PROBE_TTL.into())?,
     }
+    // Refused without CAP_NET_ADMIN, which an agent that has programs at cgroups has.
+    let _ = options.set_priority(PROBE_PRIORITY);
     socket.set_zero_linger()?;
     let stream = socket.connect(address).await?;
     // Where nobody listens on a port of this host that is free for clients, a socket may meet
