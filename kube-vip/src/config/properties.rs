@@ -129,6 +129,7 @@ fn balancer() -> impl Strategy<Value = LoadBalancer> {
                     health_check,
                     all_down: if refuse { AllDown::Refuse } else { AllDown::Keep },
                     no_backend: if drop { NoBackend::Drop } else { NoBackend::Refuse },
+                    rate_limit,
                     backends,
                 }
             },
