@@ -22,6 +22,7 @@ mod places;
 mod probe;
 mod reply;
 mod reset;
+mod sockets;
 mod tunnel;
 mod unbalanced;
 mod unreachable;
