@@ -242,6 +242,18 @@ alone! {
     only_unbalanced6: unbalanced6(0);
     only_refuse4: refuse4(0);
     only_refuse6: refuse6(0);
+    only_locate4: locate4(0);
+    only_locate6: locate6(0);
+    only_nat4: nat4(0);
+    only_nat6: nat6(0);
+    only_nat_open4: nat_open4(0);
+    only_nat_open6: nat_open6(0);
+    only_nat_seek4: nat_seek4(0);
+    only_nat_seek6: nat_seek6(0);
+    only_nat_begin4: nat_begin4(0);
+    only_nat_begin6: nat_begin6(0);
+    only_nat_reply4: nat_reply4(0);
+    only_nat_reply6: nat_reply6(0);
     only_pop_tags: pop_tags();
     only_push_tags: push_tags(0, XDP_PASS);
     only_arp: arp();
