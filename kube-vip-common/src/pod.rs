@@ -11,6 +11,7 @@ use crate::filter::Filter;
 use crate::flow::{Endpoint4, Endpoint6, Tuple4, Tuple6};
 use crate::frontend::{Frontend, FrontendKey, Listed};
 use crate::lease::Lease;
+use crate::nat::{Nat4, Nat6, PortRange};
 use crate::node::{Node, Peer, PeerKey, Uplink};
 use crate::rate::{Allowance, Client};
 use crate::settings::Settings;
@@ -48,9 +49,12 @@ pod!(
     Lease,
     Line,
     Listed,
+    Nat4,
+    Nat6,
     Node,
     Peer,
     PeerKey,
+    PortRange,
     Settings,
     Traffic,
     Tuple4,

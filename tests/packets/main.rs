@@ -15,7 +15,11 @@ mod echo;
 mod extensions;
 mod fence;
 mod forward;
+<<<<<<< HEAD
 mod health;
+=======
+mod nat;
+>>>>>>> main
 mod nd;
 mod passing;
 mod places;

@@ -6,10 +6,15 @@ use std::net::IpAddr;
 use kube_vip_common::table::MAX_MEMBERS;
 
 use super::file::table_size;
+use super::forwarding;
 use super::reader::{Section, address, quote};
 use super::{Affinity, AllDown, Backend, LoadBalancer, NoBackend, Protocol, TableSize, health};
 
+<<<<<<< HEAD
 const KEYS: [&str; 12] = [
+=======
+const KEYS: [&str; 10] = [
+>>>>>>> main
     "name",
     "type",
     "port",
@@ -18,10 +23,15 @@ const KEYS: [&str; 12] = [
     "backends",
     "tableSize",
     "sessionAffinity",
+<<<<<<< HEAD
     "healthCheck",
     "allDown",
     "noBackend",
     "rateLimit",
+=======
+    "forwardingMethod",
+    "natSource",
+>>>>>>> main
 ];
 const BACKEND_KEYS: [&str; 4] = ["address", "port", "url", "weight"];
 
@@ -35,6 +45,8 @@ const MOST_RATE: u32 = 1_000_000;
 pub(super) struct Defaults<'a> {
     pub(super) vips: &'a [IpAddr],
     pub(super) table_size: TableSize,
+    /// There are ports for translated connections from the hosts' own addresses.
+    pub(super) nat_ports: bool,
 }
 
 /// Reads all load balancers but those of type http.
@@ -80,10 +92,15 @@ fn load_balancer(entry: &Section<'_>, defaults: &Defaults<'_>) -> Option<LoadBal
     let bind_to_vip = entry.boolean("bindToVip").unwrap_or(false);
     let table_size = table_size(entry).unwrap_or(defaults.table_size);
     let affinity = affinity(entry);
+<<<<<<< HEAD
     let health_check = health::read(entry, protocol);
     let all_down = word(entry, "allDown", [("keep", AllDown::Keep), ("refuse", AllDown::Refuse)]);
     let no_backend =
         word(entry, "noBackend", [("refuse", NoBackend::Refuse), ("drop", NoBackend::Drop)]);
+=======
+    let forwarding = forwarding::method(entry);
+    let nat_source = forwarding::source(entry, defaults.nat_ports);
+>>>>>>> main
     let backends = backends(entry, port, defaults);
     let name = match (entry.text("name"), protocol, port) {
         (Some(name), ..) => name.value,
@@ -98,10 +115,15 @@ fn load_balancer(entry: &Section<'_>, defaults: &Defaults<'_>) -> Option<LoadBal
         bind_to_vip,
         table_size,
         affinity,
+<<<<<<< HEAD
         health_check,
         all_down,
         no_backend,
         rate_limit: entry.number("rateLimit", 1, MOST_RATE),
+=======
+        forwarding,
+        nat_source,
+>>>>>>> main
         backends,
     };
     fits(entry, &lb);

@@ -3,8 +3,13 @@
 mod balancers;
 mod error;
 mod file;
+<<<<<<< HEAD
 mod health;
+=======
+mod forwarding;
+>>>>>>> main
 mod host;
+mod host_ports;
 mod limits;
 mod nearest;
 mod peers;
@@ -21,8 +26,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub use error::{ConfigError, Problem};
+pub use forwarding::{Forwarding, NatSource};
 pub use host::check_host;
+pub use host_ports::check_host_ports;
 pub use kube_vip_common::frontend::{Affinity, Protocol};
+pub use kube_vip_common::nat::PortRange;
 pub use kube_vip_common::table::TableSize;
 pub use sample::SAMPLE;
 
@@ -58,6 +66,8 @@ pub struct Config {
     pub load_balancers: Vec<LoadBalancer>,
     /// How arriving packets are to be handled.
     pub xdp_mode: XdpMode,
+    /// Ports of the hosts' own addresses for connections that are translated to come from there.
+    pub nat_ports: Option<PortRange>,
     /// Whose sockets on this host are led to backends.
     pub local_clients: LocalClients,
     /// The cgroup2 directory whose processes those are, where it is not to be looked for.
@@ -213,6 +223,7 @@ pub struct LoadBalancer {
     pub table_size: TableSize,
     /// What is hashed to choose a backend.
     pub affinity: Affinity,
+<<<<<<< HEAD
     /// How they are looked at; nothing where they are not.
     pub health_check: Option<HealthCheck>,
     /// What is done while all of them fail their checks.
@@ -221,6 +232,12 @@ pub struct LoadBalancer {
     pub no_backend: NoBackend,
     /// So many new connections a client may open in a second; nothing: as many as it likes.
     pub rate_limit: Option<u32>,
+=======
+    /// Which ways to the backends are taken.
+    pub forwarding: Forwarding,
+    /// Where translated connections come from.
+    pub nat_source: NatSource,
+>>>>>>> main
     /// Who serves it.
     pub backends: Vec<Backend>,
 }
@@ -313,6 +330,8 @@ pub struct Limits {
     pub backends: u32,
     /// Connections delivered on this host, per address family.
     pub flows: u32,
+    /// Connections translated on this host, per address family.
+    pub nat: u32,
 }
 
 #[cfg(test)]

@@ -115,6 +115,7 @@ impl Mirror {
     }
 }
 
+<<<<<<< HEAD
 fn value((protocol, address): &Server, flags: u16) -> Backend {
     Backend {
         address: address.ip().into(),
@@ -126,9 +127,13 @@ fn value((protocol, address): &Server, flags: u16) -> Backend {
 }
 
 /// The name of the node a backend is on, if packets get there.
+=======
+/// The name of the node that packets to a backend go to, if they get there.
+>>>>>>> main
 pub(super) fn usable(backend: &plan::Backend) -> Option<&str> {
-    match backend.way {
+    match &backend.way {
         Way::Here | Way::Peer => backend.node.as_deref(),
+        Way::Nat(hop) => Some(hop),
         Way::None(_) => None,
     }
 }
