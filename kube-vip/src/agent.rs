@@ -1,7 +1,7 @@
 //! The agent's main loop: what is learnt becomes a view, the view a plan, the plan what drivers do.
 
 use std::collections::BTreeSet;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,12 +20,11 @@ use crate::election::fixed;
 use crate::observe;
 use crate::plan::{self, Desired, Grant};
 use crate::publish::{InstanceLock, StatusSocket, VipLocks, run_dir};
-use crate::source::health::Healths;
 use crate::source::links::Links;
 use crate::source::neighbours::Hops;
-use crate::source::{file, health, links, neighbours};
+use crate::source::{file, links, neighbours};
 use crate::status;
-use crate::view::{Check, Standing, View};
+use crate::view::{Standing, View};
 
 /// What nobody reports (a foreign program detached ours, a map was changed by hand) is looked for
 /// this often.
@@ -56,8 +55,6 @@ struct Agent {
     links: watch::Receiver<Links>,
     hops: watch::Receiver<Hops>,
     wanted: watch::Sender<BTreeSet<IpAddr>>,
-    health: watch::Receiver<Healths>,
-    checks: watch::Sender<BTreeSet<Check>>,
     standing: Standing,
     /// What the data plane was told this host owns.
     granted: Option<Grant>,
@@ -85,7 +82,6 @@ pub async fn run(config_path: &Path, config: Config) -> anyhow::Result<()> {
     let config = Arc::new(config);
     let mut files = file::watch(config_path.to_owned(), Arc::clone(&config));
     let (wanted, asked) = watch::channel(plan::wanted(&config).collect());
-    let (checks, to_check) = watch::channel(plan::checks(&config));
     let mut driver = Driver::open(&config.instance, &config.limits);
     let voices = driver.voices();
     let fence = driver.fence();
@@ -97,8 +93,6 @@ pub async fn run(config_path: &Path, config: Config) -> anyhow::Result<()> {
         links: links::follow().await?,
         hops: neighbours::follow(asked).await?,
         wanted,
-        health: health::follow(to_check),
-        checks,
         standing: fixed::standing(&config),
         granted: None,
         state: Arc::new(Mutex::new(State {
@@ -140,7 +134,6 @@ pub async fn run(config_path: &Path, config: Config) -> anyhow::Result<()> {
             Some(read) = files.recv() => agent.take_up(read).await,
             Ok(()) = agent.links.changed() => {}
             Ok(()) = agent.hops.changed() => {}
-            Ok(()) = agent.health.changed() => {}
             _ = look.tick() => {}
         }
         if !agent.reconcile().await {
@@ -181,7 +174,6 @@ impl Agent {
                 new.limits = state.config.limits.clone();
                 info!("{} has changed: taken up", state.config_path.display());
                 self.wanted.send_replace(plan::wanted(&new).collect());
-                self.checks.send_replace(plan::checks(&new));
                 self.standing = fixed::standing(&new);
                 state.config = Arc::new(new);
                 state.refused = None;
@@ -201,7 +193,6 @@ impl Agent {
             config: Arc::clone(&state.config),
             links: state.links.clone(),
             hops: self.hops.borrow_and_update().clone(),
-            health: self.health.borrow_and_update().clone(),
             standing: self.standing.clone(),
         };
         let desired = plan::plan(&view);
@@ -241,7 +232,6 @@ impl Agent {
         }
         state.failures = failures;
         self.granted = desired.dataplane.vips.values().find_map(|vip| vip.grant);
-        tell_all_down(&state.desired, &desired);
         state.desired = desired;
         state.failures.is_empty()
     }
@@ -287,21 +277,6 @@ fn fits_in(new: &Config, old: &Config) -> anyhow::Result<()> {
         );
     }
     Ok(())
-}
-
-/// Says where all backends of a load balancer have gone down, and where some are up again.
-fn tell_all_down(before: &Desired, now: &Desired) {
-    for (port, frontend) in &now.dataplane.frontends {
-        let before = before.dataplane.frontends.get(port).is_some_and(|old| old.all_down);
-        let (address, name) = (SocketAddr::new(port.0, port.1), &frontend.name);
-        match (before, frontend.all_down) {
-            (false, true) => {
-                warn!("{name} at {address}: all backends fail their checks, so all are kept");
-            }
-            (true, false) => info!("{name} at {address}: backends pass their checks again"),
-            _ => {}
-        }
-    }
 }
 
 fn foreign(report: &Report) -> Vec<String> {

@@ -135,12 +135,10 @@ fn elsewhere() -> Backends {
 fn frontend(v6: bool, size: TableSize, backends: Backends) -> Frontend {
     let backends: BTreeMap<_, _> = backends
         .into_iter()
-        .map(|(number, node, way)| (backend(v6, number), Backend::new(Some(node), 1, way)))
+        .map(|(number, node, way)| {
+            (backend(v6, number), Backend { node: Some(node), weight: 1, way })
+        })
         .collect();
     let (name, affinity) = ("measured".to_owned(), Affinity::None);
-<<<<<<< HEAD
-    Frontend { name, size, affinity, seed: 7, backends, ..Frontend::default() }
-=======
     Frontend { name, size, affinity, seed: 7, host_address: false, from_node: false, backends }
->>>>>>> main
 }

@@ -62,13 +62,8 @@ pub struct Balancer {
     pub bind_to_vip: bool,
     /// Who serves it.
     pub backends: Vec<SocketAddr>,
-<<<<<<< HEAD
-    /// Further settings, as they stand in the file.
-    pub settings: Vec<String>,
-=======
     /// Lines of its own, as they are.
     pub extra: Vec<String>,
->>>>>>> main
 }
 
 impl Config {
@@ -96,15 +91,6 @@ impl Config {
 impl Balancer {
     /// `name` on the virtual addresses at `port`, served by `backends`.
     pub fn new(name: &str, transport: Transport, port: u16, backends: Vec<SocketAddr>) -> Self {
-<<<<<<< HEAD
-        let settings = Vec::new();
-        Self { name: name.to_owned(), transport, port, bind_to_vip: true, backends, settings }
-    }
-
-    /// The same with a further setting, like `noBackend: drop`.
-    pub fn with(mut self, setting: &str) -> Self {
-        self.settings.push(setting.to_owned());
-=======
         Self {
             name: name.to_owned(),
             transport,
@@ -118,7 +104,6 @@ impl Balancer {
     /// The same with another line (`natSource: node`).
     pub fn with(mut self, line: &str) -> Self {
         self.extra.push(line.to_owned());
->>>>>>> main
         self
     }
 
@@ -160,16 +145,9 @@ impl fmt::Display for Config {
                 Transport::Udp => "udp",
             };
             writeln!(out, "- name: {}\n  type: {kind}\n  port: {}", balancer.name, balancer.port)?;
-<<<<<<< HEAD
-            for setting in &balancer.settings {
-                writeln!(out, "  {setting}")?;
-            }
-            writeln!(out, "  bindToVip: {}\n  backends:", balancer.bind_to_vip)?;
-=======
             writeln!(out, "  bindToVip: {}", balancer.bind_to_vip)?;
             balancer.extra.iter().try_for_each(|line| writeln!(out, "  {line}"))?;
             writeln!(out, "  backends:")?;
->>>>>>> main
             for backend in &balancer.backends {
                 let (address, port) = (backend.ip(), backend.port());
                 writeln!(out, "  - {{address: \"{address}\", port: {port}}}")?;

@@ -45,7 +45,6 @@ mod server;
 mod sys;
 mod topology;
 mod wait;
-mod web;
 
 pub use agent::{Agent, Launch, PATIENCE, program};
 pub use agents::{Agents, Setup};
@@ -67,4 +66,3 @@ pub use report::{Failure, Progress, Report};
 pub use server::Server;
 pub use topology::Topology;
 pub use wait::eventually;
-pub use web::{Authority, Web};

@@ -73,11 +73,7 @@ impl At {
             Self::On(node, _) => (Some(node), Way::Peer),
             Self::Plain(_) => (None, Way::Nat(PLAIN_HOP.to_owned())),
         };
-<<<<<<< HEAD
-        Backend::new(Some(node.to_owned()), 1, way)
-=======
         Backend { node: node.map(str::to_owned), weight: 1, way }
->>>>>>> main
     }
 }
 
@@ -90,13 +86,9 @@ pub(crate) fn frontend(v6: bool, backends: &[At]) -> Frontend {
         size: TableSize::S251,
         affinity: Affinity::None,
         seed: SEED,
-<<<<<<< HEAD
-=======
         host_address: false,
         from_node: false,
->>>>>>> main
         backends: backends.iter().map(|at| (at.address(v6), at.backend())).collect(),
-        ..Frontend::default()
     }
 }
 

@@ -15,11 +15,7 @@ mod echo;
 mod extensions;
 mod fence;
 mod forward;
-<<<<<<< HEAD
-mod health;
-=======
 mod nat;
->>>>>>> main
 mod nd;
 mod passing;
 mod places;

@@ -42,16 +42,12 @@ mod deliver;
 mod direct;
 mod echo;
 mod forward;
-<<<<<<< HEAD
-pub(crate) mod limited;
-=======
 pub(crate) mod locate;
 pub(crate) mod nat;
 pub(crate) mod nat_begin;
 pub(crate) mod nat_open;
 pub(crate) mod nat_reply;
 pub(crate) mod nat_seek;
->>>>>>> main
 pub(crate) mod nd;
 pub(crate) mod open;
 pub(crate) mod pick;
@@ -103,8 +99,6 @@ pub enum Verdict {
     Done(Action),
     /// It is no plain TCP or UDP.
     Unusual,
-    /// It opens a connection where clients may not open as many as they like.
-    Limited(Chosen),
     /// It is the first packet of a flow to be delivered here.
     Open(Chosen),
     /// It is to be translated.
@@ -139,15 +133,10 @@ const UNUSUAL: u64 = 5 << 56;
 const DECAPSULATE: u64 = 6 << 56;
 const TUNNEL: u64 = 7 << 56;
 const PROBE: u64 = 8 << 56;
-<<<<<<< HEAD
-const UNUSUAL: u64 = 5 << 56;
-const LIMITED: u64 = 32 << 56;
-=======
 const NAT: u64 = 9 << 56;
 const NAT_OPEN: u64 = 10 << 56;
 const NAT_SEEK: u64 = 11 << 56;
 const NAT_BEGIN: u64 = 12 << 56;
->>>>>>> main
 const KIND: u64 = 0xff << 56;
 /// Where a port is, above what is chosen.
 const PORT: u32 = 40;
@@ -158,7 +147,6 @@ impl Verdict {
     pub const fn pack(self) -> u64 {
         match self {
             Self::Done(action) => DONE | action as u64,
-            Self::Limited(chosen) => LIMITED | chosen.pack(),
             Self::Open(chosen) => OPEN | chosen.pack(),
             Self::Nat(chosen) => NAT | chosen.pack(),
             Self::NatOpen(chosen) => NAT_OPEN | chosen.pack(),
@@ -266,9 +254,6 @@ fn finish<F: Family + Stages>(ctx: &XdpContext, verdict: Verdict) -> Action {
     }
     if word & KIND == UNUSUAL {
         word = F::unusual(ctx, 0);
-    }
-    if word & KIND == LIMITED {
-        word = F::limited(ctx, word & !KIND);
     }
     if word & KIND == OPEN {
         word = F::open(ctx, word & !KIND);

@@ -1,19 +1,14 @@
 //! The first packet of a flow that is to be delivered here: the flow is recorded.
 
 use aya_ebpf::programs::XdpContext;
-<<<<<<< HEAD
-use kube_vip_common::frontend::SILENT;
-use kube_vip_common::node::THIS_NODE;
-=======
 use kube_vip_common::node::{NAT, THIS_NODE};
->>>>>>> main
 use kube_vip_common::stats::Reason;
 use kube_vip_common::table::Slot;
 use network_types::eth::EthHdr;
 
 use super::forward::is_client_of;
 use super::transport::{self, Transport};
-use super::{Action, Chosen, Refusal, Verdict, balance, deliver, limited, pick};
+use super::{Action, Chosen, Refusal, Verdict, balance, deliver, pick};
 use crate::count;
 use crate::family::{Family, Payload, Ports};
 use crate::frame::{Cursor, length};
@@ -46,10 +41,7 @@ fn handle<F: Family>(ctx: &XdpContext, chosen: Chosen) -> Option<Verdict> {
         chosen.slot
     };
     if !slot.is_some() {
-        return Some(no_backend::<F>(ip, &transport, chosen));
-    }
-    if !transport.is_tcp() && limited::exceeded::<F>(ip, transport.ports) {
-        return Some(Verdict::Done(Action::Drop));
+        return Some(chosen.refuse(no_backend(&transport, chosen)));
     }
     let flow = F::tuple(F::source(ip), F::destination(ip), transport.ports);
     let Some(endpoint) = record::<F>(&flow, slot.backend()) else {
@@ -73,15 +65,12 @@ fn local<F: Family>(ip: &F::Header, ports: Ports) -> Slot {
 
 /// Nobody serves this frontend.
 #[inline(always)]
-fn no_backend<F: Family>(ip: &F::Header, transport: &Transport<'_>, chosen: Chosen) -> Verdict {
-    let key = F::frontend_key(F::destination(ip), transport.ports);
-    let silent = maps::frontend(key).is_some_and(|frontend| frontend.flags & SILENT != 0);
-    chosen.refuse(match (transport.is_tcp(), chosen.from_agent()) {
-        _ if silent => Refusal::Dropped(Reason::NoBackendDropped),
+fn no_backend(transport: &Transport<'_>, chosen: Chosen) -> Refusal {
+    match (transport.is_tcp(), chosen.from_agent()) {
         (true, false) => Refusal::Reset(Reason::NoBackendReset),
         (true, true) => Refusal::Closed(Reason::NoBackendReset),
         (false, _) => Refusal::Unreachable(Reason::NoBackendUnreachable),
-    })
+    }
 }
 
 /// Remembers both directions of a new flow.

@@ -145,13 +145,9 @@ pub(super) const MAP_NAMES: &[&str] = &[
     "FLOWS6",
     "REVERSE4",
     "REVERSE6",
-<<<<<<< HEAD
-    "RATES",
-=======
     "NAT4",
     "NAT6",
     "NAT_PORTS",
->>>>>>> main
     "CLIENTS",
 ];
 

@@ -5,13 +5,8 @@ use std::sync::Arc;
 use proptest::prelude::*;
 
 use super::*;
-<<<<<<< HEAD
-use crate::config::{AllDown, Config, XdpMode};
-use crate::view::{Health, Hop, Link, Mac};
-=======
 use crate::config::{Config, Forwarding, PortRange, XdpMode};
 use crate::view::{Hop, Link, Mac};
->>>>>>> main
 
 fn address(host: u8) -> IpAddr {
     Ipv4Addr::new(10, 0, 0, host).into()
@@ -62,7 +57,6 @@ fn view(own: u8, hosts: &[u8], backends: &[(u8, u16)], leader: bool) -> View {
         config: Arc::new(config),
         links: BTreeMap::from([("eth0".into(), link)]),
         hops: hops.collect(),
-        health: BTreeMap::new(),
         standing,
     }
 }
@@ -360,53 +354,4 @@ fn replies_are_looked_for_on_overlays_and_where_the_file_says() {
     assert_eq!(devices("replyDevices: [cni*, tunl7, eth0]"), ["cni0"]);
     assert_eq!(devices("replyDevices: auto,cni0"), ["cni0", "flannel.1", "genev_sys"]);
     assert_eq!(devices("uplinks: [flannel.1]"), ["genev_sys"]);
-}
-
-/// What the checks say of these backends: down.
-fn down(view: &mut View, hosts: &[u8]) {
-    for check in checks(&view.config) {
-        let up = !hosts.iter().any(|host| check.backend.ip() == address(*host));
-        let health = Health { up, ..Health::unknown(tokio::time::Instant::now()) };
-        view.health.insert(check, health);
-    }
-}
-
-fn excluded(view: &View) -> (Vec<u8>, bool) {
-    let desired = plan(view);
-    let frontend = desired.dataplane.frontends.values().next().expect("a frontend");
-    let excluded = frontend.backends.iter().filter(|(_, backend)| backend.share() == 0);
-    let host = |ip| (1u8..=9).find(|host| address(*host) == ip).expect("a small one");
-    (excluded.map(|(backend, _)| host(backend.ip())).collect(), frontend.all_down)
-}
-
-#[test]
-fn what_fails_its_checks_is_left_out_unless_all_do() {
-    let mut view = view(1, &[1, 2, 3], &[(1, 80), (2, 80), (3, 80)], true);
-    assert_eq!(excluded(&view), (vec![], false), "before the first look all are up");
-    down(&mut view, &[2]);
-    assert_eq!(excluded(&view), (vec![2], false));
-    down(&mut view, &[1, 2, 3]);
-    assert_eq!(excluded(&view), (vec![], true));
-    // One that cannot be reached is none to be kept.
-    down(&mut view, &[1, 2]);
-    view.hops.insert(address(3), Hop::Unresolved { interface: 2 });
-    assert_eq!(excluded(&view), (vec![], true));
-    let mut config = Config::clone(&view.config);
-    config.load_balancers[0].all_down = AllDown::Refuse;
-    view.config = config.into();
-    assert_eq!(excluded(&view), (vec![1, 2], false));
-}
-
-#[test]
-fn what_load_balancers_ask_alike_is_asked_once() {
-    let mut config = Config::clone(&view(1, &[1, 2], &[(1, 80), (2, 80)], true).config);
-    let mut second = config.load_balancers[0].clone();
-    second.port = 81;
-    config.load_balancers.push(second.clone());
-    assert_eq!(checks(&config).len(), 2);
-    second.health_check.as_mut().expect("TCP is checked").port = Some(8000);
-    config.load_balancers.push(second);
-    assert_eq!(checks(&config).len(), 4);
-    config.load_balancers.iter_mut().for_each(|balancer| balancer.health_check = None);
-    assert!(checks(&config).is_empty());
 }
