@@ -46,7 +46,7 @@ pub(super) fn handle<F: Family>(
             return if goes_on { Verdict::Stray(chosen) } else { Verdict::Open(chosen) };
         }
     }
-    forward::handle::<F>(ctx, ethernet, ip, slot)
+    forward::handle::<F>(ctx, ethernet, ip, chosen)
 }
 
 /// What chooses the packet's slot.

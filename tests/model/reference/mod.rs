@@ -9,6 +9,7 @@ mod balance;
 mod checksum;
 pub(crate) mod host;
 mod leave;
+mod nat;
 mod nd;
 pub(crate) mod packet;
 mod probe;
