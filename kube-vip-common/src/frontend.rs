@@ -61,10 +61,11 @@ pub struct Frontend {
     pub id: u32,
     /// Slots of its table. A change of size comes with a new id, so that the two always fit.
     pub slots: u32,
-    /// Any of [`CLIENT_AFFINITY`], [`HOST_ADDRESS`], [`FROM_NODE`].
+    /// Any of [`CLIENT_AFFINITY`], [`HOST_ADDRESS`], [`FROM_NODE`], [`SILENT`].
     pub flags: u32,
-    /// Always 0.
-    pub pad: u32,
+    /// Nanoseconds from one new connection of a client to its next; 0 where they are not limited.
+    /// See [`rate`](crate::rate).
+    pub interval: u32,
 }
 
 /// Value of `FRONTEND_LIST`, by [`Frontend::id`].
@@ -109,6 +110,9 @@ pub const HOST_ADDRESS: u32 = 2;
 /// Flag of [`Frontend`]: connections that are translated come from this host's own address, with
 /// ports from `SETTINGS`, not from the VIP.
 pub const FROM_NODE: u32 = 4;
+
+/// Flag of [`Frontend`]: a client that finds no backend is not answered.
+pub const SILENT: u32 = 8;
 
 assert_size!(FrontendKey: 24, Frontend: 24, Listed: 48);
 

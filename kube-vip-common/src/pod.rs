@@ -13,6 +13,7 @@ use crate::frontend::{Frontend, FrontendKey, Listed};
 use crate::lease::Lease;
 use crate::nat::{Nat4, Nat6, PortRange};
 use crate::node::{Node, Peer, PeerKey, Uplink};
+use crate::rate::{Allowance, Client};
 use crate::settings::Settings;
 use crate::stats::{BackendTraffic, Count, Traffic};
 use crate::table::Line;
@@ -30,8 +31,10 @@ macro_rules! pod {
 
 pod!(
     Address,
+    Allowance,
     Backend,
     BackendTraffic,
+    Client,
     ClientEnd,
     ClientKey,
     Clock,

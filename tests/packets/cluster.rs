@@ -73,7 +73,7 @@ impl At {
             Self::On(node, _) => (Some(node), Way::Peer),
             Self::Plain(_) => (None, Way::Nat(PLAIN_HOP.to_owned())),
         };
-        Backend { node: node.map(str::to_owned), weight: 1, way }
+        Backend::new(node.map(str::to_owned), 1, way)
     }
 }
 
@@ -86,9 +86,8 @@ pub(crate) fn frontend(v6: bool, backends: &[At]) -> Frontend {
         size: TableSize::S251,
         affinity: Affinity::None,
         seed: SEED,
-        host_address: false,
-        from_node: false,
         backends: backends.iter().map(|at| (at.address(v6), at.backend())).collect(),
+        ..Frontend::default()
     }
 }
 

@@ -1,7 +1,7 @@
 //! To a backend on this host: destination rewritten to it, then up. The client's address stays, so
 //! connection tracking, policies and the backend itself see who it is.
 
-use kube_vip_common::backend::IN_USE;
+use kube_vip_common::backend::{DOWN, IN_USE};
 use kube_vip_common::mark::ORDINARY_TTL;
 use kube_vip_common::stats::Reason;
 
@@ -62,6 +62,8 @@ fn is_there<F: Family>(endpoint: &F::Endpoint) -> bool {
 #[inline(always)]
 pub(super) fn is_backend<F: Family>(id: u32, address: F::Bytes, port: u16) -> bool {
     BACKENDS.get(id).is_some_and(|backend| {
-        backend.flags & IN_USE != 0 && backend.port == port && F::bytes(&backend.address) == address
+        backend.flags & (IN_USE | DOWN) == IN_USE
+            && backend.port == port
+            && F::bytes(&backend.address) == address
     })
 }
