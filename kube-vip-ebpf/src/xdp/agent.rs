@@ -1,7 +1,6 @@
 //! Frames from other agents. What the mark is and when it is believed:
 //! [`kube_vip_common::mark`].
 
-use kube_vip_common::mark::PROBE_TTL;
 use kube_vip_common::node::THIS_NODE;
 use kube_vip_common::{mark, node};
 use network_types::eth::EthHdr;
@@ -21,10 +20,4 @@ pub(super) fn position<F: Family>(ethernet: &EthHdr, ip: &F::Header) -> Option<u
     // a tunnel only its agent sends.
     let is_own = F::source(ip) == F::of_node(NODES.get(number)?);
     (!is_own || node::tunnelled(number).octets == ethernet.src_addr).then_some(position)
-}
-
-/// Whether it is another agent's own look at a backend: for that backend and no other.
-#[inline(always)]
-pub(super) fn is_probe<F: Family>(ethernet: &EthHdr, ip: &F::Header) -> bool {
-    F::ttl(ip) == PROBE_TTL && maps::peer(ethernet.src_addr).is_some()
 }

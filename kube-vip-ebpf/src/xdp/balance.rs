@@ -3,6 +3,7 @@
 use aya_ebpf::programs::XdpContext;
 use kube_vip_common::frontend::{CLIENT_AFFINITY, Frontend, HOST_ADDRESS};
 use kube_vip_common::hash::FlowHash;
+use kube_vip_common::mark::PROBE_TTL;
 use kube_vip_common::node::THIS_NODE;
 use kube_vip_common::table::Slot;
 use network_types::eth::EthHdr;
@@ -26,7 +27,8 @@ pub(super) fn handle<F: Family>(
         return Verdict::Unbalanced;
     };
     let host_address = frontend.flags & HOST_ADDRESS != 0;
-    if host_address && agent::is_probe::<F>(ethernet, ip) {
+    // An agent's own look at a backend: for that backend and no other.
+    if host_address && F::ttl(ip) == PROBE_TTL {
         return Verdict::Done(Action::Pass);
     }
     count::frontend(frontend.id, length(ctx));
@@ -37,9 +39,6 @@ pub(super) fn handle<F: Family>(
     };
     let position = agent::position::<F>(ethernet, ip);
     let chosen = Chosen { slot, position, host_address };
-    if transport.opens && frontend.interval != 0 && !chosen.from_agent() {
-        return Verdict::Limited(chosen);
-    }
     // The sender's choice of node counts: its table and ours may differ for a moment.
     let ours = chosen.from_agent() || slot.node() == THIS_NODE || !slot.is_some();
     // Without any backend too: connections known here go on until they end.

@@ -42,7 +42,7 @@ mod deliver;
 mod direct;
 mod echo;
 mod forward;
-pub(crate) mod limited;
+mod limited;
 pub(crate) mod locate;
 pub(crate) mod nat;
 pub(crate) mod nat_begin;
@@ -100,8 +100,6 @@ pub enum Verdict {
     Done(Action),
     /// It is no plain TCP or UDP.
     Unusual,
-    /// It opens a connection where clients may not open as many as they like.
-    Limited(Chosen),
     /// It is the first packet of a flow to be delivered here.
     Open(Chosen),
     /// It is to be translated.
@@ -140,7 +138,6 @@ const NAT: u64 = 9 << 56;
 const NAT_OPEN: u64 = 10 << 56;
 const NAT_SEEK: u64 = 11 << 56;
 const NAT_BEGIN: u64 = 12 << 56;
-const LIMITED: u64 = 32 << 56;
 const KIND: u64 = 0xff << 56;
 /// Where a port is, above what is chosen.
 const PORT: u32 = 40;
@@ -151,7 +148,6 @@ impl Verdict {
     pub const fn pack(self) -> u64 {
         match self {
             Self::Done(action) => DONE | action as u64,
-            Self::Limited(chosen) => LIMITED | chosen.pack(),
             Self::Open(chosen) => OPEN | chosen.pack(),
             Self::Nat(chosen) => NAT | chosen.pack(),
             Self::NatOpen(chosen) => NAT_OPEN | chosen.pack(),
@@ -259,9 +255,6 @@ fn finish<F: Family + Stages>(ctx: &XdpContext, verdict: Verdict) -> Action {
     }
     if word & KIND == UNUSUAL {
         word = F::unusual(ctx, 0);
-    }
-    if word & KIND == LIMITED {
-        word = F::limited(ctx, word & !KIND);
     }
     if word & KIND == OPEN {
         word = F::open(ctx, word & !KIND);

@@ -44,7 +44,7 @@ fn handle<F: Family>(ctx: &XdpContext, chosen: Chosen) -> Option<Verdict> {
     if !slot.is_some() {
         return Some(no_backend::<F>(ip, &transport, chosen));
     }
-    if !transport.is_tcp() && limited::exceeded::<F>(ip, transport.ports) {
+    if limited::exceeded::<F>(ip, transport.ports) {
         return Some(Verdict::Done(Action::Drop));
     }
     let flow = F::tuple(F::source(ip), F::destination(ip), transport.ports);

@@ -23,7 +23,7 @@ pub(super) fn judge(
     frontend: Frontend,
     transport: Transport,
 ) -> End {
-    if frontend.host_address && ip.ttl == LOOK && host.is.peers.contains_key(&frame.from) {
+    if frontend.host_address && ip.ttl == LOOK {
         return End::Untouched;
     }
     add(&mut host.has.arrived, frontend.id, frame.length());
