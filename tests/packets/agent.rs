@@ -152,7 +152,11 @@ fn mark_is_not_believed_from_others() {
     let mut kernel = Kernel::new(&elsewhere(everywhere(&[At::On("third", 9)])));
     let third = Mac([2, 0, 0, 0, 0, 3]);
     let mut desired: DataPlane = elsewhere(everywhere(&[At::On("third", 9)]));
-    desired.nodes.insert("third".to_owned(), node(false, third, [PEER4.into(), PEER6.into()]));
+    let addresses = [
+        std::net::Ipv4Addr::new(10, 0, 0, 3).into(),
+        std::net::Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 3).into(),
+    ];
+    desired.nodes.insert("third".to_owned(), node(false, third, addresses));
     desired.nodes.get_mut("peer").expect("peer").addresses = vec![PEER4.into(), PEER6.into()];
     kernel.apply(&desired);
     for v6 in FAMILIES {

@@ -58,6 +58,8 @@ fn because(statuses: &[Value], node: &str, error: &str) -> Result<()> {
 }
 
 fn served_by(cluster: &Cluster, nodes: &[&str]) -> Result<()> {
+    // For a moment after a change hosts have different tables, and a connection that meets both is reset.
+    std::thread::sleep(Duration::from_secs(1));
     for vip in VIPS {
         let report = cluster.client.connect(Burst::new((vip, 80), 600))?;
         report.expect_all(600)?;
