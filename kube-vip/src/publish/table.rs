@@ -359,7 +359,7 @@ web       10.77.0.100:80/tcp                                            1204
         status.reply_devices.push(device);
         let text = render(&status, Style::default());
         assert!(
-            text.contains("\neth0: native XDP, tcx\nflannel.1: replies only, tcx\n\n"),
+            text.contains("\neth0: native XDP, tcx\nflannel.1: replies only, tcx\n"),
             "{text}"
         );
     }
