@@ -29,7 +29,8 @@ const PACKETS: usize = 1_000_000;
 const STEPS: usize = 250;
 
 /// What no test run of these programs can bring about: an LRU map that refuses a record, a frame
-/// without room before its start, clients on the host itself.
+/// without room before its start, clients on the host itself, and of those that arrive a limit: no frontend
+/// here has one.
 const NEVER: &[Reason] = &[
     Reason::FlowTableFull,
     Reason::TagLost,

@@ -358,10 +358,7 @@ web       10.77.0.100:80/tcp                                            1204
         let device = ReplyDeviceStatus { name, egress: EgressMode::Tcx, reason: None };
         status.reply_devices.push(device);
         let text = render(&status, Style::default());
-        assert!(
-            text.contains("\neth0: native XDP, tcx\nflannel.1: replies only, tcx\n"),
-            "{text}"
-        );
+        assert!(text.contains("\neth0: native XDP, tcx\nflannel.1: replies only, tcx\n"), "{text}");
     }
 
     #[test]
