@@ -16,6 +16,7 @@ pub mod filter;
 pub mod flow;
 pub mod frontend;
 pub mod hash;
+pub mod history;
 pub mod lease;
 pub mod maglev;
 pub mod mark;

@@ -8,7 +8,7 @@
 /// "IP TIME TO LIVE PARAMETER"), so a packet gets here only from 8 to 15 routers away.
 const FIRST: u8 = 240;
 
-/// Positions that fit into the range.
+/// Positions that fit into the range; [`history`](crate::history) says what they mean.
 pub const POSITIONS: u8 = 8;
 
 /// What the delivering host sets TTL and hop limit to, so that the kernel sees an ordinary packet.

@@ -13,9 +13,13 @@ pub struct Settings {
     pub closed_port: u16,
     /// Always 0.
     pub pad: u16,
+    /// A UDP flow ends when nothing has come for this many seconds.
+    pub udp_idle: u32,
+    /// Always 0.
+    pub pad2: u32,
 }
 
 /// Rare paths write log lines.
 pub const LOG: u32 = 1;
 
-assert_size!(Settings: 8);
+assert_size!(Settings: 16);
