@@ -6,6 +6,7 @@ use aya_ebpf::btf_maps::{Array, ArrayOfMaps, HashMap, LruHashMap, PerCpuArray, R
 use aya_ebpf::macros::btf_map;
 use kube_vip_common::address::Address;
 use kube_vip_common::backend::Backend;
+use kube_vip_common::clock::Clock;
 use kube_vip_common::event::{Event, EventTime, KINDS};
 use kube_vip_common::filter::Filter;
 use kube_vip_common::flow::{Endpoint4, Endpoint6, Tuple4, Tuple6};
@@ -109,6 +110,10 @@ pub static EVENT_TIMES: Array<EventTime, KINDS> = Array::new();
 /// What the agent tells the programs.
 #[btf_map]
 pub static SETTINGS: Array<Settings, 1> = Array::new();
+
+/// The time, by the agent's hand.
+#[btf_map]
+pub static CLOCK: Array<Clock, 1> = Array::new();
 
 /// The entry of an address that is ours to judge.
 #[inline(always)]

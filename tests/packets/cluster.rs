@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use kube_vip::dataplane::Port;
-use kube_vip::plan::{Backend, DataPlane, Frontend, Node, Vip, Way};
+use kube_vip::plan::{Backend, DataPlane, Frontend, NextHop, Node, Through, Vip, Way};
 use kube_vip::view::Mac;
 use kube_vip_common::frontend::{Affinity, Protocol};
 use kube_vip_common::table::TableSize;
@@ -106,7 +106,13 @@ fn desired(vip: &Vip, frontends: Frontends) -> DataPlane {
 }
 
 pub(crate) fn node(local: bool, mac: Mac, addresses: [IpAddr; 2]) -> Node {
-    Node { local, hop: Some((mac, IFINDEX)), addresses: addresses.to_vec() }
+    let hop = Some(link(mac, IFINDEX));
+    Node { local, hop4: hop.clone(), hop6: hop, addresses: addresses.to_vec() }
+}
+
+/// The way to a host on the same link.
+pub(crate) fn link(mac: Mac, interface: u32) -> NextHop {
+    NextHop { mac, interface, through: Through::Link, mtu: 1500 }
 }
 
 /// This host has the VIPs.

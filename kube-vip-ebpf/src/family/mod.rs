@@ -8,7 +8,7 @@ use kube_vip_common::address::Address;
 use kube_vip_common::checksum::Sum;
 use kube_vip_common::filter::Bit;
 use kube_vip_common::hash::FlowHash;
-use kube_vip_common::node::Node;
+use kube_vip_common::node::{Hop, Node};
 use network_types::eth::EthHdr;
 
 use crate::frame::{Cursor, Wire, Word};
@@ -128,6 +128,8 @@ pub trait Family {
     fn bit(bytes: Self::Bytes) -> Bit;
     /// This family's address of a node.
     fn of_node(node: &Node) -> Self::Bytes;
+    /// This family's way to a node.
+    fn hop(node: &Node) -> &Hop;
     /// What a change of address means for a checksum that covers it.
     fn change(old: Self::Bytes, new: Self::Bytes) -> Sum;
 

@@ -9,7 +9,7 @@ use kube_vip_common::filter::Bit;
 use kube_vip_common::flow::{DIRECT, Endpoint6, Tuple6};
 use kube_vip_common::hash::{FlowHash, ports};
 use kube_vip_common::mark::ORDINARY_TTL;
-use kube_vip_common::node::Node;
+use kube_vip_common::node::{Hop, Node};
 use network_types::ip::Ipv6Hdr;
 
 use super::{Family, NETWORK, Payload, Ports, protocol};
@@ -166,6 +166,11 @@ impl Family for V6 {
     #[inline(always)]
     fn of_node(node: &Node) -> Halves {
         Halves::of(&node.v6.octets)
+    }
+
+    #[inline(always)]
+    fn hop(node: &Node) -> &Hop {
+        &node.hop6
     }
 
     #[inline(always)]

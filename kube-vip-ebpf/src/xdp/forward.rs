@@ -19,26 +19,26 @@ pub(super) fn handle<F: Family>(
     ip: &mut F::Header,
     slot: Slot,
 ) -> Verdict {
-    let node = NODES.get(slot.node().into());
-    let Some(node) = node.filter(|node| node.ifindex != 0) else {
+    let hop = NODES.get(slot.node().into()).map(F::hop);
+    let Some(hop) = hop.filter(|hop| hop.ifindex != 0) else {
         return dropped(ctx, Reason::NoNextHop, ethernet.src_addr);
     };
-    let stays = node.ifindex == ctx.ingress_ifindex() as u32;
-    if stays && ethernet.dst_addr != node.source_mac.octets {
+    let stays = hop.ifindex == ctx.ingress_ifindex() as u32;
+    if stays && ethernet.dst_addr != hop.source_mac.octets {
         // For another host, and only flooded here: it forwards it itself.
         return Verdict::Done(Action::Pass);
     }
-    if node.mac.octets == ethernet.src_addr {
+    if hop.mac.octets == ethernet.src_addr {
         return dropped(ctx, Reason::BackToSender, ethernet.src_addr);
     }
-    ethernet.dst_addr = node.mac.octets;
-    ethernet.src_addr = node.source_mac.octets;
+    ethernet.dst_addr = hop.mac.octets;
+    ethernet.src_addr = hop.source_mac.octets;
     F::set_ttl(ip, mark::ttl(0));
     count::sent(slot.backend(), length(ctx));
     if stays {
         return Verdict::Done(Action::Transmit);
     }
-    helpers::redirect(node.ifindex);
+    helpers::redirect(hop.ifindex);
     Verdict::Done(Action::Redirect)
 }
 

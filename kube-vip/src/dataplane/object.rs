@@ -8,6 +8,7 @@ use aya::programs::{ProgramError, SchedClassifier, Xdp};
 use aya::{Ebpf, EbpfLoader};
 use kube_vip_common::address::Address;
 use kube_vip_common::backend::Backend;
+use kube_vip_common::clock::Clock;
 use kube_vip_common::event::Event;
 use kube_vip_common::filter::Filter;
 use kube_vip_common::frontend::{Frontend, FrontendKey};
@@ -103,6 +104,8 @@ pub struct Maps {
     pub uplinks: HashMap<MapData, u32, Uplink>,
     /// `SETTINGS`.
     pub settings: Array<MapData, Settings>,
+    /// `CLOCK`; taken by the hand that moves it.
+    pub clock: Option<Array<MapData, Clock>>,
     /// `STATS`.
     pub stats: PerCpuArray<MapData, Count>,
     /// `FRONTEND_STATS`.
@@ -128,6 +131,7 @@ pub(super) const MAP_NAMES: &[&str] = &[
     "PEERS",
     "UPLINKS",
     "SETTINGS",
+    "CLOCK",
     "STATS",
     "FRONTEND_STATS",
     "BACKEND_STATS",
@@ -294,6 +298,7 @@ impl Maps {
             peers: typed(programs, "PEERS")?,
             uplinks: typed(programs, "UPLINKS")?,
             settings: typed(programs, "SETTINGS")?,
+            clock: Some(typed(programs, "CLOCK")?),
             stats: typed(programs, "STATS")?,
             frontend_stats: typed(programs, "FRONTEND_STATS")?,
             backend_stats: typed(programs, "BACKEND_STATS")?,

@@ -16,7 +16,8 @@ use std::collections::BTreeSet;
 
 pub use self::nodes::wanted;
 pub use desired::{
-    Announcement, Backend, DataPlane, Desired, Frontend, Grant, HeldAddress, Node, Uplink, Vip, Way,
+    Announcement, Backend, DataPlane, Desired, Frontend, Grant, HeldAddress, NextHop, Node,
+    Through, Uplink, Vip, Way,
 };
 
 use crate::view::{Standing, View};

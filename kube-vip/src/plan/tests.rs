@@ -127,7 +127,10 @@ fn a_peer_without_an_answer_is_left_out_and_says_why() {
     assert_eq!(way_of(&view, "10.0.0.2:80"), Way::Peer);
     view.hops.insert(address(2), Hop::Unresolved { interface: 2 });
     assert_eq!(way_of(&view, "10.0.0.2:80"), Way::None("nobody answers for 10.0.0.2".into()));
-    view.hops.insert(address(2), Hop::Routed { gateway: address(254), interface: 2, mac: None });
+    view.hops.insert(
+        address(2),
+        Hop::Routed { gateway: address(254), interface: 2, mac: None, mtu: None },
+    );
     assert!(
         matches!(way_of(&view, "10.0.0.2:80"), Way::None(reason) if reason.contains("10.0.0.254"))
     );

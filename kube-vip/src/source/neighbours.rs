@@ -45,6 +45,8 @@ const RESOLVE: Duration = Duration::from_secs(1);
 const RESOLVE_AT_MOST: usize = 64;
 /// A look at everything for its own sake.
 const LOOK: Duration = Duration::from_secs(60);
+/// A look at the routes to what is behind routers: of a path MTU the kernel tells only who asks.
+const LOOK_BEHIND: Duration = Duration::from_secs(1);
 /// After a look, so that a burst of events costs few. The first event is acted on at once.
 const DEBOUNCE: Duration = Duration::from_millis(10);
 /// Looks take at most one part in this many of a core, however many routes change.
@@ -100,6 +102,7 @@ impl Follower {
     ) {
         let mut resolve = every(RESOLVE);
         let mut everything = every(LOOK);
+        let mut behind = every(LOOK_BEHIND);
         loop {
             tokio::select! {
                 () = self.hops.closed() => return,
@@ -115,6 +118,7 @@ impl Follower {
                 _ = resolve.tick(), if self.table.has_unresolved() => self.resolve().await,
                 _ = confirm.tick() => self.confirm().await,
                 _ = everything.tick() => self.table.all_dirty(),
+                _ = behind.tick() => self.table.dirty_routed(),
             }
             self.publish();
         }
