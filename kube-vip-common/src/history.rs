@@ -88,12 +88,7 @@ const fn after(position: u8, index: u8) -> u8 {
 /// `slots` is the index into `NODES` of the slot's own host. `reaches` says whether a host can be
 /// sent to and is not where the segment came from.
 #[inline(always)]
-pub fn next(
-    position: u8,
-    slots: u8,
-    past: Past,
-    reaches: impl Fn(u8) -> bool,
-) -> Option<(u8, u8)> {
+pub fn next(position: u8, slots: u8, past: Past, reaches: impl Fn(u8) -> bool) -> Option<(u8, u8)> {
     let [a, b, c, d] = past.nodes;
     let mut index = 0;
     for node in [slots, a, b, c, d] {

@@ -18,6 +18,7 @@ use kube_vip_common::stats::{BackendTraffic, Count, Reason, Traffic};
 use kube_vip_common::table::Line;
 use kube_vip_common::vip::Vip;
 
+use crate::family::Record;
 use crate::frame::Key as _;
 
 /// `BPF_F_INNER_MAP` (Linux 5.10): tables of different lengths fit into one outer map.
@@ -71,21 +72,33 @@ pub static PEERS: HashMap<PeerKey, Peer, 256> = HashMap::new();
 #[btf_map]
 pub static UPLINKS: HashMap<u32, Uplink, 64> = HashMap::new();
 
+/// Entries of maps of connections before the agent says how many there are to be.
+pub const SMALLEST: usize = 1024;
+
 /// Connections delivered here, by the tuple client → VIP.
 #[btf_map]
-pub static FLOWS4: LruHashMap<Tuple4, Endpoint4, 1024> = LruHashMap::new();
+pub static FLOWS4: LruHashMap<Tuple4, Endpoint4, SMALLEST> = LruHashMap::new();
 
 /// As `FLOWS4`, for IPv6.
 #[btf_map]
-pub static FLOWS6: LruHashMap<Tuple6, Endpoint6, 1024> = LruHashMap::new();
+pub static FLOWS6: LruHashMap<Tuple6, Endpoint6, SMALLEST> = LruHashMap::new();
 
 /// Their replies, by the tuple backend → client.
 #[btf_map]
-pub static REVERSE4: LruHashMap<Tuple4, Endpoint4, 1024> = LruHashMap::new();
+pub static REVERSE4: LruHashMap<Tuple4, Endpoint4, SMALLEST> = LruHashMap::new();
 
 /// As `REVERSE4`, for IPv6.
 #[btf_map]
-pub static REVERSE6: LruHashMap<Tuple6, Endpoint6, 1024> = LruHashMap::new();
+pub static REVERSE6: LruHashMap<Tuple6, Endpoint6, SMALLEST> = LruHashMap::new();
+
+/// Both directions of connections whose client has yet to prove that it exists: a flood of first
+/// packets evicts only its like.
+#[btf_map]
+pub static HALF4: LruHashMap<Tuple4, Endpoint4, SMALLEST> = LruHashMap::new();
+
+/// As `HALF4`, for IPv6.
+#[btf_map]
+pub static HALF6: LruHashMap<Tuple6, Endpoint6, SMALLEST> = LruHashMap::new();
 
 /// Counters by [`Reason`].
 #[btf_map]
@@ -156,11 +169,22 @@ pub fn own_mac(ifindex: u32) -> Option<[u8; 6]> {
 
 /// Where a connection goes, or its reply comes from.
 #[inline(always)]
-pub fn endpoint<K, V: Copy, const N: usize>(map: &LruHashMap<K, V, N>, key: &K) -> Option<V> {
+pub fn endpoint<K, V: Record, const N: usize>(map: &LruHashMap<K, V, N>, key: &K) -> Option<V> {
     // SAFETY: copied at once. An element that is evicted meanwhile may be reused for another
     // connection within the copy; the kernel offers nothing better for LRU maps (Linux
     // Documentation/bpf/map_hash.rst, "Concurrency"), and the next packet reads it right.
-    unsafe { map.get(key).copied() }
+    unsafe { map.get(key).map(Record::copy) }
+}
+
+/// What a value is found to be, in its place: without a copy on the stack.
+#[inline(always)]
+pub fn inspect<K, V, T, const N: usize>(
+    map: &LruHashMap<K, V, N>,
+    key: &K,
+    inspect: impl FnOnce(&V) -> T,
+) -> Option<T> {
+    // SAFETY: as in `endpoint`.
+    unsafe { map.get(key).map(inspect) }
 }
 
 /// Changes a value in its place, where it is.
@@ -177,9 +201,16 @@ pub fn change<K, V, const N: usize>(
     }
 }
 
+/// The time by the agent's hand, in seconds; 0 while it never wrote it.
+#[inline(always)]
+pub fn seconds() -> u32 {
+    CLOCK.get(0).map_or(0, |clock| clock.seconds)
+}
+
 /// Whether a line holds slots or the header follows from its place, so reading a [`Line`] is safe
 /// wherever the index is right: every byte pattern is a value of each view.
 pub mod line {
+    use kube_vip_common::history::Past;
     use kube_vip_common::table::{Header, Line, SLOTS_PER_LINE, Slot};
 
     /// The header in line 0.
@@ -194,5 +225,12 @@ pub mod line {
     pub fn slot(line: &Line, slot: u32) -> Slot {
         // SAFETY: as above.
         unsafe { line.slots[(slot % SLOTS_PER_LINE) as usize] }
+    }
+
+    /// The history of the slot with that number in its line.
+    #[inline(always)]
+    pub fn past(line: &Line, slot: u32) -> Past {
+        // SAFETY: as above.
+        unsafe { line.pasts[(slot % SLOTS_PER_LINE) as usize] }
     }
 }

@@ -61,8 +61,12 @@ macro_rules! stages {
 }
 
 stages! {
-    /// The first packet of a flow for a backend here; the number is a packed [`xdp::Chosen`].
+    /// The first packets of a flow for a backend here; the number is a packed [`xdp::Chosen`].
     open: open4, open6 = xdp::open::stage;
+    /// Records a flow to the backend in the slot; the number is a packed [`xdp::Chosen`].
+    begin: begin4, begin6 = xdp::begin::stage;
+    /// Delivers the packet that began a flow; the number is a packed [`xdp::Chosen`].
+    recorded: recorded4, recorded6 = xdp::recorded::stage;
     /// The middle of a connection without a record here; the number is a packed [`xdp::Chosen`].
     stray: stray4, stray6 = xdp::stray::stage;
     /// For an address of ours, but no frontend's. The number is not used.

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
 
 use kube_vip::dataplane::Port;
 use kube_vip::plan::{Backend, DataPlane, Frontend, NextHop, Node, Through, Vip, Way};
@@ -102,6 +103,8 @@ fn desired(vip: &Vip, frontends: Frontends) -> DataPlane {
         ]),
         frontends,
         logging: false,
+        udp_idle: Duration::from_secs(120),
+        drain_timeout: None,
     }
 }
 

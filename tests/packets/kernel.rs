@@ -87,7 +87,8 @@ pub(crate) struct Kernel {
     fence: Fence,
 }
 
-pub(crate) const LIMITS: Limits = Limits { frontends: 16, backends: 300, flows: 1024 };
+pub(crate) const LIMITS: Limits =
+    Limits { frontends: 16, backends: 300, flows: 1024, half_open: 1024 };
 
 /// The port that refuses.
 pub(crate) const CLOSED: u16 = 65000;

@@ -10,10 +10,11 @@ use network_types::eth::EthHdr;
 use network_types::tcp::TcpHdr;
 
 use super::Action;
-use crate::family::{Family, Payload, Ports, protocol};
+use crate::family::{Family, Payload, Ports, Record as _, protocol};
 use crate::frame::Cursor;
-use crate::maps::FILTER;
-use crate::{count, helpers};
+use crate::maps::{self, FILTER};
+use crate::xdp::transport::sequence;
+use crate::{count, helpers, record};
 
 /// Offsets of the checksum in TCP (RFC 9293 §3.1) and UDP (RFC 768) headers.
 const TCP_CHECK: usize = 16;
@@ -45,22 +46,32 @@ pub(super) fn handle<F: Family>(ctx: &TcContext, mut cursor: Cursor<'_>) -> Acti
     }
     let client = F::destination(ip);
     let reply = F::tuple(source, client, ports);
-    let Some(origin) = F::reverse(&reply) else {
+    // What the client of a connection that opens will acknowledge; 0 of any other packet.
+    let mut opens = 0;
+    if protocol == protocol::TCP
+        && let Some(tcp) = cursor.take::<TcpHdr>()
+        && tcp.syn() != 0
+        && tcp.ack() != 0
+    {
+        opens = sequence(u32::from_be_bytes(tcp.seq).wrapping_add(1));
+    }
+    let Some(mut origin) = origin::<F>(&reply, protocol, opens) else {
         return Action::Next;
     };
-    let opens = cursor.take::<TcpHdr>().is_some_and(|tcp| tcp.syn() != 0 && tcp.ack() != 0);
-    if F::is_direct(&origin) && protocol == protocol::TCP && opens {
+    if record::is_direct::<F>(origin) && opens != 0 {
         // The answer to a client that spoke straight to the backend.
-        let (vip, port, _) = F::parts(&origin);
-        let forward = Ports { source: ports.destination, destination: port, protocol };
-        F::forget(&F::tuple(client, vip, forward), &reply);
+        record::forget::<F>(&record::flow_tuple::<F>(client, ports, origin), &reply);
         count::reason(Reason::FlowReplaced);
         return Action::Next;
     }
     let transport = size_of::<EthHdr>() + F::header_words(ip) * 4;
     let (vip, port, backend) = F::parts(&origin);
     let (packets, bytes) = (helpers::segments(ctx), u64::from(ctx.len()));
-    match rewrite::<F>(ctx, transport, source, ports, vip, port) {
+    let to = match *origin.client_port() {
+        0 => Ports { source: port, ..ports },
+        client_port => Ports { source: port, destination: client_port, ..ports },
+    };
+    match rewrite::<F>(ctx, transport, source, ports, vip, to) {
         Ok(()) => {
             count::replied(backend, packets, bytes);
             Action::Next
@@ -73,6 +84,32 @@ pub(super) fn handle<F: Family>(ctx: &TcContext, mut cursor: Cursor<'_>) -> Acti
     }
 }
 
+/// The VIP that a reply belongs to, by its record, which learns of the reply what proves that the
+/// client exists or that the flow lives.
+#[inline(always)]
+fn origin<F: Family>(reply: &F::Tuple, protocol: u8, opens: u64) -> Option<F::Endpoint> {
+    if opens == 0
+        && let Some(mut origin) = record::reply::<F>(reply)
+    {
+        let now = maps::seconds();
+        if protocol == protocol::UDP && *origin.stamp() != now {
+            maps::change(F::replies(), reply, |origin| *origin.stamp() = now);
+        }
+        return Some(origin);
+    }
+    // A connection that opens may have the tuple of one that is closing.
+    match record::half::<F>(reply) {
+        Some(origin) => {
+            if opens != 0 || protocol == protocol::UDP {
+                record::answered::<F>(reply, opens as u32);
+            }
+            Some(origin)
+        }
+        None if opens != 0 => record::reply::<F>(reply),
+        None => None,
+    }
+}
+
 #[inline(always)]
 fn rewrite<F: Family>(
     ctx: &TcContext,
@@ -80,14 +117,18 @@ fn rewrite<F: Family>(
     old: F::Bytes,
     ports: Ports,
     vip: F::Bytes,
-    port: u16,
+    to: Ports,
 ) -> Result<(), i64> {
     let udp = ports.protocol == protocol::UDP;
     let check = transport + if udp { UDP_CHECK } else { TCP_CHECK };
     F::replace_source(ctx, check, old, vip, udp)?;
-    if port != ports.source {
-        helpers::replace_port(ctx, check, ports.source, port, udp)?;
-        ctx.store(transport, &port.to_be_bytes(), 0)?;
+    if to.source != ports.source {
+        helpers::replace_port(ctx, check, ports.source, to.source, udp)?;
+        ctx.store(transport, &to.source.to_be_bytes(), 0)?;
+    }
+    if to.destination != ports.destination {
+        helpers::replace_port(ctx, check, ports.destination, to.destination, udp)?;
+        ctx.store(transport + 2, &to.destination.to_be_bytes(), 0)?;
     }
     Ok(())
 }

@@ -2,6 +2,7 @@
 
 use aya_ebpf::programs::XdpContext;
 use kube_vip_common::mark;
+use kube_vip_common::node::Hop;
 use kube_vip_common::stats::Reason;
 use kube_vip_common::table::Slot;
 use network_types::eth::EthHdr;
@@ -31,11 +32,23 @@ pub(super) fn handle<F: Family>(
     if hop.mac.octets == ethernet.src_addr {
         return dropped(ctx, Reason::BackToSender, ethernet.src_addr);
     }
+    count::sent(slot.backend(), length(ctx));
+    towards::<F>(ctx, ethernet, ip, hop, 0)
+}
+
+/// Out to that host, which gets the packet at that position.
+#[inline(always)]
+pub(super) fn towards<F: Family>(
+    ctx: &XdpContext,
+    ethernet: &mut EthHdr,
+    ip: &mut F::Header,
+    hop: &Hop,
+    position: u8,
+) -> Verdict {
     ethernet.dst_addr = hop.mac.octets;
     ethernet.src_addr = hop.source_mac.octets;
-    F::set_ttl(ip, mark::ttl(0));
-    count::sent(slot.backend(), length(ctx));
-    if stays {
+    F::set_ttl(ip, mark::ttl(position));
+    if hop.ifindex == ctx.ingress_ifindex() as u32 {
         return Verdict::Done(Action::Transmit);
     }
     helpers::redirect(hop.ifindex);

@@ -5,8 +5,9 @@
 //!         ├─ judge ─┬─ filter: not ours ────────────────> up, untouched
 //!         │         └─ balance: a frontend's packet ─┬─> deliver: its flow is known here, up
 //!         │                                          └─> forward: to a peer, out again
-//!         └─ finish ┬─ open: a flow begins here ──────> deliver
-//!                   ├─ stray: a connection goes on, unknown here
+//!         └─ finish ┬─ open: a flow begins here ─> begin ─> recorded: deliver
+//!                   ├─ stray: a connection goes on ───> confirm: its client exists, deliver
+//!                   │                                └> second: to a host that may know it
 //!                   ├─ unbalanced: ours, no frontend ─┬─> echo
 //!                   │                                 └─> up where held
 //!                   └─ refuse: reset, unreachable or closed
@@ -26,6 +27,7 @@ use crate::stage::{self, Stages};
 mod agent;
 pub(crate) mod arp;
 mod balance;
+pub(crate) mod begin;
 mod chosen;
 mod closed;
 mod deliver;
@@ -35,10 +37,12 @@ mod forward;
 pub(crate) mod nd;
 pub(crate) mod open;
 mod pick;
+pub(crate) mod recorded;
 pub(crate) mod refuse;
 mod reset;
+mod second;
 pub(crate) mod stray;
-mod transport;
+pub(crate) mod transport;
 pub(crate) mod unbalanced;
 mod unreachable;
 
@@ -78,6 +82,11 @@ pub enum Verdict {
     Done(Action),
     /// It is the first packet of a flow to be delivered here.
     Open(Chosen),
+    /// It is that and the backend is found: the flow is to be recorded, at the first or a further
+    /// try.
+    Begin(Chosen, u8),
+    /// Its flow has been recorded.
+    Recorded(Chosen),
     /// It is the middle of a connection that has no record here.
     Stray(Chosen),
     /// It is no frontend's.
@@ -92,6 +101,8 @@ const OPEN: u64 = 1 << 56;
 const STRAY: u64 = 2 << 56;
 const UNBALANCED: u64 = 3 << 56;
 const REFUSE: u64 = 4 << 56;
+const BEGIN: u64 = 5 << 56;
+const RECORDED: u64 = 6 << 56;
 const KIND: u64 = 0xff << 56;
 
 impl Verdict {
@@ -101,6 +112,8 @@ impl Verdict {
         match self {
             Self::Done(action) => DONE | action as u64,
             Self::Open(chosen) => OPEN | chosen.pack(),
+            Self::Begin(chosen, turn) => BEGIN | chosen.pack() | (turn as u64) << begin::TURN,
+            Self::Recorded(chosen) => RECORDED | chosen.pack(),
             Self::Stray(chosen) => STRAY | chosen.pack(),
             Self::Unbalanced => UNBALANCED,
             Self::Refuse(refusal) => REFUSE | refusal.pack(),
@@ -166,6 +179,14 @@ fn finish<F: Family + Stages>(ctx: &XdpContext, verdict: Verdict) -> Action {
     };
     if word & KIND == OPEN {
         word = F::open(ctx, word & !KIND);
+    }
+    for _ in 0..begin::TURNS {
+        if word & KIND == BEGIN {
+            word = F::begin(ctx, word & !KIND);
+        }
+    }
+    if word & KIND == RECORDED {
+        word = F::recorded(ctx, word & !KIND);
     }
     if word & KIND == STRAY {
         word = F::stray(ctx, word & !KIND);

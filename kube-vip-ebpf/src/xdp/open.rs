@@ -1,4 +1,4 @@
-//! The first packet of a flow that is to be delivered here: the flow is recorded.
+//! The first packets of a flow that is to be delivered here: to which backend.
 
 use aya_ebpf::programs::XdpContext;
 use kube_vip_common::node::THIS_NODE;
@@ -8,10 +8,10 @@ use network_types::eth::EthHdr;
 
 use super::transport::{self, Transport};
 use super::{Action, Chosen, Refusal, Verdict, balance, deliver, pick};
-use crate::count;
 use crate::family::{Family, Payload, Ports};
 use crate::frame::{Cursor, length};
-use crate::maps::{self, BACKENDS, TABLES};
+use crate::maps::{self, TABLES};
+use crate::record;
 
 #[inline(always)]
 pub(crate) fn stage<F: Family>(ctx: XdpContext, word: u64) -> u64 {
@@ -29,6 +29,12 @@ fn handle<F: Family>(ctx: &XdpContext, chosen: Chosen) -> Option<Verdict> {
         return None;
     };
     let transport = transport::parse(&mut cursor, protocol)?;
+    let flow = F::tuple(F::source(ip), F::destination(ip), transport.ports);
+    if !transport.is_tcp()
+        && let Some(endpoint) = again::<F>(&flow)
+    {
+        return Some(deliver::to::<F>(ip, transport, endpoint, length(ctx), chosen));
+    }
     let slot = if chosen.from_agent() && chosen.slot.node() != THIS_NODE {
         local::<F>(ip, transport.ports)
     } else {
@@ -37,12 +43,7 @@ fn handle<F: Family>(ctx: &XdpContext, chosen: Chosen) -> Option<Verdict> {
     if !slot.is_some() {
         return Some(chosen.refuse(no_backend(&transport, chosen)));
     }
-    let flow = F::tuple(F::source(ip), F::destination(ip), transport.ports);
-    let Some(endpoint) = record::<F>(&flow, slot.backend()) else {
-        count::reason(Reason::FlowTableFull);
-        return Some(Verdict::Done(Action::Drop));
-    };
-    Some(deliver::to::<F>(ip, transport, &endpoint, length(ctx), chosen))
+    Some(Verdict::Begin(Chosen { slot, ..chosen }, 0))
 }
 
 /// A backend on this host, where the table's own is elsewhere and an agent sent the packet here.
@@ -67,16 +68,18 @@ fn no_backend(transport: &Transport<'_>, chosen: Chosen) -> Refusal {
     }
 }
 
-/// Remembers both directions of a new flow.
-#[inline(never)]
-fn record<F: Family>(flow: &F::Tuple, id: u32) -> Option<F::Endpoint> {
-    let (client, vip, ports) = F::tuple_parts(flow);
-    let backend = BACKENDS.get(id)?;
-    let address = F::bytes(&backend.address);
-    let endpoint = F::endpoint(address, backend.port, id);
-    let reply_ports =
-        Ports { source: backend.port, destination: ports.source, protocol: ports.protocol };
-    let reply = F::tuple(address, client, reply_ports);
-    let origin = F::endpoint(vip, ports.destination, id);
-    F::record(flow, &endpoint, &reply, &origin).then_some(endpoint)
+/// Another packet of a UDP flow whose client had not proved that it exists.
+#[inline(always)]
+fn again<F: Family>(flow: &F::Tuple) -> Option<F::Endpoint> {
+    let endpoint = record::half::<F>(flow)?;
+    if !deliver::is_there::<F>(&endpoint) {
+        return None;
+    }
+    let (client, _, ports) = F::tuple_parts(flow);
+    let reply = record::reply_tuple::<F>(client, ports, endpoint);
+    if record::answer::<F>(&reply) != 0 {
+        // A refusal of the map changes nothing for this packet.
+        record::confirm::<F>(flow, &reply);
+    }
+    Some(endpoint)
 }

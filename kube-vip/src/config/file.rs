@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use super::balancers::{self, Defaults};
@@ -13,7 +14,7 @@ use super::yaml::{self, Value};
 use super::{Config, ConfigError, Limits, LoadBalancer, TableSize, XdpMode};
 
 /// Keys that have an effect; [`retired::KEYS`] are known too.
-const KEYS: [&str; 16] = [
+const KEYS: [&str; 18] = [
     "vip",
     "interface",
     "localPeer",
@@ -30,6 +31,8 @@ const KEYS: [&str; 16] = [
     "xdpMode",
     "limits",
     "secret",
+    "udpIdle",
+    "drainTimeout",
 ];
 
 /// Reads and checks a whole file.
@@ -74,6 +77,9 @@ fn config(section: &Section<'_>, host: &str) -> Option<Config> {
     let interface = interface(section);
     let instance = instance(section);
     let announce_interval = announce_interval(section);
+    let second = Duration::from_secs(1);
+    let udp_idle = time(section, "udpIdle", second..=86_400 * second).unwrap_or(UDP_IDLE);
+    let drain_timeout = time(section, "drainTimeout", second..=31_536_000 * second);
     let limits = limits(section, &vips, peers.as_ref(), &load_balancers);
     let Peers { local, remote } = peers?;
     Some(Config {
@@ -84,6 +90,8 @@ fn config(section: &Section<'_>, host: &str) -> Option<Config> {
         vips,
         gratuitous_arp,
         announce_interval,
+        udp_idle,
+        drain_timeout,
         single_node,
         start_as_leader,
         load_balancers,
@@ -223,22 +231,37 @@ pub(super) fn table_size(section: &Section<'_>) -> Option<TableSize> {
     size
 }
 
+/// Below two minutes a NAT must not forget a UDP flow (RFC 4787 §4.3), and Linux's connection
+/// tracking does not either, so clients count on it.
+const UDP_IDLE: Duration = Duration::from_secs(120);
+
 fn announce_interval(section: &Section<'_>) -> Duration {
     const DEFAULT: Duration = Duration::from_secs(3);
-    let Some(text) = section.text("announceInterval") else { return DEFAULT };
-    match duration(&text.value) {
-        Some(interval)
-            if (Duration::from_millis(100)..=Duration::from_secs(3600)).contains(&interval) =>
-        {
-            interval
-        }
-        _ => {
-            let shown = quote(&text.value);
-            let message =
-                format!("{shown} is not a time from 100ms to 1h; write one like 3s or 500ms");
-            section.problem("announceInterval", message);
-            DEFAULT
-        }
+    let most = Duration::from_secs(3600);
+    time(section, "announceInterval", Duration::from_millis(100)..=most).unwrap_or(DEFAULT)
+}
+
+/// A time, where one is written that is allowed.
+fn time(section: &Section<'_>, key: &str, allowed: RangeInclusive<Duration>) -> Option<Duration> {
+    let text = section.text(key)?;
+    let found = duration(&text.value).filter(|time| allowed.contains(time));
+    if found.is_none() {
+        let [least, most] = [allowed.start(), allowed.end()].map(|time| shown(*time));
+        let message = format!(
+            "{} is not a time from {least} to {most}; write one like 3s or 500ms",
+            quote(&text.value)
+        );
+        section.problem(key, message);
+    }
+    found
+}
+
+/// In the largest unit that divides it.
+fn shown(time: Duration) -> String {
+    match time.as_millis() {
+        millis if millis % 3_600_000 == 0 => format!("{}h", millis / 3_600_000),
+        millis if millis % 1000 == 0 => format!("{}s", millis / 1000),
+        millis => format!("{millis}ms"),
     }
 }
 

@@ -152,11 +152,13 @@ prop_compose! {
             vips: all[..vips].to_vec(),
             gratuitous_arp: flags[1],
             announce_interval: Duration::from_millis(interval),
+            udp_idle: Duration::from_secs(120),
+            drain_timeout: None,
             start_as_leader: flags[2],
             load_balancers,
             xdp_mode: XdpMode::Auto,
             log_data_plane: flags[0],
-            limits: Limits { frontends: 1024, backends: 8192, flows: 65536 },
+            limits: Limits { frontends: 1024, backends: 8192, flows: 65536, half_open: 65536 },
             notices: Vec::new(),
         }
     }

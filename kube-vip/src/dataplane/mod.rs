@@ -5,6 +5,7 @@ mod clock;
 mod closed;
 pub mod counters;
 mod driver;
+mod history;
 mod ids;
 mod leases;
 mod object;

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 use kube_vip_common::frontend::{Affinity, Protocol};
 use kube_vip_common::table::TableSize;
@@ -53,6 +54,10 @@ pub struct DataPlane {
     pub frontends: BTreeMap<(IpAddr, u16, Protocol), Frontend>,
     /// Rare paths write log lines.
     pub logging: bool,
+    /// A UDP flow ends when nothing has come for this long; whole seconds count.
+    pub udp_idle: Duration,
+    /// How long a backend that takes no new flows keeps those it has.
+    pub drain_timeout: Option<Duration>,
 }
 
 /// An interface the programs are attached to.

@@ -53,6 +53,8 @@ pub fn plan(view: &View) -> Desired {
             frontends: frontends::plan(view, &nodes),
             nodes,
             logging: config.log_data_plane,
+            udp_idle: config.udp_idle,
+            drain_timeout: config.drain_timeout,
         },
     }
 }

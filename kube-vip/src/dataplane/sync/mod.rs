@@ -2,6 +2,7 @@
 
 mod addresses;
 mod backends;
+mod drains;
 mod frontends;
 mod nodes;
 
@@ -20,6 +21,7 @@ use kube_vip_common::vip::Vip;
 
 use self::addresses::{closed_ports, vips};
 use self::backends::local_backends;
+use self::drains::Drains;
 use self::frontends::{port, protocol_of};
 use super::ids::{Full, Ids};
 use super::object::Maps;
@@ -70,10 +72,13 @@ pub struct Mirror {
     ports: BTreeMap<Port, Frontend>,
     places: Places,
     recipes: BTreeMap<u32, Recipe>,
+    /// Frontends whose table is an earlier agent's.
+    leftover_tables: BTreeSet<u32>,
     vips: BTreeMap<IpAddr, Vip>,
     /// Where packets are or were delivered on this host: connections to a backend that was removed
     /// go on until they end, so their replies are still looked for.
     served: BTreeSet<SocketAddr>,
+    drains: Drains,
     pattern: Pattern,
 }
 
@@ -110,8 +115,10 @@ impl Mirror {
             ports: BTreeMap::new(),
             places: Places::default(),
             recipes: BTreeMap::new(),
+            leftover_tables: BTreeSet::new(),
             vips: BTreeMap::new(),
             served: BTreeSet::new(),
+            drains: Drains::default(),
             pattern: Pattern::of(maps.table.fd().as_fd(), "TABLE")?,
         })
     }
@@ -122,6 +129,7 @@ impl Mirror {
             if let Some(size) = TableSize::from_slots(frontend.slots) {
                 let port = port(&key);
                 self.frontends.adopt((port, size), frontend.id);
+                self.leftover_tables.insert(frontend.id);
                 self.ports.insert(port, frontend);
             }
         }
@@ -176,10 +184,13 @@ impl Mirror {
         closed: u16,
     ) -> Result<Changes, SyncError> {
         let mut changes = Changes::default();
-        let flags = if desired.logging { LOG } else { 0 };
-        maps.settings
-            .set(0, Settings { flags, closed_port: closed, pad: 0 }, 0)
-            .map_err(map_error("SETTINGS"))?;
+        let settings = Settings {
+            flags: if desired.logging { LOG } else { 0 },
+            closed_port: closed,
+            udp_idle: desired.udp_idle.as_secs() as u32,
+            ..Settings::default()
+        };
+        maps.settings.set(0, settings, 0).map_err(map_error("SETTINGS"))?;
         self.add_nodes(maps, desired)?;
         let recipes = self.add_backends(maps, desired)?;
         self.served.extend(local_backends(desired));
@@ -194,7 +205,8 @@ impl Mirror {
                 changes.vips += 1;
             }
         }
-        changes.tables = self.swap_tables(maps, recipes)?;
+        let kept = self.kept_nodes(desired);
+        changes.tables = self.swap_tables(maps, recipes, &kept)?;
         changes.frontends = self.switch_frontends(maps, desired)?;
         // From here on only what nothing points to any more.
         let gone: Vec<_> = self.vips.keys().filter(|ip| !vips.contains_key(ip)).copied().collect();
@@ -205,6 +217,7 @@ impl Mirror {
             changes.vips += 1;
         }
         self.release_backends(maps, desired)?;
+        self.drains.end(maps, desired)?;
         self.release_nodes(maps, desired)?;
         self.write_filters(maps, vips.keys())?;
         Ok(changes)

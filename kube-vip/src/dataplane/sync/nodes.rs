@@ -26,28 +26,19 @@ impl Mirror {
     ) -> Result<(), SyncError> {
         let own = desired.nodes.values().find(|node| node.local).and_then(|node| node.hop(true));
         let source_mac = own.map(|own| MacAddress::new(own.mac.0)).unwrap_or_default();
+        self.adopt_nodes(desired);
         for (name, node) in &desired.nodes {
-            let first = |v4: bool| {
-                let mut family = node.addresses.iter().filter(|ip| ip.is_ipv4() == v4);
-                family.next().copied().map(Address::from).unwrap_or_default()
-            };
             let id = if node.local {
                 u32::from(THIS_NODE)
             } else {
-                let same = |old: &Node| (old.v4, old.v6) == (first(true), first(false));
-                let left = self.leftover_nodes.iter().find(|(_, old)| same(old));
-                if let Some(id) = left.map(|(id, _)| *id) {
-                    self.leftover_nodes.remove(&id);
-                    self.nodes.adopt(name.clone(), id);
-                }
                 self.nodes.get_or_take(name, "nodes")?
             };
             let hop = |v4| node.hop(v4).map(|hop| value(hop, node.local, source_mac));
             let value = Node {
                 hop4: hop(true).unwrap_or_default(),
                 hop6: hop(false).unwrap_or_default(),
-                v4: first(true),
-                v6: first(false),
+                v4: first(node, true),
+                v6: first(node, false),
                 pods4: Range4::EMPTY,
                 pods6: Range6::EMPTY,
             };
@@ -65,6 +56,24 @@ impl Mirror {
             }
         }
         Ok(())
+    }
+
+    /// Gives the hosts that an earlier agent numbered their numbers back. Those that are not met
+    /// again keep theirs until nothing names it any more.
+    fn adopt_nodes(&mut self, desired: &DataPlane) {
+        for (id, old) in std::mem::take(&mut self.leftover_nodes) {
+            let same = |node: &plan::Node| {
+                !node.local && (old.v4, old.v6) == (first(node, true), first(node, false))
+            };
+            let met = desired.nodes.iter().find(|(_, node)| same(node)).map(|(name, _)| name);
+            // No id in a file has a line's end in it.
+            self.nodes.adopt(met.cloned().unwrap_or_else(|| format!("\n{id}")), id);
+        }
+    }
+
+    /// The numbers of the hosts that stay.
+    pub(super) fn kept_nodes(&self, desired: &DataPlane) -> BTreeSet<u32> {
+        desired.nodes.keys().filter_map(|name| self.node_id(desired, name)).collect()
     }
 
     pub(super) fn release_nodes(
@@ -95,6 +104,12 @@ impl Mirror {
         }
         Ok(())
     }
+}
+
+/// The first of its addresses of a family.
+fn first(node: &plan::Node, v4: bool) -> Address {
+    let mut family = node.addresses.iter().filter(|ip| ip.is_ipv4() == v4);
+    family.next().copied().map(Address::from).unwrap_or_default()
 }
 
 fn value(hop: &NextHop, local: bool, source_mac: MacAddress) -> Hop {
