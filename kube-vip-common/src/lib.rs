@@ -24,6 +24,7 @@ pub mod mark;
 pub mod node;
 #[cfg(feature = "user")]
 mod pod;
+pub mod probe;
 pub mod settings;
 pub mod stats;
 pub mod table;

@@ -11,15 +11,17 @@ pub struct Settings {
     /// A TCP port of this host that is taken and never answers but with RST, host order; 0 while
     /// there is none.
     pub closed_port: u16,
-    /// Always 0.
-    pub pad: u16,
+    /// The UDP port that other agents' probes come to, host order; 0 while none may come.
+    pub probe_port: u16,
+    /// What answers to probes say of the seeds, see [`crate::probe`].
+    pub digest: u64,
     /// A UDP flow ends when nothing has come for this many seconds.
     pub udp_idle: u32,
     /// Always 0.
-    pub pad2: u32,
+    pub pad: u32,
 }
 
 /// Rare paths write log lines.
 pub const LOG: u32 = 1;
 
-assert_size!(Settings: 16);
+assert_size!(Settings: 24);

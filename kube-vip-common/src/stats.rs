@@ -102,6 +102,18 @@ reasons! {
     BackToSender = "back_to_sender",
     /// The way to the chosen backend's host is not known: dropped.
     NoNextHop = "no_next_hop",
+    /// Sent through a tunnel to a peer behind a router.
+    Tunnelled = "tunnelled",
+    /// Too big for the tunnel to the chosen backend's host: answered with the size that fits.
+    TooBig = "too_big",
+    /// The frame had no room for a tunnel's header: dropped.
+    TunnelFailed = "tunnel_failed",
+    /// Came through a tunnel from a peer.
+    Decapsulated = "decapsulated",
+    /// Came through a tunnel from a host that is no peer, as if from an agent: dropped.
+    TunnelRefused = "tunnel_refused",
+    /// Another agent's probe, answered.
+    ProbeAnswered = "probe_answered",
     /// A fragment for a frontend: dropped.
     Fragment = "fragment",
     /// A frontend's packet with headers cut short: dropped.
@@ -120,6 +132,8 @@ reasons! {
     NdFenced = "nd_fenced",
     /// Reply that could not be rewritten, dropped.
     ReplyFailed = "reply_failed",
+    /// A frame whose VLAN tags could not be put on again: dropped.
+    TagLost = "tag_lost",
 }
 
 #[cfg(test)]

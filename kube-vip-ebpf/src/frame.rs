@@ -195,6 +195,12 @@ impl<'a> Cursor<'a> {
         Some(unsafe { *(self.at as *const T) })
     }
 
+    /// Where it is, in bytes from the frame's start.
+    #[inline(always)]
+    pub fn offset<F: Frame>(&self, frame: &F) -> usize {
+        self.at - frame.start()
+    }
+
     /// Leaves bytes out. Whether they exist is seen at the next `take`.
     #[inline(always)]
     pub fn skip(&mut self, bytes: usize) {
@@ -206,7 +212,7 @@ impl<'a> Cursor<'a> {
     }
 }
 
-/// Length of the whole frame in bytes, Ethernet header included.
+/// Length of the frame in bytes, Ethernet header included, as far as it can be read directly.
 #[inline(always)]
 pub fn length<F: Frame>(frame: &F) -> u64 {
     (frame.end() - frame.start()) as u64

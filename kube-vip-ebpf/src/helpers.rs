@@ -27,7 +27,7 @@ pub fn set_length(ctx: &mut XdpContext, length: u64) -> Option<()> {
     (result == 0).then_some(())
 }
 
-/// Makes room for `bytes` before the frame's first byte.
+/// Makes room for `bytes` before the frame's first byte, or takes so many away where it is negative.
 ///
 /// Minimum kernel: 4.10.
 #[inline(always)]

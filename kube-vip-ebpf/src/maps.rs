@@ -68,6 +68,10 @@ pub static NODES: Array<Node, 256> = Array::new();
 #[btf_map]
 pub static PEERS: HashMap<PeerKey, Peer, 256> = HashMap::new();
 
+/// IP address → index into `NODES`, of other hosts that take part.
+#[btf_map]
+pub static PEER_IPS: HashMap<Address, Peer, 512> = HashMap::new();
+
 /// Interface index → own Ethernet address there.
 #[btf_map]
 pub static UPLINKS: HashMap<u32, Uplink, 64> = HashMap::new();
@@ -158,6 +162,13 @@ pub fn frontend(key: [u64; 3]) -> Option<&'static Frontend> {
 pub fn peer(mac: [u8; 6]) -> Option<u32> {
     // SAFETY: one word, copied.
     unsafe { PEERS.get(PeerKey::new(mac)).map(|peer| peer.node) }
+}
+
+/// The index into `NODES` of the agent with that IP address.
+#[inline(always)]
+pub fn peer_at(address: &Address) -> Option<u32> {
+    // SAFETY: one word, copied.
+    unsafe { PEER_IPS.get(address).map(|peer| peer.node) }
 }
 
 /// This host's own Ethernet address on an uplink.

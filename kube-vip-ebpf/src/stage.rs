@@ -9,11 +9,11 @@
 //!
 //! The names are the object's, for all stages together, and show up in `bpftool prog dump`.
 
-use aya_ebpf::bindings::xdp_md;
-use aya_ebpf::programs::XdpContext;
+use aya_ebpf::bindings::{__sk_buff, xdp_md};
+use aya_ebpf::programs::{TcContext, XdpContext};
 
 use crate::family::{V4, V6};
-use crate::xdp;
+use crate::{egress, xdp};
 
 /// The number, of which LLVM does not know whether it matters: one that does not it would leave out
 /// at the call, where the verifier misses it.
@@ -61,6 +61,8 @@ macro_rules! stages {
 }
 
 stages! {
+    /// For an address of ours and no plain TCP or UDP. The number is not used.
+    unusual: unusual4, unusual6 = xdp::unusual::stage;
     /// The first packets of a flow for a backend here; the number is a packed [`xdp::Chosen`].
     open: open4, open6 = xdp::open::stage;
     /// Records a flow to the backend in the slot; the number is a packed [`xdp::Chosen`].
@@ -69,10 +71,51 @@ stages! {
     recorded: recorded4, recorded6 = xdp::recorded::stage;
     /// The middle of a connection without a record here; the number is a packed [`xdp::Chosen`].
     stray: stray4, stray6 = xdp::stray::stage;
+    /// An IP packet inside another one, for an address of ours. The number is not used.
+    decapsulate: decapsulate4, decapsulate6 = xdp::decapsulate::stage;
+    /// To a peer behind a router; the number is a packed [`xdp::Onward`].
+    tunnel: tunnel4, tunnel6 = xdp::tunnel::stage;
+    /// Another agent's probe. The number is not used.
+    probe: probe4, probe6 = xdp::probe::stage;
     /// For an address of ours, but no frontend's. The number is not used.
     unbalanced: unbalanced4, unbalanced6 = xdp::unbalanced::stage;
     /// Tells a client that nobody serves it; the number is a packed [`xdp::Refusal`].
     refuse: refuse4, refuse6 = xdp::refuse::stage;
+}
+
+/// Takes VLAN tags off a frame that may be ours; 0 where it stays as it is.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn pop_tags(ctx: *mut xdp_md) -> u64 {
+    xdp::vlan::pop(XdpContext::new(ctx))
+}
+
+/// Puts VLAN tags on again; what to do with the frame.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn push_tags(ctx: *mut xdp_md, tags: u64, action: u32) -> u32 {
+    xdp::vlan::push(XdpContext::new(ctx), tags, action)
+}
+
+/// What leaves with VLAN tags in the frame itself.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn tagged(ctx: *mut __sk_buff) -> i32 {
+    egress::tagged(TcContext::new(ctx)) as i32
+}
+
+/// What leaves and is no plain TCP or UDP over IPv4; the number says where its IP header is.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn unusual_reply4(ctx: *mut __sk_buff, network: u64) -> i32 {
+    egress::unusual::handle::<V4>(TcContext::new(ctx), network as usize) as i32
+}
+
+/// As [`unusual_reply4`], over IPv6.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn unusual_reply6(ctx: *mut __sk_buff, network: u64) -> i32 {
+    egress::unusual::handle::<V6>(TcContext::new(ctx), network as usize) as i32
 }
 
 /// ARP for VIPs.

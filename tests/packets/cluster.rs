@@ -20,6 +20,10 @@ pub(crate) const TARGET: u16 = 8080;
 /// A port of the VIP that nobody balances.
 pub(crate) const SSH: u16 = 22;
 
+/// Where probes come to, and what their answers say of the seeds.
+pub(crate) const PROBE: u16 = 10000;
+pub(crate) const DIGEST: u64 = 0x0102_0304_0506_0708;
+
 /// Seed of every frontend's hash.
 pub(crate) const SEED: u64 = 7;
 
@@ -105,6 +109,8 @@ fn desired(vip: &Vip, frontends: Frontends) -> DataPlane {
         logging: false,
         udp_idle: Duration::from_secs(120),
         drain_timeout: None,
+        probe_port: PROBE,
+        digest: DIGEST,
     }
 }
 

@@ -14,8 +14,8 @@ use crate::setup::{self, Need};
 use crate::toolchain::ToolchainArgs;
 use crate::{build_ebpf, privilege};
 
-/// The package whose tests make namespaces and load programs.
-const LAB_PACKAGE: &str = "kube-vip-tests";
+/// The packages whose tests make namespaces or load programs.
+const ROOT_PACKAGES: [&str; 2] = ["kube-vip-tests", "kube-vip-model"];
 
 /// Runs all tests: unit, property, packet and lab tests
 ///
@@ -32,6 +32,8 @@ const LAB_PACKAGE: &str = "kube-vip-tests";
   cargo xtask test arp                       tests with `arp` in their name (root)
   cargo xtask test -p kube-vip-tests         one package (root)
   cargo xtask test arp -- --nocapture        arguments after -- are the test runner's
+  cargo xtask test --packets 20000000 -p kube-vip-model
+                                             programs against model, for long (root)
   cargo xtask test --unit                    what needs neither root nor kernel programs")]
 pub(crate) struct Args {
     #[command(flatten)]
@@ -39,6 +41,10 @@ pub(crate) struct Args {
     /// Only what needs neither root nor the kernel programs nor the lab's tools
     #[arg(long)]
     unit: bool,
+    /// How many packets the programs are compared with their reference model over; 1,000,000 unless
+    /// said
+    #[arg(long, value_name = "N")]
+    packets: Option<u64>,
     /// Arguments for `cargo test`
     #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "CARGO TEST ARGS")]
     arguments: Vec<String>,
@@ -61,6 +67,9 @@ pub(crate) fn run(args: &Args) -> Result<bool> {
         // The same selection as the tests', so that nothing is compiled twice.
         let agent = build::agent(Profile::Debug, &["--workspace"])?;
         cargo.env("KUBE_VIP_BIN", agent).env("KUBE_VIP_BPF_DIR", objects.dir);
+    }
+    if let Some(packets) = args.packets {
+        cargo.env("KUBE_VIP_MODEL_PACKETS", packets.to_string());
     }
     cargo.args(&args.arguments);
 
@@ -91,7 +100,10 @@ fn selection(args: &Args) -> Vec<&'static str> {
     match (names_packages, args.unit) {
         (true, _) => vec![],
         (false, false) => vec!["--workspace"],
-        (false, true) => vec!["--workspace", "--exclude", LAB_PACKAGE],
+        (false, true) => {
+            let [lab, model] = ROOT_PACKAGES;
+            vec!["--workspace", "--exclude", lab, "--exclude", model]
+        }
     }
 }
 
@@ -210,11 +222,15 @@ test result: ok. 40 passed; 0 failed; 2 ignored; 0 measured; 0 filtered out; fin
         let args = |unit, words: &str| Args {
             toolchain: ToolchainArgs::default(),
             unit,
+            packets: None,
             arguments: words.split_whitespace().map(str::to_owned).collect(),
         };
         assert_eq!(selection(&args(false, "arp")), ["--workspace"]);
         assert_eq!(selection(&args(false, "arp -- -p")), ["--workspace"]);
-        assert_eq!(selection(&args(true, "")), ["--workspace", "--exclude", "kube-vip-tests"]);
+        assert_eq!(
+            selection(&args(true, "")),
+            ["--workspace", "--exclude", "kube-vip-tests", "--exclude", "kube-vip-model"]
+        );
         assert!(selection(&args(true, "-p xtask")).is_empty());
     }
 }

@@ -5,7 +5,6 @@ use aya_ebpf::programs::TcContext;
 use kube_vip_common::stats::Reason;
 use kube_vip_common::vip::VIRTUAL;
 use network_types::arp::ArpHdr;
-use network_types::eth::EthHdr;
 use network_types::ip::Ipv6Hdr;
 
 use super::Action;
@@ -17,11 +16,11 @@ const ROUTER_SOLICITATION: u8 = 133;
 const SOLICITATION: u8 = 135;
 const ADVERTISEMENT: u8 = 136;
 
-/// ARP of any kind with a VIP as sender.
+/// ARP of any kind with a VIP as sender, `network` bytes into the frame.
 #[inline(never)]
-pub(super) fn arp(ctx: TcContext) -> Action {
+pub(super) fn arp(ctx: TcContext, network: usize) -> Action {
     let mut cursor = Cursor::new(&ctx);
-    let _ethernet = cursor.take::<EthHdr>();
+    cursor.skip(network);
     let Some(arp) = cursor.take::<ArpHdr>() else {
         return Action::Next;
     };
@@ -40,9 +39,9 @@ pub(super) fn is_discovery(cursor: &Cursor<'_>) -> bool {
 
 /// Neighbour advertisements for a VIP; solicitations, of routers too, that a VIP sends.
 #[inline(never)]
-pub(super) fn discovery(ctx: TcContext) -> Action {
+pub(super) fn discovery(ctx: TcContext, network: usize) -> Action {
     let mut cursor = Cursor::new(&ctx);
-    let _ethernet = cursor.take::<EthHdr>();
+    cursor.skip(network);
     let (Some(ip), Some(head)) = (cursor.take::<Ipv6Hdr>(), cursor.take::<[u8; 8]>()) else {
         return Action::Next;
     };

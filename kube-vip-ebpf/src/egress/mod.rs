@@ -6,9 +6,11 @@ use network_types::eth::EthHdr;
 use crate::ethertype;
 use crate::family::{V4, V6};
 use crate::frame::Cursor;
+use crate::stage;
 
 mod fence;
 mod reply;
+pub(crate) mod unusual;
 
 /// What becomes of a packet. The values mean the same to TCX and to clsact with direct action.
 #[repr(i32)]
@@ -20,10 +22,44 @@ pub enum Action {
     Drop = 2,
 }
 
+impl Action {
+    /// What a stage answered.
+    #[inline(always)]
+    const fn from_number(number: i32) -> Self {
+        if number == Self::Drop as i32 { Self::Drop } else { Self::Next }
+    }
+}
+
+/// The stage of an IP version for packets that are no plain TCP or UDP.
+trait Unusual {
+    /// The IP header is at `network`.
+    fn unusual(ctx: &TcContext, network: usize) -> Action;
+}
+
+impl Unusual for V4 {
+    #[inline(always)]
+    fn unusual(ctx: &TcContext, network: usize) -> Action {
+        Action::from_number(stage::unusual_reply4(ctx.skb.skb, network as u64))
+    }
+}
+
+impl Unusual for V6 {
+    #[inline(always)]
+    fn unusual(ctx: &TcContext, network: usize) -> Action {
+        Action::from_number(stage::unusual_reply6(ctx.skb.skb, network as u64))
+    }
+}
+
 /// As [`crate::frame::again`].
 #[inline(always)]
 fn again(ctx: &TcContext) -> TcContext {
     TcContext::new(ctx.skb.skb)
+}
+
+/// What leaves with VLAN tags in the frame itself.
+#[inline(always)]
+pub(crate) fn tagged(ctx: TcContext) -> Action {
+    unusual::tagged(ctx)
 }
 
 /// Judges one packet.
@@ -35,9 +71,12 @@ pub fn handle(ctx: &TcContext) -> Action {
     };
     match ethernet.ether_type {
         ethertype::IPV4 => reply::handle::<V4>(ctx, cursor),
-        ethertype::IPV6 if fence::is_discovery(&cursor) => fence::discovery(again(ctx)),
+        ethertype::IPV6 if fence::is_discovery(&cursor) => {
+            fence::discovery(again(ctx), size_of::<EthHdr>())
+        }
         ethertype::IPV6 => reply::handle::<V6>(ctx, cursor),
-        ethertype::ARP => fence::arp(again(ctx)),
+        ethertype::ARP => fence::arp(again(ctx), size_of::<EthHdr>()),
+        other if ethertype::is_tag(other) => Action::from_number(stage::tagged(ctx.skb.skb)),
         _ => Action::Next,
     }
 }

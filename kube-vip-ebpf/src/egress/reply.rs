@@ -9,8 +9,8 @@ use kube_vip_common::stats::Reason;
 use network_types::eth::EthHdr;
 use network_types::tcp::TcpHdr;
 
-use super::Action;
-use crate::family::{Family, Payload, Ports, Record as _, protocol};
+use super::{Action, Unusual};
+use crate::family::{Family, Ports, Record as _, protocol};
 use crate::frame::Cursor;
 use crate::maps::{self, FILTER};
 use crate::xdp::transport::sequence;
@@ -20,15 +20,31 @@ use crate::{count, helpers, record};
 const TCP_CHECK: usize = 16;
 const UDP_CHECK: usize = 6;
 
+/// What a packet without tags, fragments and extension headers is rewritten by; others are looked
+/// at by a stage of their own.
 #[inline(always)]
-pub(super) fn handle<F: Family>(ctx: &TcContext, mut cursor: Cursor<'_>) -> Action {
+pub(super) fn handle<F: Family + Unusual>(ctx: &TcContext, mut cursor: Cursor<'_>) -> Action {
     let Some(ip) = cursor.take::<F::Header>() else {
         return Action::Next;
     };
-    let Payload::Protocol(protocol @ (protocol::TCP | protocol::UDP)) = F::payload(ip, &mut cursor)
-    else {
-        return Action::Next;
-    };
+    match F::plain(ip, &mut cursor) {
+        Some(protocol @ (protocol::TCP | protocol::UDP)) => {
+            whole::<F>(ctx, size_of::<EthHdr>(), ip, cursor, protocol)
+        }
+        _ => F::unusual(ctx, size_of::<EthHdr>()),
+    }
+}
+
+/// A reply that is not in parts; its IP header is at `network`, the cursor behind that.
+#[inline(always)]
+pub(super) fn whole<F: Family>(
+    ctx: &TcContext,
+    network: usize,
+    ip: &F::Header,
+    mut cursor: Cursor<'_>,
+    protocol: u8,
+) -> Action {
+    let transport = cursor.offset(ctx);
     let Some([s0, s1, d0, d1]) = cursor.peek::<[u8; 4]>() else {
         return Action::Next;
     };
@@ -64,14 +80,15 @@ pub(super) fn handle<F: Family>(ctx: &TcContext, mut cursor: Cursor<'_>) -> Acti
         count::reason(Reason::FlowReplaced);
         return Action::Next;
     }
-    let transport = size_of::<EthHdr>() + F::header_words(ip) * 4;
     let (vip, port, backend) = F::parts(&origin);
-    let (packets, bytes) = (helpers::segments(ctx), u64::from(ctx.len()));
+    // Tags are not counted, wherever they are.
+    let bytes = u64::from(ctx.len()) - (network - size_of::<EthHdr>()) as u64;
+    let packets = helpers::segments(ctx);
     let to = match *origin.client_port() {
         0 => Ports { source: port, ..ports },
         client_port => Ports { source: port, destination: client_port, ..ports },
     };
-    match rewrite::<F>(ctx, transport, source, ports, vip, to) {
+    match rewrite::<F>(ctx, (network, transport), source, ports, vip, to) {
         Ok(()) => {
             count::replied(backend, packets, bytes);
             Action::Next
@@ -113,7 +130,7 @@ fn origin<F: Family>(reply: &F::Tuple, protocol: u8, opens: u64) -> Option<F::En
 #[inline(always)]
 fn rewrite<F: Family>(
     ctx: &TcContext,
-    transport: usize,
+    (network, transport): (usize, usize),
     old: F::Bytes,
     ports: Ports,
     vip: F::Bytes,
@@ -121,7 +138,7 @@ fn rewrite<F: Family>(
 ) -> Result<(), i64> {
     let udp = ports.protocol == protocol::UDP;
     let check = transport + if udp { UDP_CHECK } else { TCP_CHECK };
-    F::replace_source(ctx, check, old, vip, udp)?;
+    F::replace_source(ctx, network, check, old, vip, udp)?;
     if to.source != ports.source {
         helpers::replace_port(ctx, check, ports.source, to.source, udp)?;
         ctx.store(transport, &to.source.to_be_bytes(), 0)?;

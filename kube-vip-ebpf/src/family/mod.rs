@@ -11,9 +11,8 @@ use kube_vip_common::filter::Bit;
 use kube_vip_common::flow::{ANSWERED, Endpoint4, Endpoint6};
 use kube_vip_common::hash::FlowHash;
 use kube_vip_common::node::{Hop, Node};
-use network_types::eth::EthHdr;
 
-use crate::frame::{Cursor, Key as _, Wire, Word};
+use crate::frame::{Cursor, Key as _, Wire};
 use crate::maps::SMALLEST;
 use crate::xdp::transport::sequence;
 
@@ -24,10 +23,14 @@ pub use self::v6::{Halves, V6};
 pub mod protocol {
     /// RFC 792.
     pub const ICMP: u8 = 1;
+    /// RFC 2003.
+    pub const IPV4: u8 = 4;
     /// RFC 9293.
     pub const TCP: u8 = 6;
     /// RFC 768.
     pub const UDP: u8 = 17;
+    /// RFC 2473.
+    pub const IPV6: u8 = 41;
     /// RFC 4443.
     pub const ICMPV6: u8 = 58;
 }
@@ -92,11 +95,10 @@ pub trait Family {
     /// Value of the flow maps.
     type Endpoint: Record + 'static;
 
-    /// The fixed part of the header and the eight bytes behind it: what an error quotes.
-    type Quotation: Wire + AsRef<[Word]> + 'static;
-
     /// IP protocol number of this version's control messages.
     const ICMP: u8;
+    /// IP protocol number of a packet of this version inside another one.
+    const ENCAPSULATED: u8;
 
     /// Source address.
     fn source(ip: &Self::Header) -> Self::Bytes;
@@ -120,13 +122,15 @@ pub trait Family {
     );
     /// What checksums cover besides the segment (RFC 9293 §3.1, RFC 8200 §8.1).
     fn pseudo(source: Self::Bytes, destination: Self::Bytes, protocol: u8, length: u16) -> Sum;
-    /// Length of the header with what belongs to it, in words of four bytes.
-    fn header_words(ip: &Self::Header) -> usize;
-    /// Length of what follows the header, in bytes, by its own word.
-    fn payload_length(ip: &Self::Header) -> u16;
+    /// Length of the packet in bytes, by its own word.
+    fn length(ip: &Self::Header) -> u32;
     /// Whether errors and resets may be sent to this source (RFC 1122 §3.2.2, RFC 4443 §2.4).
     fn is_answerable(source: Self::Bytes) -> bool;
-    /// Finds what lies behind the header and puts the cursor there.
+    /// The protocol of a packet that is whole and has it right behind the header and its options,
+    /// where the cursor is put; of others perhaps the number of something else in that place, which
+    /// is neither TCP nor UDP.
+    fn plain(ip: &Self::Header, cursor: &mut Cursor<'_>) -> Option<u8>;
+    /// Finds what lies behind the header and all that belongs to it, and puts the cursor there.
     fn payload(ip: &Self::Header, cursor: &mut Cursor<'_>) -> Payload;
 
     /// The address as the maps have it.
@@ -170,10 +174,11 @@ pub trait Family {
     /// `HALF4` or `HALF6`.
     fn half() -> &'static Records<Self>;
 
-    /// Changes the source of a packet that leaves, with the checksums of both headers; the
-    /// transport's is at `check`.
+    /// Changes the source of a packet that leaves, with the checksums of both headers; the IP header
+    /// is at `network`, the transport's checksum at `check`.
     fn replace_source(
         ctx: &TcContext,
+        network: usize,
         check: usize,
         old: Self::Bytes,
         new: Self::Bytes,
@@ -194,6 +199,8 @@ pub trait Record: Copy {
     /// What the client will acknowledge, as [`sequence`] has it; 0 while the backend has not
     /// answered.
     fn answer(&self) -> u64;
+    /// As [`stamp`](Self::stamp).
+    fn seen(&self) -> u32;
     /// Its flags: [`DIRECT`](kube_vip_common::flow::DIRECT) and its like.
     fn flags(&mut self) -> &mut u16;
     /// The client's port as the other side knows it, host order; 0: it stays.
@@ -221,6 +228,11 @@ macro_rules! record {
             }
 
             #[inline(always)]
+            fn seen(&self) -> u32 {
+                self.stamp
+            }
+
+            #[inline(always)]
             fn flags(&mut self) -> &mut u16 {
                 &mut self.flags
             }
@@ -239,6 +251,3 @@ macro_rules! record {
 }
 
 record!(Endpoint4, Endpoint6);
-
-/// Where the IP header begins.
-const NETWORK: usize = size_of::<EthHdr>();

@@ -12,8 +12,8 @@ use kube_vip_common::mark::ORDINARY_TTL;
 use kube_vip_common::node::{Hop, Node};
 use network_types::ip::Ipv4Hdr;
 
-use super::{Family, NETWORK, Payload, Ports, Records, protocol};
-use crate::frame::{Cursor, Key as _, Word};
+use super::{Family, Payload, Ports, Records, protocol};
+use crate::frame::{Cursor, Key as _};
 use crate::helpers;
 use crate::maps::{FLOWS4, HALF4, REVERSE4};
 
@@ -30,9 +30,9 @@ impl Family for V4 {
     type Bytes = [u8; 4];
     type Tuple = Tuple4;
     type Endpoint = Endpoint4;
-    type Quotation = [Word; 7];
 
     const ICMP: u8 = protocol::ICMP;
+    const ENCAPSULATED: u8 = protocol::IPV4;
 
     #[inline(always)]
     fn source(ip: &Ipv4Hdr) -> [u8; 4] {
@@ -105,20 +105,22 @@ impl Family for V4 {
     }
 
     #[inline(always)]
-    fn header_words(ip: &Ipv4Hdr) -> usize {
-        usize::from(ip.vihl & 0xf)
-    }
-
-    #[inline(always)]
-    fn payload_length(ip: &Ipv4Hdr) -> u16 {
-        let header = u16::from(ip.vihl & 0xf) * 4;
-        u16::from_be_bytes(ip.tot_len).saturating_sub(header)
+    fn length(ip: &Ipv4Hdr) -> u32 {
+        u16::from_be_bytes(ip.tot_len).into()
     }
 
     #[inline(always)]
     fn is_answerable([first, ..]: [u8; 4]) -> bool {
         // Not "this network", not loopback, not multicast, reserved or broadcast (RFC 1122 §3.2.1.3).
         first != 0 && first != 127 && first < 224
+    }
+
+    #[inline(always)]
+    fn plain(ip: &Ipv4Hdr, cursor: &mut Cursor<'_>) -> Option<u8> {
+        match Self::payload(ip, cursor) {
+            Payload::Protocol(protocol) => Some(protocol),
+            _ => None,
+        }
     }
 
     #[inline(always)]
@@ -230,6 +232,7 @@ impl Family for V4 {
     #[inline(always)]
     fn replace_source(
         ctx: &TcContext,
+        network: usize,
         check: usize,
         old: [u8; 4],
         new: [u8; 4],
@@ -237,7 +240,7 @@ impl Family for V4 {
     ) -> Result<(), i64> {
         helpers::replace_v4(ctx, check, old, new, udp)?;
         let [from, to] = [old, new].map(|address| u32::from_ne_bytes(address).into());
-        ctx.l3_csum_replace(NETWORK + offset_of!(Ipv4Hdr, check), from, to, 4)?;
-        ctx.store(NETWORK + offset_of!(Ipv4Hdr, src_addr), &new, 0)
+        ctx.l3_csum_replace(network + offset_of!(Ipv4Hdr, check), from, to, 4)?;
+        ctx.store(network + offset_of!(Ipv4Hdr, src_addr), &new, 0)
     }
 }

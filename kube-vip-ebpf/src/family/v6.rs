@@ -12,13 +12,27 @@ use kube_vip_common::mark::ORDINARY_TTL;
 use kube_vip_common::node::{Hop, Node};
 use network_types::ip::Ipv6Hdr;
 
-use super::{Family, NETWORK, Payload, Ports, Records, protocol};
-use crate::frame::{self, Cursor, Key as _, Word};
+use super::{Family, Payload, Ports, Records, protocol};
+use crate::frame::{self, Cursor, Key as _};
 use crate::helpers;
 use crate::maps::{FLOWS6, HALF6, REVERSE6};
 
 /// IPv6 (RFC 8200).
 pub struct V6;
+
+/// Extension headers (RFC 8200 §4).
+const HOP_BY_HOP: u8 = 0;
+const ROUTING: u8 = 43;
+const FRAGMENT: u8 = 44;
+const DESTINATION: u8 = 60;
+
+/// Most extension headers that are stepped over: each once, destination options twice (RFC 8200
+/// §4.1). What a longer chain carries is taken for a protocol of its own.
+const EXTENSIONS: usize = 5;
+
+/// Parts of the fragment header's second word (RFC 8200 §4.5).
+const OFFSET: u16 = !7;
+const MORE: u16 = 1;
 
 /// An IPv6 address as two numbers, bytes as they lie in memory: sixteen single bytes would each take
 /// a register or a place on the stack.
@@ -55,9 +69,9 @@ impl Family for V6 {
     type Bytes = Halves;
     type Tuple = Tuple6;
     type Endpoint = Endpoint6;
-    type Quotation = [Word; 12];
 
     const ICMP: u8 = protocol::ICMPV6;
+    const ENCAPSULATED: u8 = protocol::IPV6;
 
     #[inline(always)]
     fn source(ip: &Ipv6Hdr) -> Halves {
@@ -112,13 +126,8 @@ impl Family for V6 {
     }
 
     #[inline(always)]
-    fn header_words(_ip: &Ipv6Hdr) -> usize {
-        size_of::<Ipv6Hdr>() / 4
-    }
-
-    #[inline(always)]
-    fn payload_length(ip: &Ipv6Hdr) -> u16 {
-        u16::from_be_bytes(ip.payload_len)
+    fn length(ip: &Ipv6Hdr) -> u32 {
+        u32::from(u16::from_be_bytes(ip.payload_len)) + size_of::<Ipv6Hdr>() as u32
     }
 
     #[inline(always)]
@@ -128,19 +137,40 @@ impl Family for V6 {
     }
 
     #[inline(always)]
+    fn plain(ip: &Ipv6Hdr, _: &mut Cursor<'_>) -> Option<u8> {
+        Some(ip.next_hdr)
+    }
+
+    #[inline(always)]
     fn payload(ip: &Ipv6Hdr, cursor: &mut Cursor<'_>) -> Payload {
-        /// RFC 8200 §4.5.
-        const FRAGMENT: u8 = 44;
-        if ip.next_hdr != FRAGMENT {
-            return Payload::Protocol(ip.next_hdr);
-        }
-        match cursor.take::<[u8; 8]>() {
-            Some([protocol, _, high, low, ..]) if u16::from_be_bytes([*high, *low]) & !7 == 0 => {
-                Payload::FirstFragment(*protocol)
+        let mut next = ip.next_hdr;
+        let mut is_part = false;
+        for _ in 0..EXTENSIONS {
+            match next {
+                HOP_BY_HOP | ROUTING | DESTINATION => {
+                    // Stepped over, not judged.
+                    let Some([protocol, units]) = cursor.peek::<[u8; 2]>() else {
+                        return Payload::Malformed;
+                    };
+                    next = protocol;
+                    cursor.skip((usize::from(units) + 1) * 8);
+                }
+                FRAGMENT => {
+                    let Some([protocol, _, high, low, ..]) = cursor.take::<[u8; 8]>() else {
+                        return Payload::Malformed;
+                    };
+                    let place = u16::from_be_bytes([*high, *low]);
+                    if place & OFFSET != 0 {
+                        return Payload::LaterFragment;
+                    }
+                    // Neither offset nor more: it is the whole packet (RFC 6946).
+                    is_part |= place & MORE != 0;
+                    next = *protocol;
+                }
+                _ => break,
             }
-            Some(_) => Payload::LaterFragment,
-            None => Payload::Malformed,
         }
+        if is_part { Payload::FirstFragment(next) } else { Payload::Protocol(next) }
     }
 
     #[inline(always)]
@@ -240,6 +270,7 @@ impl Family for V6 {
     #[inline(always)]
     fn replace_source(
         ctx: &TcContext,
+        network: usize,
         check: usize,
         old: Halves,
         new: Halves,
@@ -247,6 +278,6 @@ impl Family for V6 {
     ) -> Result<(), i64> {
         let new = new.octets();
         helpers::replace_v6(ctx, check, &old.octets(), &new, udp)?;
-        ctx.store(NETWORK + offset_of!(Ipv6Hdr, src_addr), &new, 0)
+        ctx.store(network + offset_of!(Ipv6Hdr, src_addr), &new, 0)
     }
 }

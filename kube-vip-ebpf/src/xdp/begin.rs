@@ -7,7 +7,7 @@ use kube_vip_common::stats::Reason;
 use network_types::eth::EthHdr;
 
 use super::{Action, Chosen, Verdict, transport};
-use crate::family::{Family, Payload, Record as _, protocol};
+use crate::family::{Family, Payload, Ports, Record as _, protocol};
 use crate::frame::Cursor;
 use crate::maps::{self, BACKENDS};
 use crate::record::IF_NONE;
@@ -75,7 +75,7 @@ fn begin<F: Family>(flow: &F::Tuple, id: u32, turn: u32) -> Option<()> {
     }
     let half = maps::inspect(F::half(), flow, port_of_same).unwrap_or(NONE);
     if turn > 0 {
-        *endpoint.client_port() = another_port::<F>(flow, turn);
+        *endpoint.client_port() = another_port(ports, turn);
     } else if half < OTHER {
         *endpoint.client_port() = half as u16;
     }
@@ -91,12 +91,13 @@ fn begin<F: Family>(flow: &F::Tuple, id: u32, turn: u32) -> Option<()> {
 
 /// A port that the backend may know the client by.
 #[inline(always)]
-fn another_port<F: Family>(flow: &F::Tuple, turn: u32) -> u16 {
+const fn another_port(ports: Ports, turn: u32) -> u16 {
     /// Below it are those of well-known services (RFC 6335 §6).
     const FIRST: u32 = 1024;
-    let (client, vip, ports) = F::tuple_parts(flow);
-    let hash = F::hash_flow(turn.into(), client, vip, ports);
-    (FIRST + hash.slot(65536 - FIRST)) as u16
+    // Spread, so that clients that count their ports upwards do not meet themselves.
+    let mixed = (ports.source as u32 ^ turn << 16 ^ (ports.destination as u32) << 8)
+        .wrapping_mul(0x9e37_79b1);
+    (FIRST + (mixed >> 16) % (65536 - FIRST)) as u16
 }
 
 /// Takes the tuple of replies for a flow, unless another flow has it.

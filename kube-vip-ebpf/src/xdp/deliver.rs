@@ -7,7 +7,7 @@ use kube_vip_common::stats::Reason;
 
 use super::transport::Transport;
 use super::{Action, Chosen, Verdict};
-use crate::family::{Family, Ports, Record as _};
+use crate::family::{Family, Record as _};
 use crate::maps::{self, BACKENDS, SETTINGS};
 use crate::{count, record};
 
@@ -26,7 +26,7 @@ pub(super) fn known<F: Family>(
     let flow = F::tuple(F::source(ip), F::destination(ip), transport.ports);
     let endpoint = record::flow::<F>(&flow)?;
     // TCP stays where it is; UDP has no end of its own.
-    if !transport.is_tcp() && !goes_on::<F>(&flow, endpoint, F::source(ip), transport.ports) {
+    if !transport.is_tcp() && !goes_on::<F>(&flow, endpoint) {
         return None;
     }
     Some(to::<F>(ip, transport, endpoint, length, chosen))
@@ -55,14 +55,10 @@ pub(super) fn to<F: Family>(
     Verdict::Done(Action::Pass)
 }
 
-/// Whether a UDP flow goes on: its backend is one still, and the flow has not been idle for too long.
+/// Whether a UDP flow goes on: its backend is one still, and its client was not silent for too long.
+/// Whether its backend was silent too is looked at elsewhere (`xdp/open.rs`).
 #[inline(always)]
-fn goes_on<F: Family>(
-    flow: &F::Tuple,
-    mut endpoint: F::Endpoint,
-    client: F::Bytes,
-    ports: Ports,
-) -> bool {
+fn goes_on<F: Family>(flow: &F::Tuple, mut endpoint: F::Endpoint) -> bool {
     if !is_there::<F>(&endpoint) {
         return false;
     }
@@ -70,15 +66,18 @@ fn goes_on<F: Family>(
     if seen == now {
         return true;
     }
-    let limit = SETTINGS.get(0).map_or(0, |settings| settings.udp_idle);
-    // Replies count too, but are looked for only where the client was silent.
-    let reply = || record::reply::<F>(&record::reply_tuple::<F>(client, ports, endpoint));
-    let alive = now.wrapping_sub(seen) <= limit
-        || reply().is_some_and(|mut vip| now.wrapping_sub(*vip.stamp()) <= limit);
+    let alive = !is_over(now, seen);
     if alive {
         maps::change(F::flows(), flow, |flow| *flow.stamp() = now);
     }
     alive
+}
+
+/// Whether a UDP flow that was seen then has been idle for too long.
+#[inline(always)]
+pub(super) fn is_over(now: u32, seen: u32) -> bool {
+    let limit = SETTINGS.get(0).map_or(0, |settings| settings.udp_idle);
+    now.wrapping_sub(seen) > limit
 }
 
 /// Whether the backend of a flow still is one.

@@ -1,16 +1,20 @@
 //! What arrives on an uplink, stage by stage.
 //!
 //! ```text
+//! vlan       tags are taken off, and put on again at the end
 //! handle ─┬─ arp, nd        requests for a VIP, claims to it
 //!         ├─ judge ─┬─ filter: not ours ────────────────> up, untouched
-//!         │         └─ balance: a frontend's packet ─┬─> deliver: its flow is known here, up
-//!         │                                          └─> forward: to a peer, out again
-//!         └─ finish ┬─ open: a flow begins here ─> begin ─> recorded: deliver
-//!                   ├─ stray: a connection goes on ───> confirm: its client exists, deliver
-//!                   │                                └> second: to a host that may know it
-//!                   ├─ unbalanced: ours, no frontend ─┬─> echo
+//!         │         ├─ balance: a frontend's packet ─┬─> deliver: its flow is known here, up
+//!         │         │                                └─> forward: to a peer, out again
+//!         │         └─ unusual: no plain TCP or UDP ───> balance, where it is a frontend's
+//!         └─ finish ┬─ decapsulate: out of a tunnel ──> judge
+//!                   ├─ open: a flow begins here ─> begin ─> recorded: deliver
+//!                   ├─ stray: a connection goes on, unknown here ─┬─> its client exists: deliver
+//!                   │                                             └─> second: to a host that may know
+//!                   ├─ tunnel: to a peer behind a router, out again
+//!                   ├─ unbalanced: ours, no frontend ─┬─> echo, probe
 //!                   │                                 └─> up where held
-//!                   └─ refuse: reset, unreachable or closed
+//!                   └─ refuse: reset, unreachable, too big or closed
 //! ```
 
 use aya_ebpf::bindings::xdp_action;
@@ -19,7 +23,7 @@ use kube_vip_common::filter::ADDRESSES;
 use network_types::eth::EthHdr;
 
 use crate::ethertype;
-use crate::family::{Family, Payload, V4, V6, protocol};
+use crate::family::{Family, V4, V6, protocol};
 use crate::frame::Cursor;
 use crate::maps::{self, FILTER};
 use crate::stage::{self, Stages};
@@ -30,6 +34,7 @@ mod balance;
 pub(crate) mod begin;
 mod chosen;
 mod closed;
+pub(crate) mod decapsulate;
 mod deliver;
 mod direct;
 mod echo;
@@ -37,16 +42,21 @@ mod forward;
 pub(crate) mod nd;
 pub(crate) mod open;
 mod pick;
+pub(crate) mod probe;
 pub(crate) mod recorded;
 pub(crate) mod refuse;
 mod reset;
 mod second;
 pub(crate) mod stray;
 pub(crate) mod transport;
+pub(crate) mod tunnel;
 pub(crate) mod unbalanced;
 mod unreachable;
+pub(crate) mod unusual;
+pub(crate) mod vlan;
 
 pub use self::chosen::Chosen;
+pub use self::forward::Onward;
 pub use self::refuse::Refusal;
 
 /// What becomes of a frame.
@@ -80,6 +90,8 @@ impl Action {
 pub enum Verdict {
     /// The frame is done with.
     Done(Action),
+    /// It is no plain TCP or UDP.
+    Unusual,
     /// It is the first packet of a flow to be delivered here.
     Open(Chosen),
     /// It is that and the backend is found: the flow is to be recorded, at the first or a further
@@ -89,8 +101,14 @@ pub enum Verdict {
     Recorded(Chosen),
     /// It is the middle of a connection that has no record here.
     Stray(Chosen),
+    /// It is an IP packet inside another one.
+    Decapsulate,
+    /// It goes to a peer behind a router.
+    Tunnel(Onward),
     /// It is no frontend's.
     Unbalanced,
+    /// It is another agent's probe.
+    Probe,
     /// The client is told that nobody serves it.
     Refuse(Refusal),
 }
@@ -101,8 +119,12 @@ const OPEN: u64 = 1 << 56;
 const STRAY: u64 = 2 << 56;
 const UNBALANCED: u64 = 3 << 56;
 const REFUSE: u64 = 4 << 56;
-const BEGIN: u64 = 5 << 56;
-const RECORDED: u64 = 6 << 56;
+const DECAPSULATE: u64 = 6 << 56;
+const TUNNEL: u64 = 7 << 56;
+const PROBE: u64 = 8 << 56;
+const UNUSUAL: u64 = 5 << 56;
+const BEGIN: u64 = 9 << 56;
+const RECORDED: u64 = 10 << 56;
 const KIND: u64 = 0xff << 56;
 
 impl Verdict {
@@ -115,7 +137,11 @@ impl Verdict {
             Self::Begin(chosen, turn) => BEGIN | chosen.pack() | (turn as u64) << begin::TURN,
             Self::Recorded(chosen) => RECORDED | chosen.pack(),
             Self::Stray(chosen) => STRAY | chosen.pack(),
+            Self::Decapsulate => DECAPSULATE,
+            Self::Tunnel(onward) => TUNNEL | onward.pack(),
+            Self::Unusual => UNUSUAL,
             Self::Unbalanced => UNBALANCED,
+            Self::Probe => PROBE,
             Self::Refuse(refusal) => REFUSE | refusal.pack(),
         }
     }
@@ -125,10 +151,23 @@ impl Verdict {
 #[inline(always)]
 pub fn handle(ctx: &mut XdpContext) -> Action {
     let mut cursor = Cursor::new(ctx);
-    let Some(ethernet) = cursor.take::<EthHdr>() else {
+    let Some(mut ethernet) = cursor.take::<EthHdr>() else {
         return Action::Pass;
     };
-    match ethernet.ether_type {
+    let mut tags = 0;
+    if ethertype::is_tag(ethernet.ether_type) {
+        tags = stage::pop_tags(ctx.ctx);
+        if tags == 0 {
+            return Action::Pass;
+        }
+        // What was taken off has moved everything else.
+        cursor = Cursor::new(ctx);
+        let Some(again) = cursor.take::<EthHdr>() else {
+            return Action::Drop;
+        };
+        ethernet = again;
+    }
+    let action = match ethernet.ether_type {
         ethertype::IPV4 => {
             let verdict = judge::<V4>(ctx, ethernet, cursor);
             finish::<V4>(ctx, verdict)
@@ -143,7 +182,11 @@ pub fn handle(ctx: &mut XdpContext) -> Action {
         }
         ethertype::ARP => Action::from_number(stage::arp(ctx.ctx).into()),
         _ => Action::Pass,
+    };
+    if tags != 0 && action != Action::Drop {
+        return Action::from_number(stage::push_tags(ctx.ctx, tags, action as u32).into());
     }
+    action
 }
 
 #[inline(always)]
@@ -159,15 +202,16 @@ fn judge<F: Family>(ctx: &XdpContext, ethernet: &mut EthHdr, mut cursor: Cursor<
     if !F::bit(F::destination(ip)).is_set(filter) {
         return NOT_OURS;
     }
-    match F::payload(ip, &mut cursor) {
-        Payload::Protocol(protocol @ (protocol::TCP | protocol::UDP)) => {
-            match transport::parse(&mut cursor, protocol) {
-                Some(transport) => balance::handle::<F>(ctx, ethernet, ip, transport),
-                None => Verdict::Unbalanced,
+    match F::plain(ip, &mut cursor) {
+        Some(protocol @ (protocol::TCP | protocol::UDP)) => {
+            if let Some(transport) = transport::parse(&mut cursor, protocol) {
+                return balance::handle::<F>(ctx, ethernet, ip, transport);
             }
         }
-        _ => Verdict::Unbalanced,
+        Some(protocol) if protocol == F::ENCAPSULATED => return Verdict::Decapsulate,
+        _ => {}
     }
+    Verdict::Unusual
 }
 
 /// What few packets need, by stages of their own; each may leave the ones below it something to do.
@@ -177,6 +221,12 @@ fn finish<F: Family + Stages>(ctx: &XdpContext, verdict: Verdict) -> Action {
         Verdict::Done(action) => return action,
         verdict => verdict.pack(),
     };
+    if word & KIND == DECAPSULATE {
+        word = F::decapsulate(ctx, 0);
+    }
+    if word & KIND == UNUSUAL {
+        word = F::unusual(ctx, 0);
+    }
     if word & KIND == OPEN {
         word = F::open(ctx, word & !KIND);
     }
@@ -191,8 +241,14 @@ fn finish<F: Family + Stages>(ctx: &XdpContext, verdict: Verdict) -> Action {
     if word & KIND == STRAY {
         word = F::stray(ctx, word & !KIND);
     }
+    if word & KIND == TUNNEL {
+        word = F::tunnel(ctx, word & !KIND);
+    }
     if word & KIND == UNBALANCED {
         word = F::unbalanced(ctx, 0);
+    }
+    if word & KIND == PROBE {
+        word = F::probe(ctx, 0);
     }
     if word & KIND == REFUSE {
         word = F::refuse(ctx, word & !KIND);

@@ -111,7 +111,7 @@ fn valid_asker(cursor: &mut Cursor<'_>) -> Option<Packed> {
     let ip = cursor.take::<Ipv6Hdr>()?;
     let head = *cursor.take::<[Word; 2]>()?;
     let target = Halves::of(cursor.take::<[u8; 16]>()?);
-    let length = V6::payload_length(ip);
+    let length = u16::from_be_bytes(ip.payload_len);
     if ip.hop_limit != 255 || head[0][1] != 0 || length < 24 || length % 8 != 0 {
         return None;
     }

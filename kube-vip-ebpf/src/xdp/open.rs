@@ -8,7 +8,7 @@ use network_types::eth::EthHdr;
 
 use super::transport::{self, Transport};
 use super::{Action, Chosen, Refusal, Verdict, balance, deliver, pick};
-use crate::family::{Family, Payload, Ports};
+use crate::family::{Family, Payload, Ports, Record as _};
 use crate::frame::{Cursor, length};
 use crate::maps::{self, TABLES};
 use crate::record;
@@ -68,18 +68,30 @@ fn no_backend(transport: &Transport<'_>, chosen: Chosen) -> Refusal {
     }
 }
 
-/// Another packet of a UDP flow whose client had not proved that it exists.
+/// The backend of a UDP flow that goes on: one whose client was silent, but not its backend, or one
+/// whose client has yet to prove that it exists.
 #[inline(always)]
 fn again<F: Family>(flow: &F::Tuple) -> Option<F::Endpoint> {
-    let endpoint = record::half::<F>(flow)?;
+    let known = record::flow::<F>(flow);
+    let half_open = known.is_none();
+    let endpoint = known.or_else(|| record::half::<F>(flow))?;
     if !deliver::is_there::<F>(&endpoint) {
         return None;
     }
     let (client, _, ports) = F::tuple_parts(flow);
     let reply = record::reply_tuple::<F>(client, ports, endpoint);
-    if record::answer::<F>(&reply) != 0 {
-        // A refusal of the map changes nothing for this packet.
-        record::confirm::<F>(flow, &reply);
+    if half_open {
+        if record::answer::<F>(&reply) != 0 {
+            // A refusal of the map changes nothing for this packet.
+            record::confirm::<F>(flow, &reply);
+        }
+        return Some(endpoint);
     }
+    let now = maps::seconds();
+    let seen = maps::inspect(F::replies(), &reply, |vip| vip.seen())?;
+    if deliver::is_over(now, seen) {
+        return None;
+    }
+    maps::change(F::flows(), flow, |flow| *flow.stamp() = now);
     Some(endpoint)
 }

@@ -25,6 +25,7 @@ pub(super) fn answer<F: Family>(mut ctx: XdpContext) -> Option<Action> {
     let Payload::Protocol(protocol::TCP) = F::payload(ip, &mut cursor) else {
         return None;
     };
+    let headers = cursor.offset(&ctx) - size_of::<EthHdr>();
     let tcp = *cursor.take::<TcpHdr>()?;
     let (client, vip) = (F::source(ip), F::destination(ip));
     // An RST is never answered, else two hosts could reset each other for ever.
@@ -34,7 +35,8 @@ pub(super) fn answer<F: Family>(mut ctx: XdpContext) -> Option<Action> {
     let (sequence, acknowledgement, flags) = if tcp.ack() != 0 {
         (tcp.ack_seq, [0; 4], RST)
     } else {
-        let text = u32::from(F::payload_length(ip)).wrapping_sub(u32::from(tcp.doff()) * 4);
+        let headers = headers as u32 + u32::from(tcp.doff()) * 4;
+        let text = F::length(ip).wrapping_sub(headers);
         let marks = u32::from(tcp.syn()) + u32::from(tcp.fin());
         let next = u32::from_be_bytes(tcp.seq).wrapping_add(text).wrapping_add(marks);
         ([0; 4], next.to_be_bytes(), RST | ACK)

@@ -2,12 +2,14 @@
 //! Which, and why that ends, is said in [`kube_vip_common::history`].
 
 use aya_ebpf::programs::XdpContext;
+use kube_vip_common::backend::NOBODY;
 use kube_vip_common::history;
-use kube_vip_common::node::{Hop, LINK, THIS_NODE};
+use kube_vip_common::node::{Hop, LINK, NAT, THIS_NODE};
 use kube_vip_common::stats::Reason;
+use kube_vip_common::table::Slot;
 use network_types::eth::EthHdr;
 
-use super::{Action, Chosen, Verdict, balance, forward, is_anothers, pick};
+use super::{Action, Chosen, Onward, Verdict, balance, forward, is_anothers, pick};
 use crate::count;
 use crate::family::{Family, Ports};
 use crate::maps::{self, NODES, TABLES};
@@ -30,18 +32,22 @@ pub(super) fn handle<F: Family>(
     let frontend = maps::frontend(F::frontend_key(F::destination(ip), ports))?;
     let hash = balance::hash::<F>(frontend, ip, ports);
     let past = pick::past(TABLES.get(frontend.id)?, frontend.slots, hash);
-    let sender = ethernet.src_addr;
-    let reaches = |node: u8| hop::<F>(node).is_some_and(|hop| hop.mac.octets != sender);
+    let sender = maps::peer(ethernet.src_addr).unwrap_or(0);
+    let reaches = |node: u8| u32::from(node) != sender && hop::<F>(node).is_some();
     // A client's packet begins where an agent's would that was just sent by its table.
     let position = chosen.position.unwrap_or(0);
     let (node, position) = history::next(position, chosen.slot.node() as u8, past, reaches)?;
     count::reason(Reason::SecondChance);
-    Some(forward::towards::<F>(ctx, ethernet, ip, hop::<F>(node)?, position))
+    let hop = hop::<F>(node)?;
+    Some(match hop.way {
+        LINK => forward::towards::<F>(ctx, ethernet, ip, hop, position),
+        _ => Verdict::Tunnel(Onward { slot: Slot::new(NOBODY, node.into()), position }),
+    })
 }
 
 /// The way to a host, where there is one.
 #[inline(always)]
 fn hop<F: Family>(node: u8) -> Option<&'static Hop> {
     let hop = NODES.get(node.into()).map(F::hop);
-    hop.filter(|hop| hop.ifindex != 0 && hop.way == LINK)
+    hop.filter(|hop| hop.ifindex != 0 && hop.way != NAT)
 }

@@ -2,14 +2,15 @@
 
 use aya_ebpf::programs::XdpContext;
 use kube_vip_common::stats::Reason;
-use kube_vip_common::vip::{HELD, SERVED, VIRTUAL};
+use kube_vip_common::vip::{HELD, OWN, SERVED, VIRTUAL};
 use network_types::eth::EthHdr;
 
 use super::transport;
 use super::{Action, Refusal, Verdict, agent, direct, echo, is_anothers, is_unicast};
 use crate::family::{Family, Payload, protocol};
 use crate::frame::Cursor;
-use crate::{count, log, maps};
+use crate::maps::{self, SETTINGS};
+use crate::{count, log};
 
 #[inline(always)]
 pub(crate) fn stage<F: Family>(ctx: XdpContext, _: u64) -> u64 {
@@ -37,6 +38,9 @@ fn handle<F: Family>(ctx: &XdpContext) -> Verdict {
     | Payload::FirstFragment(protocol @ (protocol::TCP | protocol::UDP)) = payload
         && let Some(transport) = transport::parse(&mut cursor, protocol)
     {
+        if vip.flags & OWN != 0 && !transport.is_tcp() && is_probe(transport.ports.destination) {
+            return Verdict::Probe;
+        }
         if vip.flags & SERVED != 0 {
             direct::handle::<F>(ip, &transport);
         }
@@ -72,6 +76,11 @@ fn handle<F: Family>(ctx: &XdpContext) -> Verdict {
     };
     count::reason(reason);
     Verdict::Done(action)
+}
+
+#[inline(always)]
+fn is_probe(port: u16) -> bool {
+    SETTINGS.get(0).is_some_and(|settings| settings.probe_port == port)
 }
 
 /// The kernel has no such address and would route the packet out again.

@@ -100,6 +100,8 @@ pub struct Maps {
     pub nodes: Array<MapData, Node>,
     /// `PEERS`.
     pub peers: HashMap<MapData, PeerKey, Peer>,
+    /// `PEER_IPS`.
+    pub peer_ips: HashMap<MapData, Address, Peer>,
     /// `UPLINKS`.
     pub uplinks: HashMap<MapData, u32, Uplink>,
     /// `SETTINGS`.
@@ -133,6 +135,7 @@ pub(super) const MAP_NAMES: &[&str] = &[
     "BACKENDS",
     "NODES",
     "PEERS",
+    "PEER_IPS",
     "UPLINKS",
     "SETTINGS",
     "CLOCK",
@@ -305,6 +308,7 @@ impl Maps {
             backends: typed(programs, "BACKENDS")?,
             nodes: typed(programs, "NODES")?,
             peers: typed(programs, "PEERS")?,
+            peer_ips: typed(programs, "PEER_IPS")?,
             uplinks: typed(programs, "UPLINKS")?,
             settings: typed(programs, "SETTINGS")?,
             clock: Some(typed(programs, "CLOCK")?),

@@ -58,6 +58,10 @@ pub struct DataPlane {
     pub udp_idle: Duration,
     /// How long a backend that takes no new flows keeps those it has.
     pub drain_timeout: Option<Duration>,
+    /// The UDP port that other agents' probes come to; 0 where there are no others.
+    pub probe_port: u16,
+    /// Of what seeds come from: hosts with the same digest have the same tables.
+    pub digest: u64,
 }
 
 /// An interface the programs are attached to.

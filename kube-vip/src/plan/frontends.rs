@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use super::nodes::obstacle;
 use super::vips::host_addresses;
-use super::{Backend, Frontend, Node, Through, Way, seed};
+use super::{Backend, Frontend, Node, Way, seed};
 use crate::config::{self, LoadBalancer, Protocol};
 use crate::view::{Hop, View};
 
@@ -83,8 +83,7 @@ fn place(view: &View, nodes: &BTreeMap<String, Node>, backend: &config::Backend)
     match config.remote_peers.iter().find(|peer| peer.addresses.contains(&address)) {
         Some(peer) => {
             let v4 = address.is_ipv4();
-            let hop = nodes.get(&peer.id).and_then(|node| node.hop(v4));
-            let reachable = hop.is_some_and(|hop| hop.through == Through::Link);
+            let reachable = nodes.get(&peer.id).is_some_and(|node| node.hop(v4).is_some());
             let way = if reachable { Way::Peer } else { Way::None(obstacle(view, peer, v4)) };
             at(Some(&peer.id), way)
         }

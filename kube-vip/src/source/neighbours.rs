@@ -14,6 +14,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use rtnetlink::MulticastGroup;
+use rtnetlink::packet_route::RouteNetlinkMessage;
 use tokio::sync::watch;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at, sleep, sleep_until};
 use tracing::{debug, warn};
@@ -56,6 +57,17 @@ const RETRY: Duration = Duration::from_secs(1);
 
 /// The way to each wanted address.
 pub type Hops = BTreeMap<IpAddr, Hop>;
+
+/// What a message of the kernel's says of a route or a neighbour, in words.
+pub(super) fn read(message: &RouteNetlinkMessage) -> Option<String> {
+    match message {
+        RouteNetlinkMessage::NewRoute(route) => Some(format!("{:?}", query::read_way(route))),
+        RouteNetlinkMessage::NewNeighbour(entry) | RouteNetlinkMessage::DelNeighbour(entry) => {
+            Some(format!("{:?}", Neighbour::read(entry)))
+        }
+        _ => None,
+    }
+}
 
 /// Follows the ways to the wanted addresses until every receiver is gone. Fails only if the
 /// kernel cannot be asked at all; addresses that cannot be reached are entries that say so.

@@ -1,6 +1,7 @@
-//! `NODES` and `PEERS`.
+//! `NODES`, and by which addresses they are known: `PEERS` and `PEER_IPS`.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 
 use kube_vip_common::address::{Address, MacAddress};
 use kube_vip_common::node::{
@@ -45,6 +46,14 @@ impl Mirror {
             if self.node_values.get(&id) != Some(&value) {
                 maps.nodes.set(id, value, 0).map_err(map_error("NODES"))?;
                 self.node_values.insert(id, value);
+            }
+            for address in addresses(node) {
+                if self.peer_ips.get(&address) != Some(&id) {
+                    let peer = Peer { node: id };
+                    let added = maps.peer_ips.insert(Address::from(address), peer, 0);
+                    added.map_err(map_error("PEER_IPS"))?;
+                    self.peer_ips.insert(address, id);
+                }
             }
             for mac in macs(node, id) {
                 if self.peers.get(&mac) != Some(&id) {
@@ -94,6 +103,14 @@ impl Mirror {
                 .map_err(map_error("PEERS"))?;
             self.peers.remove(&mac);
         }
+        let current: BTreeSet<_> = desired.nodes.values().flat_map(addresses).collect();
+        let stale: Vec<_> =
+            self.peer_ips.keys().filter(|ip| !current.contains(ip)).copied().collect();
+        for address in stale {
+            ignore_missing(maps.peer_ips.remove(&Address::from(address)))
+                .map_err(map_error("PEER_IPS"))?;
+            self.peer_ips.remove(&address);
+        }
         let left = |name: &String| desired.nodes.get(name).is_none_or(|node| node.local);
         let gone: Vec<_> = self.nodes.iter().map(|(n, _)| n).filter(|n| left(n)).cloned().collect();
         for name in gone {
@@ -124,6 +141,11 @@ fn value(hop: &NextHop, local: bool, source_mac: MacAddress) -> Hop {
         },
         mtu: hop.mtu,
     }
+}
+
+/// The IP addresses that another host's frames out of tunnels, and its probes, come from.
+fn addresses(node: &plan::Node) -> impl Iterator<Item = IpAddr> {
+    node.addresses.iter().filter(|_| !node.local).copied()
 }
 
 /// The Ethernet addresses that frames of a host come from: its own where it is on a link with this

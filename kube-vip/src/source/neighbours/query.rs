@@ -96,7 +96,7 @@ fn family(address: IpAddr) -> AddressFamily {
     if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 }
 }
 
-fn read_way(route: &RouteMessage) -> Way {
+pub(super) fn read_way(route: &RouteMessage) -> Way {
     let (mut oif, mut gateway, mut mtu) = (None, None, None);
     for attribute in &route.attributes {
         match attribute {

@@ -1,0 +1,267 @@
+//! Configurations: hosts that mostly agree, as agents make them do, and sometimes do not.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use super::random::Random;
+use crate::compare::kernel::{LEASES, LOCALS, TABLES};
+use crate::reference::host::{
+    Backend, Configuration, Frontend, Lease, Node, Port, Slot, THIS, Table, Vip,
+};
+use crate::reference::packet::{Mac, TCP, UDP};
+
+/// Hosts with programs.
+pub(crate) const HOSTS: usize = 3;
+
+pub(crate) const CLOSED_PORT: u16 = 65000;
+
+/// Ethernet address of a host; those behind the last one run no programs.
+pub(crate) const fn mac(host: usize) -> Mac {
+    [2, 0, 0, 0, 0, host as u8 + 1]
+}
+
+pub(crate) fn address(host: usize, v4: bool) -> IpAddr {
+    let n = host as u8 + 1;
+    if v4 {
+        Ipv4Addr::new(10, 0, 0, n).into()
+    } else {
+        Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, n.into()).into()
+    }
+}
+
+pub(crate) fn pod(host: usize, n: u8, v4: bool) -> IpAddr {
+    let host = host as u8 + 1;
+    if v4 {
+        Ipv4Addr::new(10, 244, host, n).into()
+    } else {
+        Ipv6Addr::new(0xfd01, 0, 0, host.into(), 0, 0, 0, n.into()).into()
+    }
+}
+
+pub(crate) fn vip(n: u8, v4: bool) -> IpAddr {
+    if v4 {
+        Ipv4Addr::new(10, 0, 0, 100 + n).into()
+    } else {
+        Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0x00ff, 0x100 + u16::from(n)).into()
+    }
+}
+
+/// What all hosts should agree on.
+#[derive(Clone, Debug)]
+pub(crate) struct World {
+    pub(crate) vips: Vec<IpAddr>,
+    pub(crate) frontends: Vec<(Port, Frontend)>,
+    /// Where each runs; those on a host of ours answer.
+    pub(crate) backends: Vec<(Backend, usize)>,
+    owner: Option<usize>,
+    tables: u64,
+}
+
+impl World {
+    pub(crate) fn random(random: &mut Random) -> Self {
+        let mut vips = Vec::new();
+        for v4 in [true, false] {
+            vips.extend((0..1 + random.below(2) as u8).map(|n| vip(n, v4)));
+        }
+        let mut backends = Vec::new();
+        for host in 0..HOSTS + 2 {
+            for v4 in [true, false] {
+                for protocol in [TCP, UDP] {
+                    for n in 0..random.below(3) as u8 {
+                        let pod = pod(host, n, v4);
+                        let address = if random.percent(20) { address(host, v4) } else { pod };
+                        let port = random.one_of(&[80, 8080, 8080, 8081]);
+                        let backend = Backend { address, port, protocol };
+                        if !backends.iter().any(|(other, _)| *other == backend) {
+                            backends.push((backend, host));
+                        }
+                    }
+                }
+            }
+        }
+        let mut frontends: Vec<(Port, Frontend)> = Vec::new();
+        for id in 0..TABLES.len() as u32 {
+            let protocol = random.one_of(&[TCP, TCP, UDP]);
+            let on_host = random.percent(10);
+            let address = if on_host {
+                address(random.below(HOSTS), random.percent(50))
+            } else {
+                random.one_of(&vips)
+            };
+            let port = (address, random.one_of(&[80, 80, 53, 443]), protocol);
+            // The id without a table is rare: no agent leaves one.
+            let rare = TABLES[id as usize] == 0 && random.percent(80);
+            if rare || frontends.iter().any(|(other, _)| *other == port) {
+                continue;
+            }
+            let by_client = random.percent(25);
+            let frontend = Frontend { id, seed: random.next(), by_client, host_address: on_host };
+            frontends.push((port, frontend));
+        }
+        let owner = if random.percent(80) { Some(random.below(HOSTS)) } else { None };
+        Self { vips, frontends, backends, owner, tables: random.next() }
+    }
+
+    /// Something happens to it.
+    pub(crate) fn changed(&self, random: &mut Random) -> Self {
+        let mut world = self.clone();
+        match random.below(5) {
+            0 if !world.backends.is_empty() => {
+                // A number once given stays, so that no other backend takes it over unnoticed.
+                let at = random.below(world.backends.len());
+                world.backends[at].1 = usize::MAX;
+            }
+            1 => world.tables = random.next(),
+            2 => world.owner = random.one_of(&[None, Some(0), Some(1), Some(2)]),
+            3 if !world.frontends.is_empty() => {
+                let at = random.below(world.frontends.len());
+                world.frontends.remove(at);
+            }
+            _ => return Self { tables: random.next(), ..Self::random(random) },
+        }
+        world
+    }
+
+    /// The number that `host` knows another one by.
+    pub(crate) fn node(host: usize, other: usize) -> u32 {
+        match other {
+            _ if other == host => THIS,
+            _ if other < host => THIS + 1 + other as u32,
+            _ => THIS + other as u32,
+        }
+    }
+
+    /// What the agent of a host writes.
+    pub(crate) fn configuration(&self, host: usize, random: &mut Random) -> Configuration {
+        let mut leases = vec![Lease::Never; LEASES];
+        let mut vips = BTreeMap::new();
+        let owned = random.weighted(&[
+            (8, Lease::Now),
+            (2, Lease::Forever),
+            (2, Lease::Over),
+            (1, Lease::NotYet),
+            (1, Lease::Never),
+        ]);
+        let lease = random.below(LEASES) as u32;
+        leases[lease as usize] = if self.owner == Some(host) { owned } else { Lease::Never };
+        let owner = self.owner.map_or(0, |owner| Self::node(host, owner));
+        let held = if random.percent(90) { self.owner == Some(host) } else { random.percent(50) };
+        for address in &self.vips {
+            let vip = Vip { is_virtual: true, held, served: false, lease, owner };
+            vips.insert(*address, vip);
+        }
+        let own = [address(host, true), address(host, false)];
+        let mut frontends = BTreeMap::new();
+        for (port, frontend) in &self.frontends {
+            if frontend.host_address && !own.contains(&port.0) || random.percent(5) {
+                continue;
+            }
+            frontends.insert(*port, *frontend);
+            if frontend.host_address {
+                let vip = Vip { held: true, lease, ..Vip::default() };
+                vips.insert(port.0, vip);
+            }
+        }
+        let mut served = Vec::new();
+        for (backend, _) in self.backends.iter().filter(|(_, at)| *at == host) {
+            served.push((backend.address, backend.port));
+        }
+        let closed_port = if random.percent(80) { CLOSED_PORT } else { 0 };
+        served.extend(own.iter().filter(|_| closed_port != 0).map(|ip| (*ip, closed_port)));
+        for (address, _) in &served {
+            let other = Vip { held: true, lease, ..Vip::default() };
+            vips.entry(*address).or_insert(other).served = true;
+        }
+        let backends = (1..).zip(&self.backends).filter(|(_, (_, at))| *at != usize::MAX);
+        let backends = backends.map(|(id, (backend, _))| (id, *backend)).collect();
+        let (nodes, peers) = Self::nodes(host, random);
+        let uplink = random.percent(95).then_some(mac(host));
+        let mut configuration = Configuration {
+            vips,
+            leases,
+            frontends,
+            tables: BTreeMap::new(),
+            backends,
+            nodes,
+            peers,
+            uplink,
+            served,
+            closed_port,
+        };
+        configuration.tables = self.tables(host, &configuration, random);
+        configuration
+    }
+
+    fn nodes(host: usize, random: &mut Random) -> (BTreeMap<u32, Node>, BTreeMap<Mac, u32>) {
+        let (mut nodes, mut peers) = (BTreeMap::new(), BTreeMap::new());
+        for other in 0..HOSTS + 2 {
+            let node = Self::node(host, other);
+            let octets = |v4| match address(other, v4) {
+                IpAddr::V4(ip) => (Some(ip.octets()), None),
+                IpAddr::V6(ip) => (None, Some(ip.octets())),
+            };
+            let interface = match other {
+                _ if other == host => 0,
+                // One host is reached through another interface, one not at all now and then.
+                _ if other == HOSTS => 2,
+                _ if random.percent(4) => 0,
+                _ => 1,
+            };
+            nodes.insert(
+                node,
+                Node {
+                    mac: mac(other),
+                    own: mac(host),
+                    interface,
+                    v4: octets(true).0.filter(|_| random.percent(95)),
+                    v6: octets(false).1.filter(|_| random.percent(95)),
+                },
+            );
+            peers.insert(mac(other), node);
+        }
+        (nodes, peers)
+    }
+
+    fn tables(
+        &self,
+        host: usize,
+        configuration: &Configuration,
+        random: &mut Random,
+    ) -> BTreeMap<u32, Table> {
+        let mut tables = BTreeMap::new();
+        for (port, frontend) in &configuration.frontends {
+            let size = TABLES[frontend.id as usize];
+            if size == 0 {
+                continue;
+            }
+            let members: Vec<(Slot, usize)> = (1..)
+                .zip(&self.backends)
+                .filter(|(_, (backend, at))| {
+                    let family = backend.address.is_ipv4() == port.0.is_ipv4();
+                    *at != usize::MAX && family && backend.protocol == port.2
+                })
+                .map(|(id, (_, at))| {
+                    (Slot { backend: id, node: Self::node(host, *at), was_here: false }, *at)
+                })
+                .collect();
+            // The same on all hosts, unless they disagree.
+            let seed = if random.percent(15) { random.next() } else { self.tables ^ frontend.seed };
+            let mut dice = Random::new(seed);
+            let empty = members.is_empty() || random.percent(3);
+            let kinds = 1 + dice.below(members.len().max(1));
+            let slots = (0..size).map(|_| match empty {
+                true => Slot::default(),
+                false => members[dice.below(kinds)].0,
+            });
+            let mut slots: Vec<Slot> = slots.collect();
+            let was_here = random.one_of(&[0, 0, 30, 100]);
+            for slot in slots.iter_mut().filter(|slot| slot.node != 0) {
+                slot.was_here = random.percent(was_here);
+            }
+            let here = members.iter().filter(|(_, at)| *at == host && !empty);
+            let locals = here.map(|(slot, _)| *slot).take(LOCALS).collect();
+            tables.insert(frontend.id, Table { slots, locals });
+        }
+        tables
+    }
+}

@@ -1,0 +1,166 @@
+//! A packet for a frontend.
+
+use kube_vip_common::stats::Reason;
+
+use super::host::{Backend, Endpoint, Frontend, Host, Slot, THIS, Tuple, add};
+use super::packet::{Frame, Ip, TCP, Transport, octets};
+use super::refuse::{self, Refusal};
+use super::{End, Verdict, is_from_agent};
+
+/// The mark of a frame that an agent sends on, as the first to do so.
+const FORWARDED: u8 = 240;
+
+/// What the kernel is given where a mark was.
+pub(super) const ORDINARY: u8 = 64;
+
+pub(super) fn judge(
+    host: &mut Host,
+    frame: &Frame,
+    ip: &Ip,
+    frontend: Frontend,
+    transport: Transport,
+) -> End {
+    add(&mut host.has.arrived, frontend.id, frame.length());
+    let from_agent = is_from_agent(host, frame.from, ip);
+    let hash = hash(&frontend, ip, &transport);
+    let table = host.is.tables.get(&frontend.id);
+    let slot = table.map(|table| pick(&table.slots, hash)).unwrap_or_default();
+    // Another agent's choice of node counts. Without any backend connections go on until they end.
+    let ours = from_agent || slot.node == THIS || slot.node == 0;
+    if (ours || slot.was_here)
+        && let Some(endpoint) = known(host, ip, &transport)
+    {
+        return deliver(host, frame, ip, endpoint, from_agent);
+    }
+    if !ours {
+        return forward(host, frame, ip, slot);
+    }
+    let refusal = if transport.protocol == TCP && !transport.opens() {
+        Refusal::tcp(from_agent, Reason::NoFlowReset)
+    } else {
+        // Of an agent's frame some backend here, if not the table's own.
+        let locals = table.map(|table| table.locals.as_slice()).unwrap_or_default();
+        let slot = if from_agent && slot.node != THIS { pick(locals, hash) } else { slot };
+        if let Some(backend) = host.is.backends.get(&slot.backend).filter(|_| slot.node != 0) {
+            let endpoint = open(host, *backend, slot.backend, ip, &transport);
+            return deliver(host, frame, ip, endpoint, from_agent);
+        }
+        match transport.protocol {
+            TCP => Refusal::tcp(from_agent, Reason::NoBackendReset),
+            _ => Refusal::Unreachable(Reason::NoBackendUnreachable),
+        }
+    };
+    // On a host's own address the kernel may have a connection of its own.
+    if frontend.host_address && !from_agent {
+        return End::Untouched;
+    }
+    refuse::refuse(host, frame, ip, refusal)
+}
+
+/// The slot of a hash among these: its upper half, scaled.
+fn pick(slots: &[Slot], hash: u64) -> Slot {
+    let index = (u128::from(hash >> 32) * slots.len() as u128) >> 32;
+    slots.get(index as usize).copied().unwrap_or_default()
+}
+
+/// What hosts must agree on to the bit: `MurmurHash3`'s finisher over the seed and the words of the
+/// tuple, or of the client alone.
+fn hash(frontend: &Frontend, ip: &Ip, transport: &Transport) -> u64 {
+    let number = |bytes: &[u8]| bytes.iter().fold(0, |n: u128, byte| n << 8 | u128::from(*byte));
+    let (client, vip) = (number(&octets(ip.source)), number(&octets(ip.destination)));
+    let ports = u64::from(transport.source) << 16 | u64::from(transport.destination);
+    let ports = u64::from(transport.protocol) << 32 | ports;
+    let halves = |n: u128| [(n >> 64) as u64, n as u64];
+    let words = match (ip.is_v4(), frontend.by_client) {
+        (true, true) => vec![client as u64],
+        (true, false) => vec![(client << 32 | vip) as u64, ports],
+        (false, true) => halves(client).to_vec(),
+        (false, false) => {
+            let [high, low] = halves(vip);
+            [&halves(client)[..], &[high ^ low.rotate_left(32), ports]].concat()
+        }
+    };
+    words.iter().fold(frontend.seed, |hash, word| {
+        let mut h = (hash ^ word).wrapping_mul(0xff51_afd7_ed55_8ccd);
+        h ^= h >> 32;
+        h = h.wrapping_mul(0xc4ce_b9fe_1a85_ec53);
+        h ^ h >> 29
+    })
+}
+
+/// To a peer: new Ethernet addresses and the mark.
+fn forward(host: &mut Host, frame: &Frame, ip: &Ip, slot: Slot) -> End {
+    let node = host.is.nodes.get(&slot.node).copied().unwrap_or_default();
+    if node.interface == 0 {
+        return End::Dropped(Reason::NoNextHop);
+    }
+    let same_link = node.interface == 1;
+    if same_link && frame.to != node.own {
+        // Only flooded here: the host it was for forwards it.
+        return End::Untouched;
+    }
+    if frame.from == node.mac {
+        return End::Dropped(Reason::BackToSender);
+    }
+    let mut ip = ip.clone();
+    ip.change(|ip| ip.ttl = FORWARDED);
+    add(&mut host.has.sent, slot.backend, frame.length());
+    let frame = Frame { to: node.mac, from: node.own, rest: ip.bytes(), ..frame.clone() };
+    let verdict = if same_link { Verdict::Transmit } else { Verdict::Redirect };
+    End::Changed(verdict, frame, vec![])
+}
+
+fn flow(ip: &Ip, transport: &Transport) -> Tuple {
+    Tuple {
+        source: ip.source,
+        source_port: transport.source,
+        destination: ip.destination,
+        destination_port: transport.destination,
+        protocol: transport.protocol,
+    }
+}
+
+/// Where a flow goes that was delivered here before. A SYN begins anew; UDP has no end of its own,
+/// so it moves when its backend is gone.
+fn known(host: &Host, ip: &Ip, transport: &Transport) -> Option<Endpoint> {
+    let endpoint = *host.has.flows.get(&flow(ip, transport))?;
+    let backend = host.is.backends.get(&endpoint.backend);
+    let still_there = backend.is_some_and(|backend| {
+        (backend.address, backend.port) == (endpoint.address, endpoint.port)
+    });
+    let goes_on = if transport.protocol == TCP { !transport.opens() } else { still_there };
+    goes_on.then_some(endpoint)
+}
+
+/// Remembers both directions of a flow that begins.
+fn open(host: &mut Host, backend: Backend, id: u32, ip: &Ip, transport: &Transport) -> Endpoint {
+    let flow = flow(ip, transport);
+    let (address, port) = (backend.address, backend.port);
+    let endpoint = Endpoint { address, port, backend: id, direct: false };
+    let reply = Tuple {
+        source: address,
+        source_port: port,
+        destination: flow.source,
+        destination_port: flow.source_port,
+        protocol: flow.protocol,
+    };
+    let vip = Endpoint { address: flow.destination, port: flow.destination_port, ..endpoint };
+    host.has.flows.insert(flow, endpoint);
+    host.has.replies.insert(reply, vip);
+    endpoint
+}
+
+/// To a backend here: its address and port become the destination.
+fn deliver(host: &mut Host, frame: &Frame, ip: &Ip, endpoint: Endpoint, from_agent: bool) -> End {
+    let mut ip = ip.clone();
+    ip.change(|ip| {
+        ip.destination = endpoint.address;
+        ip.set_port(ip.content().1 + 2, endpoint.port);
+        if from_agent {
+            ip.ttl = ORDINARY;
+        }
+    });
+    add(&mut host.has.sent, endpoint.backend, frame.length());
+    let counted = if from_agent { vec![Reason::DeliveredForPeer] } else { vec![] };
+    End::Delivered(Frame { rest: ip.bytes(), ..frame.clone() }, counted)
+}

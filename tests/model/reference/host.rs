@@ -1,0 +1,175 @@
+//! A host: what its agent has written, and what its programs remember.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use super::packet::Mac;
+
+/// Number of this host among the nodes.
+pub(crate) const THIS: u32 = 1;
+
+/// When ownership begins and ends, seen from now.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Lease {
+    #[default]
+    Never,
+    Over,
+    NotYet,
+    Now,
+    Forever,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Vip {
+    /// Its neighbours are answered by us.
+    pub(crate) is_virtual: bool,
+    /// The kernel has it as a local address.
+    pub(crate) held: bool,
+    /// Backends listen on it.
+    pub(crate) served: bool,
+    pub(crate) lease: u32,
+    /// Node of the owner, 0 where it is not known.
+    pub(crate) owner: u32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Frontend {
+    pub(crate) id: u32,
+    pub(crate) seed: u64,
+    pub(crate) by_client: bool,
+    /// It is on the host's own address.
+    pub(crate) host_address: bool,
+}
+
+/// A backend and the node it is on; node 0 is nowhere.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Slot {
+    pub(crate) backend: u32,
+    pub(crate) node: u32,
+    /// It led to this host before: connections of its may still be here.
+    pub(crate) was_here: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Table {
+    pub(crate) slots: Vec<Slot>,
+    /// Backends on this host.
+    pub(crate) locals: Vec<Slot>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Backend {
+    pub(crate) address: IpAddr,
+    pub(crate) port: u16,
+    pub(crate) protocol: u8,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Node {
+    pub(crate) mac: Mac,
+    /// This host's own on the way there.
+    pub(crate) own: Mac,
+    /// Interface it is reached through, 0 while there is no way.
+    pub(crate) interface: u32,
+    pub(crate) v4: Option<[u8; 4]>,
+    pub(crate) v6: Option<[u8; 16]>,
+}
+
+impl Node {
+    /// Its address of that family; the unspecified one where it has none.
+    pub(crate) fn address(&self, v4: bool) -> IpAddr {
+        if v4 { self.v4.unwrap_or_default().into() } else { self.v6.unwrap_or_default().into() }
+    }
+}
+
+/// Address, port, protocol.
+pub(crate) type Port = (IpAddr, u16, u8);
+
+/// What the agent has written.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Configuration {
+    pub(crate) vips: BTreeMap<IpAddr, Vip>,
+    pub(crate) leases: Vec<Lease>,
+    pub(crate) frontends: BTreeMap<Port, Frontend>,
+    /// By the frontend's id.
+    pub(crate) tables: BTreeMap<u32, Table>,
+    pub(crate) backends: BTreeMap<u32, Backend>,
+    pub(crate) nodes: BTreeMap<u32, Node>,
+    pub(crate) peers: BTreeMap<Mac, u32>,
+    /// Own Ethernet address of the interface that everything arrives on.
+    pub(crate) uplink: Option<Mac>,
+    /// Addresses and ports whose replies are looked for.
+    pub(crate) served: Vec<(IpAddr, u16)>,
+    /// A port that the kernel refuses, 0 without.
+    pub(crate) closed_port: u16,
+}
+
+/// One direction of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Tuple {
+    pub(crate) source: IpAddr,
+    pub(crate) source_port: u16,
+    pub(crate) destination: IpAddr,
+    pub(crate) destination_port: u16,
+    pub(crate) protocol: u8,
+}
+
+/// Where a connection goes or its reply comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Endpoint {
+    pub(crate) address: IpAddr,
+    pub(crate) port: u16,
+    pub(crate) backend: u32,
+    /// The client has begun to speak to the backend straight.
+    pub(crate) direct: bool,
+}
+
+/// Packets and bytes.
+pub(crate) type Traffic = (u64, u64);
+
+/// What the programs remember.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Memory {
+    /// Client → VIP: the backend.
+    pub(crate) flows: BTreeMap<Tuple, Endpoint>,
+    /// Backend → client: the VIP.
+    pub(crate) replies: BTreeMap<Tuple, Endpoint>,
+    pub(crate) arrived: BTreeMap<u32, Traffic>,
+    pub(crate) sent: BTreeMap<u32, Traffic>,
+    pub(crate) replied: BTreeMap<u32, Traffic>,
+}
+
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Host {
+    pub(crate) is: Configuration,
+    pub(crate) has: Memory,
+}
+
+impl Host {
+    /// The entry of a VIP that moves between hosts.
+    pub(crate) fn virtual_ip(&self, address: IpAddr) -> Option<Vip> {
+        self.is.vips.get(&address).copied().filter(|vip| vip.is_virtual)
+    }
+
+    pub(crate) fn owns(&self, vip: Vip) -> bool {
+        let lease = self.is.leases.get(vip.lease as usize).copied().unwrap_or_default();
+        matches!(lease, Lease::Now | Lease::Forever)
+    }
+
+    /// Whether that Ethernet address may speak for the VIP: the owner's, or while the owner is not
+    /// known any agent's.
+    pub(crate) fn may_speak(&self, vip: Vip, mac: Mac) -> bool {
+        self.is.peers.get(&mac).is_some_and(|node| vip.owner == 0 || vip.owner == *node)
+    }
+
+    /// The frame was for another host alone and is seen here because a switch did not know it.
+    pub(crate) fn is_anothers(&self, to: Mac) -> bool {
+        to[0] & 1 == 0 && self.is.uplink.is_some_and(|own| own != to)
+    }
+}
+
+/// Adds a packet.
+pub(crate) fn add(traffic: &mut BTreeMap<u32, Traffic>, id: u32, bytes: usize) {
+    let (packets, sum) = traffic.entry(id).or_default();
+    (*packets, *sum) = (*packets + 1, *sum + bytes as u64);
+}

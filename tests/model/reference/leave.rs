@@ -1,0 +1,97 @@
+//! What leaves through the uplink: the fence, then replies.
+
+use std::net::IpAddr;
+
+use kube_vip_common::stats::Reason;
+
+use super::host::{Host, Tuple, add};
+use super::packet::{self, ACK, Content, Frame, Ip, SYN, TCP, Transport, UDP};
+use super::{End, Outcome, Verdict, arp, nd};
+
+/// A frame leaves.
+pub(crate) fn leave(host: &mut Host, bytes: &[u8]) -> Outcome {
+    judge(host, bytes).outcome(bytes)
+}
+
+fn judge(host: &mut Host, bytes: &[u8]) -> End {
+    let Some(frame) = Frame::parse(bytes) else { return End::Untouched };
+    let ip = match frame.kind {
+        packet::ARP => {
+            return fence(host, [arp::sender(&frame)], Reason::ArpFenced);
+        }
+        packet::IPV4 => Ip::parse_v4(&frame.rest),
+        packet::IPV6 => Ip::parse_v6(&frame.rest),
+        _ => None,
+    };
+    let Some(ip) = ip else { return End::Untouched };
+    match nd::kind(&ip) {
+        // Too short for its fixed part it fills nobody's cache.
+        Some(nd::ROUTER_SOLICITATION | nd::SOLICITATION | nd::ADVERTISEMENT)
+            if ip.payload.len() < 8 =>
+        {
+            End::Untouched
+        }
+        Some(nd::ADVERTISEMENT) => {
+            let target = nd::target(&ip).map(IpAddr::from);
+            fence(host, [target, Some(ip.source)], Reason::NdFenced)
+        }
+        Some(nd::ROUTER_SOLICITATION | nd::SOLICITATION) => {
+            fence(host, [Some(ip.source)], Reason::NdFenced)
+        }
+        _ => reply(host, &frame, ip),
+    }
+}
+
+/// Nothing is said in the name of a VIP that is not owned.
+fn fence<const N: usize>(host: &Host, names: [Option<IpAddr>; N], reason: Reason) -> End {
+    let vips = names.into_iter().flatten().filter_map(|name| host.virtual_ip(name));
+    if vips.into_iter().any(|vip| !host.owns(vip)) {
+        return End::Dropped(reason);
+    }
+    End::Untouched
+}
+
+/// The source of a backend's reply becomes the VIP again.
+fn reply(host: &mut Host, frame: &Frame, mut ip: Ip) -> End {
+    let (Content::Whole(protocol @ (TCP | UDP)), at) = ip.content() else {
+        return End::Untouched;
+    };
+    let segment = ip.behind(at);
+    let Some([s0, s1, d0, d1]) = segment.first_chunk::<4>() else { return End::Untouched };
+    let reply = Tuple {
+        source: ip.source,
+        source_port: u16::from_be_bytes([*s0, *s1]),
+        destination: ip.destination,
+        destination_port: u16::from_be_bytes([*d0, *d1]),
+        protocol,
+    };
+    if !host.is.served.contains(&(reply.source, reply.source_port)) {
+        return End::Untouched;
+    }
+    let Some(vip) = host.has.replies.get(&reply).copied() else { return End::Untouched };
+    let answers = Transport::parse(protocol, segment)
+        .is_some_and(|transport| transport.has(SYN) && transport.has(ACK));
+    if vip.direct && answers {
+        // To a client that spoke straight to the backend.
+        let flow = Tuple {
+            source: reply.destination,
+            source_port: reply.destination_port,
+            destination: vip.address,
+            destination_port: vip.port,
+            protocol,
+        };
+        host.has.flows.remove(&flow);
+        host.has.replies.remove(&reply);
+        return End::Counted(Reason::FlowReplaced);
+    }
+    // A checksum that is not there cannot follow.
+    if segment.len() < if protocol == TCP { 18 } else { 8 } {
+        return End::Dropped(Reason::ReplyFailed);
+    }
+    ip.change(|ip| {
+        ip.source = vip.address;
+        ip.set_port(at, vip.port);
+    });
+    add(&mut host.has.replied, vip.backend, frame.length());
+    End::Changed(Verdict::Pass, Frame { rest: ip.bytes(), ..frame.clone() }, vec![])
+}

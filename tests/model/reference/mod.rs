@@ -1,0 +1,141 @@
+//! The data plane as the documents have it (DESIGN §4, the RFCs), in plain and slow code: a frame in,
+//! the verdict, the frame that comes out, counters, events and changed state.
+//!
+//! Nothing here is shared with the programs but the names of the counters. Frames are parsed into
+//! structures, changed and written again; checksums are computed over everything.
+
+mod arp;
+mod balance;
+mod checksum;
+pub(crate) mod host;
+mod leave;
+mod nd;
+pub(crate) mod packet;
+mod refuse;
+mod unbalanced;
+
+use std::net::IpAddr;
+
+pub(crate) use checksum::checksum;
+use kube_vip_common::stats::Reason;
+pub(crate) use leave::leave;
+
+use self::host::Host;
+use self::packet::{Content, Frame, Ip, Mac, Transport};
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    Drop,
+    /// On its way, to the kernel or to the next program.
+    Pass,
+    Transmit,
+    Redirect,
+}
+
+/// Somebody at `mac` claims a VIP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Conflict {
+    pub(crate) by_nd: bool,
+    pub(crate) address: IpAddr,
+    pub(crate) mac: Mac,
+}
+
+/// What becomes of a frame.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Outcome {
+    pub(crate) verdict: Verdict,
+    /// As it goes on; of a dropped one nobody sees it.
+    pub(crate) frame: Vec<u8>,
+    pub(crate) counted: Vec<Reason>,
+    pub(crate) conflict: Option<Conflict>,
+    /// It is on its way to a backend here.
+    pub(crate) delivered: bool,
+}
+
+/// An end without a frame of its own.
+#[derive(Clone, Debug)]
+pub(crate) enum End {
+    /// As it came.
+    Untouched,
+    /// As it came, and counted.
+    Counted(Reason),
+    Dropped(Reason),
+    Conflict(Conflict),
+    /// Up to a backend here, changed.
+    Delivered(Frame, Vec<Reason>),
+    Changed(Verdict, Frame, Vec<Reason>),
+    /// As it came.
+    Many(Vec<Reason>, Verdict),
+}
+
+impl End {
+    fn outcome(self, bytes: &[u8]) -> Outcome {
+        let mut outcome = Outcome {
+            verdict: Verdict::Pass,
+            frame: bytes.to_vec(),
+            counted: vec![],
+            conflict: None,
+            delivered: matches!(self, Self::Delivered(..)),
+        };
+        match self {
+            Self::Untouched => {}
+            Self::Many(reasons, verdict) => (outcome.verdict, outcome.counted) = (verdict, reasons),
+            Self::Counted(reason) => outcome.counted.push(reason),
+            Self::Dropped(reason) => {
+                (outcome.verdict, outcome.counted) = (Verdict::Drop, vec![reason]);
+            }
+            Self::Conflict(conflict) => {
+                outcome.verdict = Verdict::Drop;
+                outcome.counted.push(Reason::AddressConflict);
+                outcome.conflict = Some(conflict);
+            }
+            Self::Delivered(frame, reasons) => {
+                (outcome.frame, outcome.counted) = (frame.bytes(), reasons);
+            }
+            Self::Changed(verdict, frame, reasons) => {
+                outcome = Outcome { verdict, frame: frame.bytes(), counted: reasons, ..outcome };
+            }
+        }
+        outcome
+    }
+}
+
+/// A frame arrives on the uplink.
+pub(crate) fn arrive(host: &mut Host, bytes: &[u8]) -> Outcome {
+    judge(host, bytes).outcome(bytes)
+}
+
+fn judge(host: &mut Host, bytes: &[u8]) -> End {
+    let Some(frame) = Frame::parse(bytes) else { return End::Untouched };
+    let ip = match frame.kind {
+        packet::ARP => return arp::judge(host, &frame),
+        packet::IPV4 => Ip::parse_v4(&frame.rest),
+        packet::IPV6 => Ip::parse_v6(&frame.rest),
+        _ => None,
+    };
+    let Some(ip) = ip else { return End::Untouched };
+    if nd::names_a_target(&ip) {
+        return nd::judge(host, &frame, &ip);
+    }
+    // Before any judgement on its form: what is not for an address of ours goes on as it is.
+    if !host.is.vips.contains_key(&ip.destination) {
+        return End::Untouched;
+    }
+    if let (Content::Whole(protocol), at) = ip.content()
+        && let Some(transport) = Transport::parse(protocol, ip.behind(at))
+        && let Some(frontend) =
+            host.is.frontends.get(&(ip.destination, transport.destination, protocol)).copied()
+    {
+        return balance::judge(host, &frame, &ip, frontend, transport);
+    }
+    unbalanced::judge(host, &frame, &ip)
+}
+
+/// The mark between agents: TTL 240 to 247 says "from an agent, position 0 to 7". It is believed
+/// from a known agent's Ethernet address only, for a client that is not that host.
+fn is_from_agent(host: &Host, from: Mac, ip: &Ip) -> bool {
+    let node = host.is.peers.get(&from).filter(|node| **node != host::THIS);
+    let Some(node) = node.filter(|_| (240..248).contains(&ip.ttl)) else { return false };
+    let node = host.is.nodes.get(node).copied().unwrap_or_default();
+    node.address(ip.is_v4()) != ip.source
+}

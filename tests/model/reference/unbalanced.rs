@@ -1,0 +1,139 @@
+//! For an address of ours, but no frontend's.
+
+use kube_vip_common::stats::Reason;
+
+use super::balance::ORDINARY;
+use super::checksum::follow;
+use super::host::{Host, Tuple, Vip};
+use super::packet::{Content, Frame, Ip, TCP, Transport, UDP, pseudo};
+use super::refuse::{self, Refusal};
+use super::{End, Verdict, is_from_agent};
+
+pub(super) fn judge(host: &mut Host, frame: &Frame, ip: &Ip) -> End {
+    let Some(vip) = host.is.vips.get(&ip.destination).copied() else { return End::Untouched };
+    if host.is_anothers(frame.to) {
+        return End::Untouched;
+    }
+    let (content, at) = ip.content();
+    let transport = match content {
+        Content::Whole(protocol @ (TCP | UDP)) | Content::First(protocol @ (TCP | UDP)) => {
+            Transport::parse(protocol, ip.behind(at))
+        }
+        _ => None,
+    };
+    let mut before = vec![];
+    if let (Some(transport), true) = (&transport, vip.served) {
+        before = direct(host, ip, transport);
+    }
+    let first_of_frontend = matches!(content, Content::First(_))
+        && transport.is_some_and(|transport| {
+            let port = (ip.destination, transport.destination, transport.protocol);
+            host.is.frontends.contains_key(&port)
+        });
+    let end = if is_from_agent(host, frame.from, ip) && (vip.is_virtual || !vip.held) {
+        // Not known here yet. Never up: the kernel would route it in circles.
+        End::Dropped(Reason::UnknownFromAgent)
+    } else if !vip.is_virtual {
+        End::Untouched
+    } else if let Some(end) = echo(host, frame, ip, vip) {
+        end
+    } else if !vip.held {
+        not_held(host, frame, ip, content)
+    } else if first_of_frontend {
+        End::Dropped(Reason::Fragment)
+    } else {
+        End::Counted(Reason::PassedUp)
+    };
+    with(before, end)
+}
+
+/// Adds what was counted on the way.
+fn with(mut before: Vec<Reason>, end: End) -> End {
+    match (before.pop(), end) {
+        (None, end) => end,
+        (Some(reason), End::Untouched) => End::Counted(reason),
+        (Some(reason), End::Counted(other)) => End::Many(vec![reason, other], Verdict::Pass),
+        (Some(reason), End::Dropped(other)) => End::Many(vec![reason, other], Verdict::Drop),
+        (Some(reason), End::Changed(verdict, frame, counted)) => {
+            End::Changed(verdict, frame, [vec![reason], counted].concat())
+        }
+        (Some(_), end) => end,
+    }
+}
+
+/// The client speaks straight to a backend here, with a port that a balanced connection had before:
+/// the record of that one must not rewrite the backend's replies.
+fn direct(host: &mut Host, ip: &Ip, transport: &Transport) -> Vec<Reason> {
+    let reply = Tuple {
+        source: ip.destination,
+        source_port: transport.destination,
+        destination: ip.source,
+        destination_port: transport.source,
+        protocol: transport.protocol,
+    };
+    let Some(vip) = host.has.replies.get_mut(&reply) else { return vec![] };
+    if transport.protocol == TCP {
+        // The backend's SYN-ACK will tell when the old connection is gone.
+        vip.direct |= transport.opens();
+        return vec![];
+    }
+    let flow = Tuple {
+        source: ip.source,
+        source_port: transport.source,
+        destination: vip.address,
+        destination_port: vip.port,
+        protocol: transport.protocol,
+    };
+    host.has.flows.remove(&flow);
+    host.has.replies.remove(&reply);
+    vec![Reason::FlowReplaced]
+}
+
+/// Echo requests (RFC 792, RFC 4443 §4.1).
+fn echo(host: &Host, frame: &Frame, ip: &Ip, vip: Vip) -> Option<End> {
+    let (request, reply) = if ip.is_v4() { (8, 0) } else { (128, 129) };
+    let (Content::Whole(protocol), at) = ip.content() else { return None };
+    let message = ip.behind(at);
+    let [kind, code, check @ ..] = *message.first_chunk::<4>()?;
+    if (protocol, kind, code) != (ip.icmp(), request, 0) {
+        return None;
+    }
+    if !frame.is_unicast() || !host.owns(vip) {
+        return Some(End::Dropped(Reason::EchoSwallowed));
+    }
+    let mut answer = ip.clone();
+    // Whom the header's checksum covers changes places, which it does not see.
+    answer.change(|ip| {
+        (ip.source, ip.destination) = (ip.destination, ip.source);
+        ip.ttl = ORDINARY;
+    });
+    let covered = |message: &[u8]| {
+        let length = ip.length().saturating_sub(at).clamp(4, message.len());
+        let mut message = message[..length].to_vec();
+        message[2..4].fill(0);
+        if ip.is_v4() { message } else { pseudo(ip.source, ip.destination, protocol, &message) }
+    };
+    let old = covered(answer.behind(at));
+    answer.payload[at] = reply;
+    let check = follow(u16::from_be_bytes(check), &old, &covered(answer.behind(at)));
+    answer.payload[at + 2..at + 4].copy_from_slice(&check.to_be_bytes());
+    Some(End::Changed(
+        Verdict::Transmit,
+        frame.returned(answer.bytes()),
+        vec![Reason::EchoAnswered],
+    ))
+}
+
+/// The kernel has no such address and would route the packet out again.
+fn not_held(host: &mut Host, frame: &Frame, ip: &Ip, content: Content) -> End {
+    let refusal = match content {
+        Content::Whole(TCP) if frame.is_unicast() => Refusal::Reset(Reason::NoFrontendReset),
+        Content::Whole(protocol) if protocol != ip.icmp() && frame.is_unicast() => {
+            Refusal::Unreachable(Reason::NoFrontendUnreachable)
+        }
+        Content::Whole(_) => return End::Dropped(Reason::Unanswerable),
+        Content::First(_) | Content::Later => return End::Dropped(Reason::Fragment),
+        Content::Malformed => return End::Dropped(Reason::Malformed),
+    };
+    refuse::refuse(host, frame, ip, refusal)
+}
