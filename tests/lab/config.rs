@@ -58,6 +58,8 @@ pub struct Balancer {
     pub bind_to_vip: bool,
     /// Who serves it.
     pub backends: Vec<SocketAddr>,
+    /// Those among them that take no new connections.
+    pub draining: Vec<SocketAddr>,
 }
 
 impl Config {
@@ -83,7 +85,14 @@ impl Config {
 impl Balancer {
     /// `name` on the virtual addresses at `port`, served by `backends`.
     pub fn new(name: &str, transport: Transport, port: u16, backends: Vec<SocketAddr>) -> Self {
-        Self { name: name.to_owned(), transport, port, bind_to_vip: true, backends }
+        Self {
+            name: name.to_owned(),
+            transport,
+            port,
+            bind_to_vip: true,
+            backends,
+            draining: vec![],
+        }
     }
 
     /// The same at the hosts' own addresses.
@@ -124,7 +133,8 @@ impl fmt::Display for Config {
             writeln!(out, "  bindToVip: {}\n  backends:", balancer.bind_to_vip)?;
             for backend in &balancer.backends {
                 let (address, port) = (backend.ip(), backend.port());
-                writeln!(out, "  - {{address: \"{address}\", port: {port}}}")?;
+                let drain = balancer.draining.contains(backend);
+                writeln!(out, "  - {{address: \"{address}\", port: {port}, drain: {drain}}}")?;
             }
         }
         out.write_str(&self.extra)

@@ -46,8 +46,15 @@ pub(crate) struct Frontend {
 pub(crate) struct Slot {
     pub(crate) backend: u32,
     pub(crate) node: u32,
-    /// It led to this host before: connections of its may still be here.
-    pub(crate) was_here: bool,
+    /// Nodes it led to before, most recent first, 0 behind the last; connections of its may still be
+    /// there.
+    pub(crate) past: [u32; 4],
+}
+
+impl Slot {
+    pub(crate) fn was_here(&self) -> bool {
+        self.past.contains(&THIS)
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -114,6 +121,32 @@ pub(crate) struct Tuple {
     pub(crate) protocol: u8,
 }
 
+impl Tuple {
+    /// The flow of a reply, whose record is `vip`.
+    pub(crate) fn flow_of(reply: &Self, vip: &Endpoint) -> Self {
+        let port = vip.client_port;
+        Self {
+            source: reply.destination,
+            source_port: if port == 0 { reply.destination_port } else { port },
+            destination: vip.address,
+            destination_port: vip.port,
+            protocol: reply.protocol,
+        }
+    }
+
+    /// The replies to a flow, whose record is `backend`.
+    pub(crate) fn reply_to(flow: &Self, backend: &Endpoint) -> Self {
+        let port = backend.client_port;
+        Self {
+            source: backend.address,
+            source_port: backend.port,
+            destination: flow.source,
+            destination_port: if port == 0 { flow.source_port } else { port },
+            protocol: flow.protocol,
+        }
+    }
+}
+
 /// Where a connection goes or its reply comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Endpoint {
@@ -122,6 +155,16 @@ pub(crate) struct Endpoint {
     pub(crate) backend: u32,
     /// The client has begun to speak to the backend straight.
     pub(crate) direct: bool,
+    /// The client's port as the other side knows it, where that is another one; 0 where not.
+    pub(crate) client_port: u16,
+    /// What the client will acknowledge, once the backend has answered.
+    pub(crate) answer: Option<u32>,
+}
+
+impl Endpoint {
+    pub(crate) fn new(address: IpAddr, port: u16, backend: u32) -> Self {
+        Self { address, port, backend, direct: false, client_port: 0, answer: None }
+    }
 }
 
 /// Packets and bytes.
@@ -134,9 +177,21 @@ pub(crate) struct Memory {
     pub(crate) flows: BTreeMap<Tuple, Endpoint>,
     /// Backend → client: the VIP.
     pub(crate) replies: BTreeMap<Tuple, Endpoint>,
+    /// Both of flows whose client has not proved that it exists.
+    pub(crate) half: BTreeMap<Tuple, Endpoint>,
     pub(crate) arrived: BTreeMap<u32, Traffic>,
     pub(crate) sent: BTreeMap<u32, Traffic>,
     pub(crate) replied: BTreeMap<u32, Traffic>,
+}
+
+impl Memory {
+    /// Forgets both directions of a flow.
+    pub(crate) fn forget(&mut self, flow: &Tuple, reply: &Tuple) {
+        self.flows.remove(flow);
+        self.replies.remove(reply);
+        self.half.remove(flow);
+        self.half.remove(reply);
+    }
 }
 
 #[derive(Clone, Debug, Default)]

@@ -133,9 +133,13 @@ fn judge(host: &mut Host, bytes: &[u8]) -> End {
 
 /// The mark between agents: TTL 240 to 247 says "from an agent, position 0 to 7". It is believed
 /// from a known agent's Ethernet address only, for a client that is not that host.
-fn is_from_agent(host: &Host, from: Mac, ip: &Ip) -> bool {
-    let node = host.is.peers.get(&from).filter(|node| **node != host::THIS);
-    let Some(node) = node.filter(|_| (240..248).contains(&ip.ttl)) else { return false };
+fn position(host: &Host, from: Mac, ip: &Ip) -> Option<u8> {
+    let node = host.is.peers.get(&from).filter(|node| **node != host::THIS)?;
+    let position = ip.ttl.checked_sub(240).filter(|position| *position < 8)?;
     let node = host.is.nodes.get(node).copied().unwrap_or_default();
-    node.address(ip.is_v4()) != ip.source
+    (node.address(ip.is_v4()) != ip.source).then_some(position)
+}
+
+fn is_from_agent(host: &Host, from: Mac, ip: &Ip) -> bool {
+    position(host, from, ip).is_some()
 }
