@@ -6,6 +6,7 @@ use aya_ebpf::btf_maps::{Array, ArrayOfMaps, HashMap, LruHashMap, PerCpuArray, R
 use aya_ebpf::macros::btf_map;
 use kube_vip_common::address::Address;
 use kube_vip_common::backend::Backend;
+use kube_vip_common::client::{ClientEnd, ClientKey};
 use kube_vip_common::clock::Clock;
 use kube_vip_common::event::{Event, EventTime, KINDS};
 use kube_vip_common::filter::Filter;
@@ -104,6 +105,10 @@ pub static HALF4: LruHashMap<Tuple4, Endpoint4, SMALLEST> = LruHashMap::new();
 #[btf_map]
 pub static HALF6: LruHashMap<Tuple6, Endpoint6, SMALLEST> = LruHashMap::new();
 
+/// Where sockets of this host were led, both ways.
+#[btf_map]
+pub static CLIENTS: LruHashMap<ClientKey, ClientEnd, 1024> = LruHashMap::new();
+
 /// Counters by [`Reason`].
 #[btf_map]
 pub static STATS: PerCpuArray<Count, { Reason::ALL.len() }> = PerCpuArray::new();
@@ -180,11 +185,14 @@ pub fn own_mac(ifindex: u32) -> Option<[u8; 6]> {
 
 /// Where a connection goes, or its reply comes from.
 #[inline(always)]
-pub fn endpoint<K, V: Record, const N: usize>(map: &LruHashMap<K, V, N>, key: &K) -> Option<V> {
-    // SAFETY: copied at once. An element that is evicted meanwhile may be reused for another
-    // connection within the copy; the kernel offers nothing better for LRU maps (Linux
-    // Documentation/bpf/map_hash.rst, "Concurrency"), and the next packet reads it right.
-    unsafe { map.get(key).map(Record::copy) }
+pub fn endpoint<K, V: Copy, const N: usize>(map: &LruHashMap<K, V, N>, key: &K) -> Option<V> {
+    inspect(map, key, |value| *value)
+}
+
+/// The same, copied as [`Record::copy`] does.
+#[inline(always)]
+pub fn record<K, V: Record, const N: usize>(map: &LruHashMap<K, V, N>, key: &K) -> Option<V> {
+    inspect(map, key, Record::copy)
 }
 
 /// What a value is found to be, in its place: without a copy on the stack.
@@ -194,7 +202,9 @@ pub fn inspect<K, V, T, const N: usize>(
     key: &K,
     inspect: impl FnOnce(&V) -> T,
 ) -> Option<T> {
-    // SAFETY: as in `endpoint`.
+    // SAFETY: read at once. An element that is evicted meanwhile may be reused for another connection
+    // within the reading; the kernel offers nothing better for LRU maps (Linux
+    // Documentation/bpf/map_hash.rst, "Concurrency"), and the next packet reads it right.
     unsafe { map.get(key).map(inspect) }
 }
 

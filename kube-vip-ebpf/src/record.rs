@@ -12,19 +12,19 @@ pub const IF_NONE: u64 = 1;
 /// The backend of a connection that is known here, by the tuple client → VIP.
 #[inline(always)]
 pub fn flow<F: Family>(flow: &F::Tuple) -> Option<F::Endpoint> {
-    maps::endpoint(F::flows(), flow)
+    maps::record(F::flows(), flow)
 }
 
 /// The VIP of a known connection, by the tuple backend → client.
 #[inline(always)]
 pub fn reply<F: Family>(reply: &F::Tuple) -> Option<F::Endpoint> {
-    maps::endpoint(F::replies(), reply)
+    maps::record(F::replies(), reply)
 }
 
 /// The same of one whose client has not proved that it exists, by either tuple.
 #[inline(always)]
 pub fn half<F: Family>(tuple: &F::Tuple) -> Option<F::Endpoint> {
-    maps::endpoint(F::half(), tuple)
+    maps::record(F::half(), tuple)
 }
 
 /// The tuple of a backend's replies; `ports` are those of the client's packet.

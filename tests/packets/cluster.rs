@@ -106,6 +106,7 @@ fn desired(vip: &Vip, frontends: Frontends) -> DataPlane {
             ("peer".to_owned(), node(false, PEER, [PEER4.into(), PEER6.into()])),
         ]),
         frontends,
+        clients: Default::default(),
         logging: false,
         udp_idle: Duration::from_secs(120),
         drain_timeout: None,

@@ -1,6 +1,7 @@
 //! Driver: the kernel programs and their maps.
 
 mod attach;
+mod cgroup;
 mod clock;
 mod closed;
 pub mod counters;
@@ -16,6 +17,7 @@ mod sys;
 mod tables;
 
 pub use attach::{Attachment, Egress, Ingress};
+pub use cgroup::Sockets;
 pub use clock::Hand;
 pub use driver::{Driver, DriverError, Voices};
 pub use ids::Full;

@@ -2,12 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use kube_vip_common::frontend::{Affinity, Protocol};
 use kube_vip_common::table::TableSize;
 
-use crate::config::XdpMode;
+use crate::config::{LocalClients, XdpMode};
 use crate::view::Mac;
 
 /// The output of the plan; each driver reads its own part.
@@ -52,6 +53,8 @@ pub struct DataPlane {
     pub nodes: BTreeMap<String, Node>,
     /// Balanced ports.
     pub frontends: BTreeMap<(IpAddr, u16, Protocol), Frontend>,
+    /// How processes of this host reach the VIPs.
+    pub clients: Clients,
     /// Rare paths write log lines.
     pub logging: bool,
     /// A UDP flow ends when nothing has come for this long; whole seconds count.
@@ -62,6 +65,15 @@ pub struct DataPlane {
     pub probe_port: u16,
     /// Of what seeds come from: hosts with the same digest have the same tables.
     pub digest: u64,
+}
+
+/// How processes of this host reach the VIPs.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Clients {
+    /// Whose sockets are led to backends.
+    pub whose: LocalClients,
+    /// The cgroup whose processes those are; looked for where it is not given.
+    pub cgroup: Option<PathBuf>,
 }
 
 /// An interface the programs are attached to.

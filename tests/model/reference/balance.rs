@@ -3,12 +3,12 @@
 use kube_vip_common::stats::Reason;
 
 use super::host::{Endpoint, Frontend, Host, Node, Slot, THIS, Tuple, add};
-use super::packet::{ACK, Frame, Ip, SYN, TCP, Transport, octets};
+use super::packet::{ACK, Frame, IP6IP6, IPIP, Ip, SYN, TCP, Transport, octets};
 use super::refuse::{self, Refusal};
 use super::{End, Verdict, position};
 
-/// The mark of a frame that an agent sends on, as the first to do so.
-const FORWARDED: u8 = 240;
+/// TTL of a frame that an agent sends on at position 0.
+pub(super) const FIRST: u8 = 240;
 
 /// What the kernel is given where a mark was.
 pub(super) const ORDINARY: u8 = 64;
@@ -57,13 +57,7 @@ pub(super) fn judge(
                 return End::Dropped(Reason::FlowTableFull);
             };
             let end = deliver(host, frame, ip, endpoint, from_agent);
-            return match end {
-                End::Delivered(frame, mut counted) if changed => {
-                    counted.push(Reason::PortChanged);
-                    End::Delivered(frame, counted)
-                }
-                end => end,
-            };
+            return if changed { end.and(Reason::PortChanged) } else { end };
         }
         match transport.protocol {
             TCP => Refusal::tcp(from_agent, Reason::NoBackendReset),
@@ -108,35 +102,62 @@ fn hash(frontend: &Frontend, ip: &Ip, transport: &Transport) -> u64 {
     })
 }
 
-/// To a peer: new Ethernet addresses and the mark.
+/// To a peer.
 fn forward(host: &mut Host, frame: &Frame, ip: &Ip, slot: Slot) -> End {
     let node = host.is.nodes.get(&slot.node).copied().unwrap_or_default();
-    if node.interface == 0 {
+    let hop = node.hop(ip.is_v4());
+    if hop.interface == 0 {
         return End::Dropped(Reason::NoNextHop);
     }
-    let same_link = node.interface == 1;
-    if same_link && frame.to != node.own {
+    if hop.interface == 1 && frame.to != hop.own {
         // Only flooded here: the host it was for forwards it.
         return End::Untouched;
     }
-    if frame.from == node.mac {
+    let sender = host.is.peers.get(&frame.from);
+    let back = match hop.tunnel {
+        None => frame.from == hop.mac,
+        Some(_) => sender == Some(&slot.node),
+    };
+    if back {
         return End::Dropped(Reason::BackToSender);
     }
+    if let Some(mtu) = hop.tunnel
+        && let Some(most) = too_big(ip, mtu)
+    {
+        return refuse::refuse(host, frame, ip, Refusal::TooBig(most));
+    }
     add(&mut host.has.sent, slot.backend, frame.length());
-    send_on(frame, ip, node, FORWARDED, vec![])
+    towards(host, frame, ip, &node, 0)
 }
 
-fn send_on(frame: &Frame, ip: &Ip, node: Node, ttl: u8, counted: Vec<Reason>) -> End {
+/// The largest packet that fits into a tunnel, where this one does not.
+fn too_big(ip: &Ip, mtu: u32) -> Option<u16> {
+    let room = if ip.is_v4() { 20 } else { 40 };
+    (ip.total() as u32 + room > mtu).then(|| mtu.saturating_sub(room) as u16)
+}
+
+/// Out to a node, which gets the packet at that position: with new Ethernet addresses and the mark;
+/// if it is behind a router in another packet.
+fn towards(host: &Host, frame: &Frame, ip: &Ip, node: &Node, position: u8) -> End {
+    let (v4, hop) = (ip.is_v4(), node.hop(ip.is_v4()));
     let mut ip = ip.clone();
-    ip.change(|ip| ip.ttl = ttl);
-    let frame = Frame { to: node.mac, from: node.own, rest: ip.bytes(), ..frame.clone() };
-    let verdict = if node.interface == 1 { Verdict::Transmit } else { Verdict::Redirect };
+    ip.change(|ip| ip.ttl = FIRST + position);
+    let (mut rest, mut counted) = (ip.bytes(), vec![]);
+    if hop.tunnel.is_some() {
+        let here = host.is.nodes.get(&THIS).copied().unwrap_or_default();
+        let protocol = if v4 { IPIP } else { IP6IP6 };
+        let outer = Ip::around(here.address(v4), node.address(v4), protocol, ip.total());
+        rest = [outer.bytes(), rest].concat();
+        counted.push(Reason::Tunnelled);
+    }
+    let frame = Frame { to: hop.mac, from: hop.own, rest, ..frame.clone() };
+    let verdict = if hop.interface == 1 { Verdict::Transmit } else { Verdict::Redirect };
     End::Changed(verdict, frame, counted)
 }
 
 /// To a host that may know the connection: the slot's own, then those before it. Each position tries
 /// from a certain one on.
-fn second_chance(host: &Host, frame: &Frame, ip: &Ip, slot: Slot, position: u8) -> Option<End> {
+fn second_chance(host: &mut Host, frame: &Frame, ip: &Ip, slot: Slot, position: u8) -> Option<End> {
     if slot.node == THIS && slot.past == [0; 4] {
         return None;
     }
@@ -149,7 +170,8 @@ fn second_chance(host: &Host, frame: &Frame, ip: &Ip, slot: Slot, position: u8) 
     for (index, id) in (0..).zip([slot.node, a, b, c, d]).skip(first) {
         let node = host.is.nodes.get(&id).copied().unwrap_or_default();
         let again = index > 0 && id == slot.node;
-        if again || id == 0 || id == THIS || id == sender || node.interface == 0 {
+        let hop = node.hop(ip.is_v4());
+        if again || id == 0 || id == THIS || id == sender || hop.interface == 0 {
             continue;
         }
         let position = match (position, index) {
@@ -159,7 +181,18 @@ fn second_chance(host: &Host, frame: &Frame, ip: &Ip, slot: Slot, position: u8) 
             (1 | 6 | 7, _) => 5,
             _ => index + 1,
         };
-        return Some(send_on(frame, ip, node, FORWARDED + position, vec![Reason::SecondChance]));
+        let too_big = hop.tunnel.and_then(|mtu| too_big(ip, mtu));
+        let end = match too_big {
+            Some(most) => refuse::refuse(host, frame, ip, Refusal::TooBig(most)),
+            None => {
+                if hop.tunnel.is_some() {
+                    // Whose backend it is nobody knows here.
+                    add(&mut host.has.sent, 0, frame.length());
+                }
+                towards(host, frame, ip, &node, position)
+            }
+        };
+        return Some(end.and(Reason::SecondChance));
     }
     None
 }

@@ -15,7 +15,7 @@ use kube_vip_common::address::{Address, MacAddress};
 use kube_vip_common::backend::{Backend, IN_USE};
 use kube_vip_common::frontend::{Frontend, Protocol};
 use kube_vip_common::node::{Node, THIS_NODE};
-use kube_vip_common::settings::{LOG, Settings};
+use kube_vip_common::settings::{ALL_CLIENTS, LOG, Settings};
 use kube_vip_common::table::TableSize;
 use kube_vip_common::vip::Vip;
 
@@ -26,9 +26,9 @@ use self::frontends::{port, protocol_of};
 use super::ids::{Full, Ids};
 use super::object::Maps;
 use super::places::Places;
-use super::sys::{Pattern, SysError};
+use super::sys::{Pattern, SysError, network_namespace};
 use super::tables::Recipe;
-use crate::config::Limits;
+use crate::config::{Limits, LocalClients};
 use crate::plan::DataPlane;
 
 /// Index into `LEASES` of the one lease there is while nobody but the file elects.
@@ -81,6 +81,8 @@ pub struct Mirror {
     served: BTreeSet<SocketAddr>,
     drains: Drains,
     pattern: Pattern,
+    /// As in [`Settings::namespace`].
+    namespace: u64,
 }
 
 /// What a reconcile changed.
@@ -122,6 +124,7 @@ impl Mirror {
             served: BTreeSet::new(),
             drains: Drains::default(),
             pattern: Pattern::of(maps.table.fd().as_fd(), "TABLE")?,
+            namespace: network_namespace().unwrap_or(0),
         })
     }
 
@@ -192,11 +195,14 @@ impl Mirror {
         closed: u16,
     ) -> Result<Changes, SyncError> {
         let mut changes = Changes::default();
+        let mut flags = if desired.logging { LOG } else { 0 };
+        flags |= if desired.clients.whose == LocalClients::All { ALL_CLIENTS } else { 0 };
         let settings = Settings {
-            flags: if desired.logging { LOG } else { 0 },
+            flags,
             closed_port: closed,
             probe_port: desired.probe_port,
             digest: desired.digest,
+            namespace: self.namespace,
             udp_idle: desired.udp_idle.as_secs() as u32,
             pad: 0,
         };
