@@ -44,7 +44,10 @@ fn frames_are_parsed_and_written_without_loss() {
         for step in Sequence::random(seed, STEPS).steps {
             let (Step::Arrive { frame, .. } | Step::Leave { frame, .. }) = step else { continue };
             let bytes = frame.bytes();
-            let parsed = Frame::parse(&bytes).expect("a frame has its header");
+            let Some(parsed) = Frame::parse(&bytes) else {
+                assert!(bytes.len() < 22, "only one cut inside its tags is none: {bytes:02x?}");
+                continue;
+            };
             assert_eq!(parsed.bytes(), bytes);
             for ip in [Ip::parse_v4(&parsed.rest), Ip::parse_v6(&parsed.rest)] {
                 assert!(ip.is_none_or(|ip| ip.bytes() == parsed.rest), "{bytes:02x?}");

@@ -102,7 +102,8 @@ fn syn_out_of_the_blue_leaves_a_connection_as_it_is() {
     }
 }
 
-fn establish(kernel: &mut Kernel, v6: bool, at: At) {
+/// A connection of the client to that backend.
+pub(crate) fn establish(kernel: &mut Kernel, v6: bool, at: At) {
     kernel.run_xdp(&syn(v6).frame());
     kernel.run_egress(&answer(&delivered(&syn(v6), at), SYN | ACK).frame());
     kernel.run_xdp(&ack(v6, CHOSEN.wrapping_add(1)).frame());

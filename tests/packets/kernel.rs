@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::os::fd::AsFd as _;
 use std::time::Duration;
 
 use aya::maps::{HashMap, Map, MapData};
@@ -257,7 +258,8 @@ impl Kernel {
 }
 
 fn entries<K: aya::Pod, V: aya::Pod>(map: &MapData) -> usize {
-    let map = Map::LruHashMap(MapData::from_fd(map.fd().try_clone().expect("fd")).expect("map"));
+    let fd = map.fd().as_fd().try_clone_to_owned().expect("another descriptor");
+    let map = Map::LruHashMap(MapData::from_fd(fd).expect("a map"));
     HashMap::<_, K, V>::try_from(map).expect("a hash").keys().count()
 }
 

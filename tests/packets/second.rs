@@ -6,6 +6,7 @@ use kube_vip_common::stats::Reason;
 
 use super::cluster::*;
 use super::frames::*;
+use super::halfopen::establish;
 use super::kernel::*;
 
 const FAMILIES: [bool; 2] = [false, true];
@@ -71,10 +72,9 @@ fn hosts_before_are_tried_in_turn_and_then_it_is_refused() {
 #[test]
 fn a_host_that_has_lost_the_slot_keeps_its_flows_and_sends_strangers_on() {
     let mut kernel = Kernel::new(&all_at(HERE));
-    let syn = |v6| Packet::tcp(v6, (SOURCE, PORT), SYN, b"").frame();
-    FAMILIES.into_iter().for_each(|v6| {
-        kernel.run_xdp(&syn(v6));
-    });
+    for v6 in FAMILIES {
+        establish(&mut kernel, v6, HERE);
+    }
     kernel.apply(&all_at(THERE));
     for v6 in FAMILIES {
         let (known, packet) = (segment(v6), segment(v6).ports(SOURCE + 1, PORT));

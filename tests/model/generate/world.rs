@@ -280,7 +280,10 @@ impl World {
             let mut slots: Vec<Slot> = slots.collect();
             // Histories need not agree, nor make sense.
             let changed = random.one_of(&[0, 0, 30, 100]);
-            for slot in slots.iter_mut().filter(|_| random.percent(changed)) {
+            for slot in &mut slots {
+                if !random.percent(changed) {
+                    continue;
+                }
                 let length = random.below(5);
                 slot.past[..length].fill_with(|| 1 + random.below(HOSTS + 2) as u32);
             }

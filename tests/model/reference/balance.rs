@@ -49,6 +49,7 @@ pub(super) fn judge(
             return deliver(host, frame, ip, endpoint, from_agent);
         }
         // Of an agent's frame some backend here, if not the table's own.
+        let table = host.is.tables.get(&frontend.id);
         let locals = table.map(|table| table.locals.as_slice()).unwrap_or_default();
         let slot = if from_agent && slot.node != THIS { pick(locals, hash) } else { slot };
         if let Some(backend) = host.is.backends.get(&slot.backend).filter(|_| slot.node != 0) {
