@@ -29,6 +29,11 @@ pub(super) fn handle<F: Family>(
     if is_anothers(ctx, ethernet) {
         return Some(Verdict::Done(Action::Pass));
     }
+    if NODES.get(THIS_NODE.into()).is_some_and(|here| F::of_node(here) == F::source(ip)) {
+        // The next host would take it for this host's own packet and not believe the position: it
+        // could go round for ever.
+        return None;
+    }
     let frontend = maps::frontend(F::frontend_key(F::destination(ip), ports))?;
     let hash = balance::hash::<F>(frontend, ip, ports);
     let past = pick::past(TABLES.get(frontend.id)?, frontend.slots, hash);

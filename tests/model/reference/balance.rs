@@ -165,6 +165,11 @@ fn second_chance(host: &mut Host, frame: &Frame, ip: &Ip, slot: Slot, position: 
     if host.is_anothers(frame.to) {
         return Some(End::Untouched);
     }
+    let here = host.is.nodes.get(&THIS).copied().unwrap_or_default();
+    if here.address(ip.is_v4()) == ip.source {
+        // It would be taken for this host's own at the next, and its position not be believed.
+        return None;
+    }
     let [a, b, c, d] = slot.past;
     let first = [0, 1, 2, 3, 4, 5, 2, 3][usize::from(position)];
     let sender = host.is.peers.get(&frame.from).copied().unwrap_or(0);
