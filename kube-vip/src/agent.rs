@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Mutex, watch};
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 use tracing::{error, info, warn};
 
 use crate::address::{Addresses, Report};
@@ -22,15 +22,19 @@ use crate::plan::{self, Desired, Grant};
 use crate::publish::{InstanceLock, StatusSocket, VipLocks, run_dir};
 use crate::source::links::Links;
 use crate::source::neighbours::Hops;
-use crate::source::{file, links, neighbours};
+use crate::source::probes::Voice;
+use crate::source::{file, links, neighbours, probes};
 use crate::status;
-use crate::view::{Standing, View};
+use crate::view::{Probes, Standing, Targets, View};
 
 /// What nobody reports (a foreign program detached ours, a map was changed by hand) is looked for
 /// this often.
 const LOOK: Duration = Duration::from_secs(10);
 /// After a failure the next try waits this long.
 const RETRY: Duration = Duration::from_secs(1);
+
+/// What others have sent on its way here when they hear of the end arrives within this time.
+const PARTING: Duration = Duration::from_millis(100);
 
 /// Everything that is, as the status tells it.
 pub(crate) struct State {
@@ -39,6 +43,8 @@ pub(crate) struct State {
     pub(crate) refused: Option<String>,
     pub(crate) desired: Desired,
     pub(crate) links: Links,
+    /// What the other hosts' data planes have answered, up to this moment.
+    pub(crate) probes: watch::Receiver<Probes>,
     pub(crate) driver: Driver,
     /// What the last reconcile could not do.
     pub(crate) failures: Vec<String>,
@@ -55,6 +61,9 @@ struct Agent {
     links: watch::Receiver<Links>,
     hops: watch::Receiver<Hops>,
     wanted: watch::Sender<BTreeSet<IpAddr>>,
+    probes: watch::Receiver<Probes>,
+    targets: watch::Sender<Targets>,
+    voice: Voice,
     standing: Standing,
     /// What the data plane was told this host owns.
     granted: Option<Grant>,
@@ -81,6 +90,8 @@ pub async fn run(config_path: &Path, config: Config) -> anyhow::Result<()> {
     let config = Arc::new(config);
     let mut files = file::watch(config_path.to_owned(), Arc::clone(&config));
     let (wanted, asked) = watch::channel(plan::wanted(&config).collect());
+    let (targets, aimed) = watch::channel(Targets::default());
+    let (probes, voice) = probes::follow(aimed);
     let mut driver = Driver::open(&config.instance, &config.limits);
     let voices = driver.voices();
     let fence = driver.fence();
@@ -92,6 +103,9 @@ pub async fn run(config_path: &Path, config: Config) -> anyhow::Result<()> {
         links: links::follow().await?,
         hops: neighbours::follow(asked).await?,
         wanted,
+        probes: probes.clone(),
+        targets,
+        voice,
         standing: fixed::standing(&config),
         granted: None,
         state: Arc::new(Mutex::new(State {
@@ -100,6 +114,7 @@ pub async fn run(config_path: &Path, config: Config) -> anyhow::Result<()> {
             refused: None,
             desired: Desired::default(),
             links: now,
+            probes,
             driver,
             failures: Vec::new(),
             foreign: Vec::new(),
@@ -133,6 +148,7 @@ pub async fn run(config_path: &Path, config: Config) -> anyhow::Result<()> {
             Some(read) = files.recv() => agent.take_up(read).await,
             Ok(()) = agent.links.changed() => {}
             Ok(()) = agent.hops.changed() => {}
+            Ok(()) = agent.probes.changed() => {}
             _ = look.tick() => {}
         }
         if !agent.reconcile().await {
@@ -191,6 +207,7 @@ impl Agent {
             config: Arc::clone(&state.config),
             links: state.links.clone(),
             hops: self.hops.borrow_and_update().clone(),
+            probes: self.probes.borrow_and_update().clone(),
             standing: self.standing.clone(),
         };
         let desired = plan::plan(&view);
@@ -223,10 +240,17 @@ impl Agent {
         for failure in failures.iter().filter(|failure| !state.failures.contains(failure)) {
             error!("{failure}");
         }
+        let targets = plan::targets(&view, &desired.dataplane);
+        self.targets.send_if_modified(|aimed| {
+            let changed = *aimed != targets;
+            *aimed = targets;
+            changed
+        });
         let first = !state.ready;
         state.ready |= failures.is_empty();
         if first && state.ready {
             info!(instance = state.config.instance, "ready");
+            self.voice.hello().await;
         }
         state.failures = failures;
         self.granted = desired.dataplane.vips.values().find_map(|vip| vip.grant);
@@ -236,6 +260,11 @@ impl Agent {
 
     /// Takes back everything that was done to the host.
     async fn leave(mut self) {
+        // The others stop forwarding here before what they forward would be lost.
+        if !self.targets.borrow().peers.is_empty() {
+            self.voice.goodbye().await;
+            sleep(PARTING).await;
+        }
         let nothing = BTreeSet::new();
         self.announcer.apply(&nothing, Duration::from_secs(1));
         let qdiscs = match Arc::try_unwrap(self.state) {

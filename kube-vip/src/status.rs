@@ -1,16 +1,17 @@
 //! The agent's state as people and programs read it.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use crate::agent::State;
 use crate::config::Protocol;
 use crate::dataplane::{Attachment, Egress, Ingress, LEASE};
-use crate::plan::{Frontend, Way};
+use crate::plan::{self, Frontend, Through, Way};
 use crate::publish::{
     BackendState, BackendStatus, BackendWay, ConfigStatus, EgressMode, FrontendStatus, LeaseStatus,
-    Status, UplinkStatus, VipStatus, XdpMode,
+    PeerStatus, PeerWay, Status, UplinkStatus, VipStatus, XdpMode,
 };
+use crate::view::Probe;
 
 /// What is true now; counters are read from the kernel at this moment.
 pub(crate) fn of(state: &State) -> Status {
@@ -27,6 +28,7 @@ pub(crate) fn of(state: &State) -> Status {
             refused: state.refused.clone(),
         },
         uplinks: uplinks(state),
+        peers: peers(state),
         vips: vips(state),
         frontends: frontends(state),
         counters: reasons.iter().map(|(r, count)| (r.name().to_owned(), *count)).collect(),
@@ -66,6 +68,34 @@ fn uplinks(state: &State) -> Vec<UplinkStatus> {
         },
     };
     state.desired.dataplane.uplinks.keys().map(of).collect()
+}
+
+fn peers(state: &State) -> Vec<PeerStatus> {
+    let probes = state.probes.borrow();
+    let standings = plan::standings(&state.config, &probes);
+    let of = |(id, address, refusal): (&str, IpAddr, Option<String>)| {
+        let node = state.desired.dataplane.nodes.get(id);
+        let hop = node.and_then(|node| node.hop(address.is_ipv4()));
+        let answer = match probes.get(&address) {
+            Some(Probe::Answered(answer)) => Some(answer),
+            _ => None,
+        };
+        let version = |[major, minor, patch]: [u8; 3]| format!("{major}.{minor}.{patch}");
+        PeerStatus {
+            id: id.to_owned(),
+            address,
+            way: match hop.map(|hop| hop.through) {
+                Some(Through::Link) => PeerWay::Link,
+                Some(Through::Tunnel) => PeerWay::Tunnel,
+                None => PeerWay::None,
+            },
+            mtu: hop.map(|hop| hop.mtu),
+            reason: refusal,
+            version: answer.map(|answer| version(answer.version)),
+            answered_ms: answer.map(|answer| answer.at.elapsed().as_millis() as u64),
+        }
+    };
+    standings.into_iter().map(of).collect()
 }
 
 fn vips(state: &State) -> Vec<VipStatus> {
@@ -110,7 +140,7 @@ fn frontends(state: &State) -> Vec<FrontendStatus> {
 }
 
 fn backends(state: &State, protocol: Protocol, frontend: &Frontend) -> Vec<BackendStatus> {
-    let weight_of = |(_, backend): (&SocketAddr, &crate::plan::Backend)| match backend.way {
+    let weight_of = |(_, backend): (&SocketAddr, &plan::Backend)| match backend.way {
         Way::None(_) => 0,
         Way::Here | Way::Peer => u32::from(backend.weight),
     };

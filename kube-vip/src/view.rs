@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use tokio::time::Instant;
+
 use crate::config::Config;
 
 /// The input of the plan.
@@ -15,6 +17,8 @@ pub struct View {
     pub links: BTreeMap<String, Link>,
     /// How each peer's address is reached, for every address the configuration names.
     pub hops: BTreeMap<IpAddr, Hop>,
+    /// What the data plane at each peer's address answers; addresses not asked yet are not there.
+    pub probes: Probes,
     /// Who owns the VIPs.
     pub standing: Standing,
 }
@@ -69,6 +73,85 @@ pub enum Hop {
     },
     /// No route.
     Unreachable,
+}
+
+/// What is known of each address that is asked.
+pub type Probes = BTreeMap<IpAddr, Probe>;
+
+/// Who is asked, and from where.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Targets {
+    /// This host's addresses, one of each family; the others know it by these.
+    pub from: Vec<IpAddr>,
+    /// The port that notices come to, and questions from.
+    pub port: u16,
+    /// The addresses that are asked.
+    pub peers: BTreeMap<IpAddr, Target>,
+}
+
+/// How an address is asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Target {
+    /// Its UDP port.
+    pub port: u16,
+    /// Largest packet that is sent there, in bytes, if it is to be seen whether such packets arrive.
+    pub size: Option<u16>,
+}
+
+/// What is known of another host's data plane.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Probe {
+    /// It has not been asked for long enough to be judged.
+    Pending,
+    /// It answers.
+    Answered(Answer),
+    /// It does not answer.
+    Silent,
+    /// Its agent has said that it leaves.
+    Left,
+}
+
+/// What a data plane says of itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Answer {
+    /// When it said so last.
+    pub at: Instant,
+    /// Version of its program: major, minor, patch.
+    pub version: [u8; 3],
+    /// Version of its flow hash.
+    pub hash: u16,
+    /// Of what its seeds come from.
+    pub digest: u64,
+    /// Seconds since its agent last moved the clock.
+    pub age: u32,
+    /// Packets of full size do not get there, and nobody says so.
+    pub narrow: bool,
+}
+
+/// A data plane without an agent works, but of what changes it learns nothing.
+const AGENT_GONE: u32 = 30;
+
+impl Answer {
+    /// Whether there is an agent that keeps the data plane up to date.
+    pub fn has_agent(&self) -> bool {
+        self.age <= AGENT_GONE
+    }
+}
+
+impl Probe {
+    /// Whether it says the same, whenever it said so.
+    pub fn says(&self, other: &Self) -> bool {
+        let timeless = |probe: &Self| match *probe {
+            Self::Answered(answer) => {
+                let Answer { version, hash, digest, narrow, .. } = answer;
+                (1, Some((version, hash, digest, narrow, answer.has_agent())))
+            }
+            Self::Pending => (0, None),
+            Self::Silent => (2, None),
+            Self::Left => (3, None),
+        };
+        timeless(self) == timeless(other)
+    }
 }
 
 /// What the election says of this host.

@@ -61,7 +61,8 @@ pub(crate) fn configuration() -> DataPlane {
     let vip_of = || Vip { host_address: false, held: true, grant: None, owner: None };
     let mut desired = DataPlane::default();
     let node = |local, mac, host| {
-        let hop = NextHop { mac, interface: IFINDEX, through: Through::Link, mtu: 1500 };
+        let hop =
+            NextHop { mac, interface: IFINDEX, through: Through::Link, mtu: 1500, full: 1500 };
         let addresses = vec![address(false, 0, host), address(true, 0, host)];
         Node { local, hop4: Some(hop.clone()), hop6: Some(hop), addresses }
     };

@@ -118,7 +118,7 @@ pub(crate) fn node(local: bool, mac: Mac, addresses: [IpAddr; 2]) -> Node {
 
 /// The way to a host on the same link.
 pub(crate) fn link(mac: Mac, interface: u32) -> NextHop {
-    NextHop { mac, interface, through: Through::Link, mtu: 1500 }
+    NextHop { mac, interface, through: Through::Link, mtu: 1500, full: 1500 }
 }
 
 /// This host has the VIPs.

@@ -87,6 +87,7 @@ fn one_host_takes_what_another_sends() {
         interface: IFINDEX,
         through: kube_vip::plan::Through::Tunnel,
         mtu: 1500,
+        full: 1500,
     };
     let there = sender.nodes.get_mut("peer").expect("peer");
     (there.hop4, there.hop6) = (Some(hop.clone()), Some(hop));

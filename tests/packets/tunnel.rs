@@ -28,7 +28,7 @@ fn headers(v6: bool) -> usize {
 }
 
 fn behind_router(interface: u32, mtu: u32) -> Option<NextHop> {
-    Some(NextHop { mac: ROUTER, interface, through: Through::Tunnel, mtu })
+    Some(NextHop { mac: ROUTER, interface, through: Through::Tunnel, mtu, full: mtu })
 }
 
 /// The peer, which has all backends, is behind a router.

@@ -125,6 +125,8 @@ pub struct NextHop {
     pub through: Through,
     /// Largest IP packet that fits on the way, in bytes.
     pub mtu: u32,
+    /// The same as interfaces and routes have it, whether it is true or not.
+    pub full: u32,
 }
 
 /// What packets to a host travel through.

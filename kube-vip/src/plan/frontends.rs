@@ -3,9 +3,8 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
-use super::nodes::obstacle;
 use super::vips::host_addresses;
-use super::{Backend, Frontend, Node, Way, seed};
+use super::{Backend, Frontend, Node, Way, nodes, peers, seed};
 use crate::config::{self, LoadBalancer, Protocol};
 use crate::view::{Hop, View};
 
@@ -84,7 +83,12 @@ fn place(view: &View, nodes: &BTreeMap<String, Node>, backend: &config::Backend)
         Some(peer) => {
             let v4 = address.is_ipv4();
             let reachable = nodes.get(&peer.id).is_some_and(|node| node.hop(v4).is_some());
-            let way = if reachable { Way::Peer } else { Way::None(obstacle(view, peer, v4)) };
+            let obstacle = if reachable {
+                peers::obstacle(&view.config, &view.probes, peer, v4)
+            } else {
+                Some(nodes::obstacle(view, peer, v4))
+            };
+            let way = obstacle.map_or(Way::Peer, Way::None);
             at(Some(&peer.id), way)
         }
         None => {

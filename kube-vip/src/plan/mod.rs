@@ -6,6 +6,7 @@
 mod desired;
 mod frontends;
 mod nodes;
+mod peers;
 mod seed;
 #[cfg(test)]
 mod tests;
@@ -15,6 +16,7 @@ mod vips;
 use std::collections::BTreeSet;
 
 pub use self::nodes::wanted;
+pub use self::peers::{standings, targets};
 pub use desired::{
     Announcement, Backend, DataPlane, Desired, Frontend, Grant, HeldAddress, NextHop, Node,
     Through, Uplink, Vip, Way,

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use super::{NextHop, Node, Through};
 use crate::config::{Config, Peer};
-use crate::view::{Hop, View};
+use crate::view::{Hop, Probe, View};
 
 /// The smallest MTU of IPv6 (RFC 8200 §5): a smaller one is not believed, because anybody can send
 /// the error that it is learnt from.
@@ -17,6 +17,7 @@ pub(super) fn plan(view: &View) -> BTreeMap<String, Node> {
         interface: link.index,
         through: Through::Link,
         mtu: link.mtu,
+        full: link.mtu,
     });
     let local = Node {
         local: true,
@@ -36,12 +37,11 @@ pub(super) fn plan(view: &View) -> BTreeMap<String, Node> {
 
 fn link(view: &View, address: IpAddr) -> Option<NextHop> {
     match view.hops.get(&address) {
-        Some(Hop::Neighbour { mac, interface }) => Some(NextHop {
-            mac: *mac,
-            interface: *interface,
-            through: Through::Link,
-            mtu: mtu(view, *interface),
-        }),
+        Some(Hop::Neighbour { mac, interface }) => {
+            let full = mtu(view, *interface);
+            let (mac, interface) = (*mac, *interface);
+            Some(NextHop { mac, interface, through: Through::Link, mtu: full, full })
+        }
         _ => None,
     }
 }
@@ -49,13 +49,17 @@ fn link(view: &View, address: IpAddr) -> Option<NextHop> {
 fn tunnel(view: &View, peer: &Peer, v4: bool) -> Option<NextHop> {
     // Its ends are the first addresses of the family on both hosts.
     first(&view.config.local_peer, v4)?;
-    match view.hops.get(&first(peer, v4)?) {
-        Some(Hop::Routed { mac: Some(mac), interface, mtu: learnt, .. }) => Some(NextHop {
-            mac: *mac,
-            interface: *interface,
-            through: Through::Tunnel,
-            mtu: learnt.map_or(u32::MAX, |mtu| mtu.max(SMALLEST_MTU)).min(mtu(view, *interface)),
-        }),
+    let end = first(peer, v4)?;
+    match view.hops.get(&end) {
+        Some(Hop::Routed { mac: Some(mac), interface, mtu: learnt, .. }) => {
+            let learnt = learnt.map_or(u32::MAX, |mtu| mtu.max(SMALLEST_MTU));
+            let full = learnt.min(mtu(view, *interface));
+            let is_narrow = |probe: &&Probe| matches!(probe, Probe::Answered(a) if a.narrow);
+            let narrow = view.probes.get(&end).filter(is_narrow);
+            let mtu = if narrow.is_some() { full.min(SMALLEST_MTU) } else { full };
+            let (mac, interface) = (*mac, *interface);
+            Some(NextHop { mac, interface, through: Through::Tunnel, mtu, full })
+        }
         _ => None,
     }
 }
@@ -65,7 +69,8 @@ fn mtu(view: &View, interface: u32) -> u32 {
     link.map_or(SMALLEST_MTU, |link| link.mtu)
 }
 
-fn first(peer: &Peer, v4: bool) -> Option<IpAddr> {
+/// The address of a family that a host is known by.
+pub(super) fn first(peer: &Peer, v4: bool) -> Option<IpAddr> {
     peer.addresses.iter().copied().find(|address| address.is_ipv4() == v4)
 }
 

@@ -57,6 +57,7 @@ fn view(own: u8, hosts: &[u8], backends: &[(u8, u16)], leader: bool) -> View {
         config: Arc::new(config),
         links: BTreeMap::from([("eth0".into(), link)]),
         hops: hops.collect(),
+        probes: BTreeMap::new(),
         standing,
     }
 }
@@ -146,7 +147,7 @@ fn a_peer_behind_a_router_is_reached_through_a_tunnel() {
         view.hops.insert(address(2), routed);
         assert_eq!(way_of(&view, "10.0.0.2:80"), Way::Peer);
         let node = plan(&view).dataplane.nodes["n2"].clone();
-        let hop = NextHop { mac: router, interface: 2, through: Through::Tunnel, mtu };
+        let hop = NextHop { mac: router, interface: 2, through: Through::Tunnel, mtu, full: mtu };
         // It has no IPv6 address for a tunnel to end at.
         assert_eq!((node.hop4, node.hop6), (Some(hop), None));
     }

@@ -15,7 +15,7 @@ pub use lock::{InstanceLock, LockError, VipLocks};
 pub use socket::{FetchError, SocketError, StatusSocket, fetch};
 pub use status::{
     BackendState, BackendStatus, BackendWay, ConfigStatus, EgressMode, FrontendStatus, LeaseStatus,
-    Status, UplinkStatus, VipStatus, XdpMode,
+    PeerStatus, PeerWay, Status, UplinkStatus, VipStatus, XdpMode,
 };
 pub use table::{Style, render};
 

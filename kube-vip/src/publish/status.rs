@@ -22,6 +22,9 @@ pub struct Status {
     pub config: ConfigStatus,
     /// Interfaces packets arrive on.
     pub uplinks: Vec<UplinkStatus>,
+    /// The other hosts that take part, by each address that is asked.
+    #[serde(default)]
+    pub peers: Vec<PeerStatus>,
     /// The virtual addresses.
     pub vips: Vec<VipStatus>,
     /// The balanced ports.
@@ -75,6 +78,37 @@ pub enum EgressMode {
     /// By a program at a clsact qdisc.
     Clsact,
     /// By the kernel alone.
+    None,
+}
+
+/// Another host that takes part.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PeerStatus {
+    /// Its id.
+    pub id: String,
+    /// The address of it that is asked.
+    pub address: IpAddr,
+    /// How packets of that address's family get there from here.
+    pub way: PeerWay,
+    /// Largest IP packet that fits on that way, in bytes, headers of a tunnel included.
+    pub mtu: Option<u32>,
+    /// Why nothing is forwarded to it now.
+    pub reason: Option<String>,
+    /// Version of its kernel programs, where it has answered.
+    pub version: Option<String>,
+    /// Time since it answered last.
+    pub answered_ms: Option<u64>,
+}
+
+/// How packets get to another host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PeerWay {
+    /// On a link that both are on.
+    Link,
+    /// Behind a router, in a tunnel.
+    Tunnel,
+    /// Not at all.
     None,
 }
 
@@ -183,6 +217,11 @@ pub(super) mod tests {
         "instance": "default", "version": "0.1.0", "host": "n1", "pid": 1, "ready": true,
         "config": {"path": "/etc/kube-vip/config.yaml", "refused": null},
         "uplinks": [{"name": "eth0", "xdp": "native", "egress": "tcx", "reason": null}],
+        "peers": [
+            {"id": "n2", "address": "10.77.0.12", "way": "link", "mtu": 1500, "reason": null,
+             "version": "0.1.0", "answered_ms": 400},
+            {"id": "n3", "address": "10.78.0.13", "way": "tunnel", "mtu": 1400,
+             "reason": "the agent of n3 has been stopped", "version": null, "answered_ms": null}],
         "vips": [
             {"address": "10.77.0.100", "owned": true, "owner": "n1", "held": true,
              "interface": "eth0", "lease": {"epoch": 1, "remaining_ms": 2500}},

@@ -4,7 +4,7 @@ use std::fmt::Write;
 use std::net::SocketAddr;
 
 use super::status::{
-    BackendState, BackendStatus, BackendWay, EgressMode, FrontendStatus, Status, XdpMode,
+    BackendState, BackendStatus, BackendWay, EgressMode, FrontendStatus, PeerWay, Status, XdpMode,
 };
 
 /// How much is shown, and with colours or without.
@@ -21,6 +21,7 @@ pub fn render(status: &Status, style: Style) -> String {
     let mut out = String::new();
     head(&mut out, status, style);
     vips(&mut out, status, style);
+    peers(&mut out, status, style);
     frontends(&mut out, &status.frontends, style);
     if style.wide {
         counters(&mut out, status, style);
@@ -90,6 +91,32 @@ fn vips(out: &mut String, status: &Status, style: Style) {
             here,
             Cell::plain(vip.interface.as_str()),
             Cell::plain(lease),
+        ]);
+    }
+    table.print(out, style);
+}
+
+fn peers(out: &mut String, status: &Status, style: Style) {
+    let mut table = Table::new(&["PEER", "ADDRESS", "WAY", "MTU", "VERSION", "ANSWERED", ""]);
+    for peer in &status.peers {
+        let way = match peer.way {
+            PeerWay::Link => "link",
+            PeerWay::Tunnel => "tunnel",
+            PeerWay::None => "-",
+        };
+        let answered = match peer.answered_ms {
+            Some(ms) => format!("{}.{} s ago", ms / 1000, ms % 1000 / 100),
+            None => "-".to_owned(),
+        };
+        let reason = peer.reason.as_deref();
+        table.row([
+            Cell::plain(peer.id.as_str()),
+            Cell::plain(peer.address.to_string()),
+            Cell::plain(way),
+            Cell::right(&peer.mtu.map_or_else(|| "-".to_owned(), |mtu| mtu.to_string())),
+            Cell::plain(peer.version.as_deref().unwrap_or("-")),
+            Cell::plain(answered),
+            reason.map_or_else(|| Cell::plain(""), not_ready),
         ]);
     }
     table.print(out, style);
@@ -259,6 +286,10 @@ eth0: native XDP, tcx
 VIP          OWNER    HERE   INTERFACE  LEASE
 10.77.0.100  n1       owned  eth0       epoch 1, 2.5 s left
 fd77::100    unknown  -      eth0       -
+
+PEER  ADDRESS     WAY      MTU  VERSION  ANSWERED
+n2    10.77.0.12  link    1500  0.1.0    0.4 s ago
+n3    10.78.0.13  tunnel  1400  -        -          the agent of n3 has been stopped
 
 FRONTEND  ADDRESS             NODE  WAY   STATE      SHARE  PACKETS
 web       10.77.0.100:80/tcp                                   1204

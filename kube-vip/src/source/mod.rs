@@ -4,6 +4,7 @@ pub mod file;
 pub mod links;
 pub mod neighbours;
 pub mod netlink;
+pub mod probes;
 
 use rtnetlink::packet_route::RouteNetlinkMessage;
 

@@ -1,0 +1,75 @@
+//! Which of the other hosts are peers: those whose data plane answers, would do the same as this one,
+//! and has an agent. What is sent to any other would vanish there.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use kube_vip_common::hash::HASH_VERSION;
+
+use super::nodes::first;
+use super::{DataPlane, Node, Through, seed};
+use crate::config::{Config, Peer};
+use crate::view::{Probe, Probes, Target, Targets, View};
+
+/// Why a host is no peer for this family's packets, in words for people; nothing where it is one.
+/// One that has not been asked for long enough is taken for one.
+pub(super) fn obstacle(config: &Config, probes: &Probes, peer: &Peer, v4: bool) -> Option<String> {
+    let address = first(peer, v4)?;
+    let id = &peer.id;
+    match probes.get(&address) {
+        None | Some(Probe::Pending) => None,
+        Some(Probe::Silent) => Some(format!(
+            "no data plane answers for {id} at {address}, UDP port {} (not started, or filtered)",
+            peer.port
+        )),
+        Some(Probe::Left) => Some(format!("the agent of {id} has been stopped")),
+        Some(Probe::Answered(answer)) if answer.hash != HASH_VERSION => Some(format!(
+            "{id} hashes by version {}, this host by {HASH_VERSION}; run the same version on both",
+            answer.hash
+        )),
+        Some(Probe::Answered(answer)) if answer.digest != seed::of(config) => Some(format!(
+            "{id} has another list of hosts: localPeer and remotePeers must say the same on all"
+        )),
+        Some(Probe::Answered(answer)) if !answer.has_agent() => {
+            Some(format!("the agent of {id} has not been running for {} s or more", answer.age))
+        }
+        Some(Probe::Answered(_)) => None,
+    }
+}
+
+/// Each host with each address that is asked, and why it is no peer there.
+pub fn standings<'a>(
+    config: &'a Config,
+    probes: &Probes,
+) -> Vec<(&'a str, IpAddr, Option<String>)> {
+    let both = config.remote_peers.iter().flat_map(|peer| [(peer, true), (peer, false)]);
+    both.filter_map(|(peer, v4)| {
+        let address = first(peer, v4)?;
+        Some((peer.id.as_str(), address, obstacle(config, probes, peer, v4)))
+    })
+    .collect()
+}
+
+/// Who is to be asked, and how.
+pub fn targets(view: &View, desired: &DataPlane) -> Targets {
+    let local = &view.config.local_peer;
+    let remote = &view.config.remote_peers;
+    let own = [true, false].into_iter().filter_map(|v4| first(local, v4));
+    let mut peers = BTreeMap::new();
+    for peer in remote {
+        for v4 in [true, false] {
+            // What this host has no address for cannot be asked.
+            let (Some(address), Some(_)) = (first(peer, v4), first(local, v4)) else { continue };
+            let size = desired.nodes.get(&peer.id).and_then(|node| size(node, v4));
+            peers.insert(address, Target { port: peer.port, size });
+        }
+    }
+    let from: Vec<IpAddr> = if remote.is_empty() { Vec::new() } else { own.collect() };
+    Targets { from, port: local.port, peers }
+}
+
+/// In a tunnel packets of full size have to get through.
+fn size(node: &Node, v4: bool) -> Option<u16> {
+    let hop = node.hop(v4).filter(|hop| hop.through == Through::Tunnel)?;
+    Some(hop.full.min(u16::MAX.into()) as u16)
+}

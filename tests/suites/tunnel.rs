@@ -1,0 +1,211 @@
+//! Backends behind a router, and hosts whose data plane does not answer.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use lab::{
+    Agents, BACKEND_PORT, Balancer, Burst, Client, Cluster, Connection, Lab, Server, Setup,
+    Topology, Transport, backends,
+};
+
+/// On the network of n1 and c1.
+const VIPS: [IpAddr; 2] = [
+    IpAddr::V4(Ipv4Addr::new(10, 77, 1, 100)),
+    IpAddr::V6(Ipv6Addr::new(0xfd77, 0, 0, 1, 0, 0, 0, 0x100)),
+];
+
+/// The owner and a client, and behind a router two hosts with backends and another client.
+const GROUPS: [&[&str]; 2] = [&["n1", "c1"], &["n2", "n3", "c2"]];
+const BEHIND: [&str; 2] = ["n2", "n3"];
+
+fn setup() -> Setup {
+    Setup { adapt: |config| config.vips = VIPS.to_vec(), ..Setup::default() }
+}
+
+/// TCP port 80 and UDP port 53, served by these hosts.
+fn served_by(lab: &Lab, names: &[&str]) -> Vec<Balancer> {
+    let at = || backends(names.iter().map(|name| lab.host(name)), BACKEND_PORT);
+    vec![
+        Balancer::new("web", Transport::Tcp, 80, at()),
+        Balancer::new("dns", Transport::Udp, 53, at()),
+    ]
+}
+
+fn cluster(names: &[&str]) -> Result<Cluster> {
+    let lab = Lab::new(&Topology::routed(&GROUPS)?)?;
+    let balancers = served_by(&lab, names);
+    Cluster::start_as(lab, &balancers, setup())
+}
+
+/// Waits until the agent of n1 says of all addresses of a host that it is a peer, or none.
+fn until_peer(agents: &mut Agents, id: &str, peer: bool) -> Result<Duration> {
+    let started = Instant::now();
+    agents.on("n1").wait_until(&format!("{id} is a peer: {peer}"), |status| {
+        let all = status["peers"].as_array().map(Vec::as_slice).unwrap_or_default();
+        let mut its = all.iter().filter(|entry| entry["id"] == id).peekable();
+        its.peek().is_some() && its.all(|entry| entry["reason"].is_null() == peer)
+    })?;
+    Ok(started.elapsed())
+}
+
+#[test]
+fn backends_behind_a_router_serve_clients_on_both_sides() -> Result<()> {
+    cluster(&BEHIND)?.explain(|cluster| {
+        let far = Client::start(cluster.host("c2"))?;
+        for vip in VIPS {
+            for (client, host) in [(&cluster.client, "c1"), (&far, "c2")] {
+                let report = client.connect(Burst::new((vip, 80), 1000))?;
+                println!("{vip} from {host}: {report}");
+                report.expect_all(1000)?;
+                report.expect_even(&BEHIND, 0.3)?;
+                report.expect_client(cluster.host(host).address_like(vip))?;
+                let report = client.send(Burst::new((vip, 53), 500))?;
+                report.expect_all(500)?;
+                report.expect_even(&BEHIND, 0.3)?;
+                report.expect_client(cluster.host(host).address_like(vip))?;
+            }
+        }
+        let status = cluster.agents.on("n1").status()?;
+        let ways = status["peers"].as_array().into_iter().flatten();
+        let ways = ways.map(|peer| peer["way"].as_str().unwrap_or_default());
+        ensure!(ways.eq(["tunnel"; 4]), "{}", status["peers"]);
+        Ok(())
+    })
+}
+
+#[test]
+fn a_hundred_megabytes_need_no_mtu_set_by_hand() -> Result<()> {
+    cluster(&["n2"])?.explain(|cluster| {
+        for vip in VIPS {
+            let mut connection = Connection::open(cluster.host("c1"), (vip, 80).into())?;
+            connection.upload(100_000_000)?;
+            connection.download(100_000_000)?;
+            connection.echo("and still a connection")?;
+        }
+        let status = cluster.agents.on("n1").status()?;
+        let count = |name: &str| status["counters"][name].as_u64().unwrap_or_default();
+        println!("too big: {}, tunnelled: {}", count("too_big"), count("tunnelled"));
+        ensure!(count("too_big") > 0, "links are at 1500, something had to be too big");
+        // The client has learnt it: it is not told again and again.
+        ensure!(count("too_big") < count("tunnelled") / 10, "{}", status["counters"]);
+        Ok(())
+    })
+}
+
+#[test]
+fn a_smaller_mtu_on_the_way_is_learnt() -> Result<()> {
+    // What is in the middle fits less than what is at both ends. The router says so, once asked.
+    cluster(&["n2"])?.explain(|cluster| {
+        cluster.host("core").shell(
+            "ip route add 10.77.2.12/32 dev eth1 mtu lock 1350\n\
+             ip -6 route add fd77:0:0:2::12/128 dev eth1 mtu lock 1350",
+        )?;
+        cluster.agents.on("n1").wait_until("the path MTU is known", |status| {
+            let peers = status["peers"].as_array().into_iter().flatten();
+            peers.filter(|peer| peer["id"] == "n2").all(|peer| peer["mtu"] == 1350)
+        })?;
+        for vip in VIPS {
+            let mut connection = Connection::open(cluster.host("c1"), (vip, 80).into())?;
+            connection.upload(20_000_000)?;
+            connection.echo("and still a connection")?;
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn nobody_but_a_peer_tunnels_to_a_host() -> Result<()> {
+    cluster(&["n2"])?.explain(|cluster| {
+        // As n1 would send it, but from a client: a marked UDP packet for the VIP inside IPIP.
+        let (n2, c2) = (cluster.host("n2").v4(), cluster.host("c2").v4());
+        let count = |cluster: &mut Cluster, name: &str| -> Result<u64> {
+            let status = cluster.agents.on("n2").status()?;
+            Ok(status["counters"][name].as_u64().unwrap_or_default())
+        };
+        cluster.host("c2").shell(&format!(
+            "ip tunnel add t0 mode ipip local {c2} remote {n2} ttl 64\n\
+             ip link set t0 up\n\
+             ip route add 10.77.1.100/32 dev t0 src {c2}\n\
+             sysctl -qw net.ipv4.ip_default_ttl=240"
+        ))?;
+        let sent = lab::ask_by_datagram(cluster.host("c2"), (VIPS[0], 53).into(), 4711);
+        ensure!(sent.is_err(), "a stranger's tunnel was answered: {sent:?}");
+        ensure!(count(cluster, "tunnel_refused")? > 0, "it was not refused");
+        ensure!(count(cluster, "decapsulated")? == 0, "it was taken");
+        Ok(())
+    })
+}
+
+/// New connections reach the VIP, all on `n3`.
+fn only_n3_serves(client: &Client) -> Result<()> {
+    for vip in VIPS {
+        let report = client.connect(Burst::new((vip, 80), 200))?;
+        report.expect_all(200)?;
+        report.expect_even(&["n3"], 0.01)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn an_agent_that_is_stopped_is_left_out_at_once() -> Result<()> {
+    cluster(&BEHIND)?.explain(|cluster| {
+        let status = cluster.agents.on("n2").stop()?;
+        ensure!(status.success(), "n2 ended with {status}");
+        let took = until_peer(&mut cluster.agents, "n2", false)?;
+        println!("left out within {took:?} of its end");
+        only_n3_serves(&cluster.client)?;
+        // And back.
+        cluster.agents.on("n2").restart()?;
+        let took = until_peer(&mut cluster.agents, "n2", true)?;
+        println!("a peer again after {took:?}");
+        let report = cluster.client.connect(Burst::new((VIPS[0], 80), 500))?;
+        report.expect_all(500)?;
+        report.expect_even(&BEHIND, 0.3)
+    })
+}
+
+#[test]
+fn an_agent_that_was_killed_is_left_out_after_half_a_minute() -> Result<()> {
+    cluster(&BEHIND)?.explain(|cluster| {
+        cluster.agents.on("n2").process().kill()?;
+        let killed = Instant::now();
+        // Its programs go on, and so do the connections they carry.
+        let report = cluster.client.connect(Burst::new((VIPS[0], 80), 300))?;
+        report.expect_all(300)?;
+        report.expect_even(&BEHIND, 0.4)?;
+        while killed.elapsed() < Duration::from_secs(28) {
+            std::thread::sleep(Duration::from_secs(1));
+        }
+        until_peer(&mut cluster.agents, "n2", false)?;
+        println!("left out after {:?}", killed.elapsed());
+        only_n3_serves(&cluster.client)
+    })
+}
+
+#[test]
+fn a_host_whose_agent_was_never_started_is_left_out() -> Result<()> {
+    let lab = Lab::new(&Topology::routed(&GROUPS)?)?;
+    let balancers = served_by(&lab, &BEHIND);
+    let _servers = BEHIND
+        .iter()
+        .map(|name| Server::on_port(lab.host(name), BACKEND_PORT))
+        .collect::<Result<Vec<_>>>()?;
+    let start = |name: &str| {
+        let mut config = lab::Config::of(&lab, lab.host(name), &balancers);
+        config.vips = VIPS.to_vec();
+        lab::Agent::start(lab.host(name), &config)
+    };
+    let (mut n1, mut n3) = (start("n1")?, start("n3")?);
+    n3.wait_ready()?;
+    let reason = |peer: &serde_json::Value| peer["reason"].as_str().unwrap_or_default().to_owned();
+    n1.wait_until("n2 is left out and n3 is not", |status| {
+        let peers = status["peers"].as_array().into_iter().flatten();
+        status["ready"] == true
+            && peers.into_iter().all(|peer| match peer["id"].as_str() {
+                Some("n2") => reason(peer).contains("no data plane answers for n2"),
+                _ => reason(peer).is_empty() && peer["answered_ms"].is_u64(),
+            })
+    })?;
+    only_n3_serves(&Client::start(lab.host("c1"))?)
+}
