@@ -33,9 +33,13 @@ fn served_by(lab: &Lab, names: &[&str]) -> Vec<Balancer> {
 }
 
 fn cluster(names: &[&str]) -> Result<Cluster> {
+    cluster_as(names, setup())
+}
+
+fn cluster_as(names: &[&str], setup: Setup) -> Result<Cluster> {
     let lab = Lab::new(&Topology::routed(&GROUPS)?)?;
     let balancers = served_by(&lab, names);
-    Cluster::start_as(lab, &balancers, setup())
+    Cluster::start_as(lab, &balancers, setup)
 }
 
 /// Waits until the agent of n1 says of all addresses of a host that it is a peer, or none.
@@ -89,6 +93,25 @@ fn a_hundred_megabytes_need_no_mtu_set_by_hand() -> Result<()> {
         ensure!(count("too_big") > 0, "links are at 1500, something had to be too big");
         // The client has learnt it: it is not told again and again.
         ensure!(count("too_big") < count("tunnelled") / 10, "{}", status["counters"]);
+        Ok(())
+    })
+}
+
+#[test]
+fn tunnels_work_with_generic_programs_too() -> Result<()> {
+    let adapt = |config: &mut lab::Config| {
+        config.vips = VIPS.to_vec();
+        config.xdp_mode = "generic";
+    };
+    cluster_as(&["n2"], Setup { adapt, ..Setup::default() })?.explain(|cluster| {
+        for vip in VIPS {
+            let mut connection = Connection::open(cluster.host("c1"), (vip, 80).into())?;
+            let started = Instant::now();
+            connection.upload(20_000_000)?;
+            println!("{vip}: 20 MB up in {:?}", started.elapsed());
+            connection.download(20_000_000)?;
+            connection.echo("and still a connection")?;
+        }
         Ok(())
     })
 }

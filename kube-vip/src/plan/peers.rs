@@ -14,26 +14,28 @@ use crate::view::{Probe, Probes, Target, Targets, View};
 /// Why a host is no peer for this family's packets, in words for people; nothing where it is one.
 /// One that has not been asked for long enough is taken for one.
 pub(super) fn obstacle(config: &Config, probes: &Probes, peer: &Peer, v4: bool) -> Option<String> {
-    let address = first(peer, v4)?;
+    // Where this host has no address of the family to ask from, the other one tells as much.
+    let mut addresses = [v4, !v4].into_iter().filter_map(|v4| first(peer, v4));
+    let (address, probe) = addresses.find_map(|ip| Some((ip, probes.get(&ip)?)))?;
     let id = &peer.id;
-    match probes.get(&address) {
-        None | Some(Probe::Pending) => None,
-        Some(Probe::Silent) => Some(format!(
+    match probe {
+        Probe::Pending => None,
+        Probe::Silent => Some(format!(
             "no data plane answers for {id} at {address}, UDP port {} (not started, or filtered)",
             peer.port
         )),
-        Some(Probe::Left) => Some(format!("the agent of {id} has been stopped")),
-        Some(Probe::Answered(answer)) if answer.hash != HASH_VERSION => Some(format!(
+        Probe::Left => Some(format!("the agent of {id} has been stopped")),
+        Probe::Answered(answer) if answer.hash != HASH_VERSION => Some(format!(
             "{id} hashes by version {}, this host by {HASH_VERSION}; run the same version on both",
             answer.hash
         )),
-        Some(Probe::Answered(answer)) if answer.digest != seed::of(config) => Some(format!(
+        Probe::Answered(answer) if answer.digest != seed::of(config) => Some(format!(
             "{id} has another list of hosts: localPeer and remotePeers must say the same on all"
         )),
-        Some(Probe::Answered(answer)) if !answer.has_agent() => {
+        Probe::Answered(answer) if !answer.has_agent() => {
             Some(format!("the agent of {id} has not been running for {} s or more", answer.age))
         }
-        Some(Probe::Answered(_)) => None,
+        Probe::Answered(_) => None,
     }
 }
 

@@ -2,11 +2,12 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
+use kube_vip_common::hash::HASH_VERSION;
 use proptest::prelude::*;
 
 use super::*;
 use crate::config::Config;
-use crate::view::{Hop, Link, Mac};
+use crate::view::{Answer, Hop, Link, Mac, Probe, Target, Targets};
 
 fn address(host: u8) -> IpAddr {
     Ipv4Addr::new(10, 0, 0, host).into()
@@ -151,6 +152,77 @@ fn a_peer_behind_a_router_is_reached_through_a_tunnel() {
         // It has no IPv6 address for a tunnel to end at.
         assert_eq!((node.hop4, node.hop6), (Some(hop), None));
     }
+}
+
+fn answer(view: &View) -> Answer {
+    Answer {
+        at: tokio::time::Instant::now(),
+        version: [0, 1, 0],
+        hash: HASH_VERSION,
+        digest: plan(view).dataplane.digest,
+        age: 0,
+        narrow: false,
+    }
+}
+
+#[test]
+fn a_host_is_a_peer_while_its_data_plane_answers() {
+    let mut view = view(1, &[1, 2], &[(1, 80), (2, 80)], true);
+    let good = answer(&view);
+    let answered = Probe::Answered;
+    for (probe, expected) in [
+        (Probe::Pending, None),
+        (answered(good), None),
+        (answered(Answer { age: 30, version: [9, 9, 9], ..good }), None),
+        (Probe::Silent, Some("no data plane answers for n2 at 10.0.0.2, UDP port 10000")),
+        (Probe::Left, Some("stopped")),
+        (answered(Answer { hash: HASH_VERSION + 1, ..good }), Some("hashes by version")),
+        (answered(Answer { digest: good.digest ^ 1, ..good }), Some("another list of hosts")),
+        (answered(Answer { age: 31, ..good }), Some("has not been running for 31 s")),
+    ] {
+        view.probes = [(address(2), probe)].into();
+        match (way_of(&view, "10.0.0.2:80"), expected) {
+            (Way::Peer, None) => {}
+            (Way::None(reason), Some(words)) => assert!(reason.contains(words), "{reason}"),
+            (way, _) => panic!("{probe:?}: {way:?}"),
+        }
+        // What it sends on meanwhile is still known for an agent's.
+        assert!(plan(&view).dataplane.nodes["n2"].hop4.is_some());
+    }
+}
+
+#[test]
+fn hosts_with_other_lists_have_other_digests() {
+    let digest = |own, hosts| plan(&view(own, hosts, &[], false)).dataplane.digest;
+    assert_eq!(digest(1, &[1, 2, 3]), digest(2, &[3, 2, 1]));
+    assert_ne!(digest(1, &[1, 2, 3]), digest(1, &[1, 2]));
+}
+
+#[test]
+fn every_peer_is_asked_and_in_a_tunnel_with_full_size() {
+    let mut view = view(1, &[1, 2, 3], &[], true);
+    let (gateway, mac) = (address(254), Some(Mac([2, 0, 0, 0, 0, 254])));
+    view.hops.insert(address(3), Hop::Routed { gateway, interface: 2, mac, mtu: Some(1400) });
+    let ask = |size| Target { port: 10000, size };
+    let expected = Targets {
+        from: vec![address(1)],
+        port: 10000,
+        peers: [(address(2), ask(None)), (address(3), ask(Some(1400)))].into(),
+    };
+    assert_eq!(targets(&view, &plan(&view).dataplane), expected);
+    // Where large packets vanish it is asked on, and less is sent.
+    let narrow = Answer { narrow: true, ..answer(&view) };
+    view.probes = [(address(3), Probe::Answered(narrow))].into();
+    let desired = plan(&view).dataplane;
+    assert_eq!(targets(&view, &desired), expected);
+    assert_eq!(desired.nodes["n3"].hop4.as_ref().map(|hop| hop.mtu), Some(1280));
+}
+
+#[test]
+fn a_single_node_asks_nobody() {
+    let view = view(1, &[1], &[], true);
+    assert_eq!(targets(&view, &plan(&view).dataplane).peers.len(), 0);
+    assert_eq!(plan(&view).dataplane.probe_port, 0);
 }
 
 #[test]
