@@ -6,6 +6,7 @@ use aya_ebpf::btf_maps::{Array, ArrayOfMaps, HashMap, LruHashMap, PerCpuArray, R
 use aya_ebpf::macros::btf_map;
 use kube_vip_common::address::Address;
 use kube_vip_common::backend::Backend;
+use kube_vip_common::client::{ClientEnd, ClientKey};
 use kube_vip_common::clock::Clock;
 use kube_vip_common::event::{Event, EventTime, KINDS};
 use kube_vip_common::filter::Filter;
@@ -90,6 +91,10 @@ pub static REVERSE4: LruHashMap<Tuple4, Endpoint4, 1024> = LruHashMap::new();
 /// As `REVERSE4`, for IPv6.
 #[btf_map]
 pub static REVERSE6: LruHashMap<Tuple6, Endpoint6, 1024> = LruHashMap::new();
+
+/// Where sockets of this host were led, both ways.
+#[btf_map]
+pub static CLIENTS: LruHashMap<ClientKey, ClientEnd, 1024> = LruHashMap::new();
 
 /// Counters by [`Reason`].
 #[btf_map]

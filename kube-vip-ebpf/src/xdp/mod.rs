@@ -39,7 +39,7 @@ mod echo;
 mod forward;
 pub(crate) mod nd;
 pub(crate) mod open;
-mod pick;
+pub(crate) mod pick;
 pub(crate) mod probe;
 pub(crate) mod refuse;
 mod reset;

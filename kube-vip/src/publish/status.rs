@@ -22,6 +22,8 @@ pub struct Status {
     pub config: ConfigStatus,
     /// Interfaces packets arrive on.
     pub uplinks: Vec<UplinkStatus>,
+    /// How processes of this host reach the virtual addresses.
+    pub clients: ClientsStatus,
     /// The other hosts that take part, by each address that is asked.
     #[serde(default)]
     pub peers: Vec<PeerStatus>,
@@ -110,6 +112,29 @@ pub enum PeerWay {
     Tunnel,
     /// Not at all.
     None,
+}
+
+/// How processes of this host reach the virtual addresses.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClientsStatus {
+    /// Whose sockets are meant, as configured: `host`, `all` or `none`.
+    pub processes: String,
+    /// How they get to a backend.
+    pub way: ClientsWay,
+    /// The cgroup whose processes are led.
+    pub cgroup: Option<String>,
+    /// Why they are not led, or what is not as configured.
+    pub reason: Option<String>,
+}
+
+/// How sockets of this host get to a backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ClientsWay {
+    /// Led by programs on this host, when they connect or send.
+    Led,
+    /// Like any client of the network, through the owner.
+    Owner,
 }
 
 /// A virtual address.
@@ -217,6 +242,7 @@ pub(super) mod tests {
         "instance": "default", "version": "0.1.0", "host": "n1", "pid": 1, "ready": true,
         "config": {"path": "/etc/kube-vip/config.yaml", "refused": null},
         "uplinks": [{"name": "eth0", "xdp": "native", "egress": "tcx", "reason": null}],
+        "clients": {"processes": "host", "way": "led", "cgroup": "/sys/fs/cgroup", "reason": null},
         "peers": [
             {"id": "n2", "address": "10.77.0.12", "way": "link", "mtu": 1500, "reason": null,
              "version": "0.1.0", "answered_ms": 400},
