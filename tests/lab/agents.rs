@@ -52,6 +52,12 @@ impl Agents {
         });
         let mut agents = Self { all: started.collect::<Result<_>>()?, setup };
         for agent in &mut agents.all {
+            // Whoever started before the others has found them silent, and its tables change once
+            // more when they answer.
+            agent.wait_until("all other hosts have answered", |status| {
+                let peers = status["peers"].as_array().into_iter().flatten();
+                peers.into_iter().all(|peer| peer["answered_ms"].is_u64())
+            })?;
             agent.wait_for(balancers)?;
         }
         let held = |status: &Value| {
