@@ -141,6 +141,9 @@ fn other_sizes_replace_what_was_left_with_one_clean_set() -> Result<()> {
             agent.rewrite(&config)?;
             agent.restart()?;
             agent.wait_for(&web(lab))?;
+            // Without its programs for too long it was no peer meanwhile.
+            cluster.agents.on("n1").wait_for(&web(lab))?;
+            let agent = cluster.agents.on("n2");
             ensure!(agent.log().contains("other sizes"), "{}", agent.log());
             for (name, size) in [("FLOWS4", flows), ("REVERSE6", flows), ("BACKENDS", flows / 8)] {
                 let found = map(agent.host(), name)?.1;

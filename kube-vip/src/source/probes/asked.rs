@@ -31,6 +31,8 @@ const WAITED_FOR: usize = 8;
 pub(super) struct Asked {
     since: Instant,
     due: Instant,
+    /// Silence means nothing before.
+    judged_from: Instant,
     waiting: VecDeque<Question>,
     answer: Option<Answer>,
     /// Questions of full size without an answer since the last one with one.
@@ -59,6 +61,7 @@ impl Asked {
         Self {
             since: now,
             due: now,
+            judged_from: now + PATIENCE,
             waiting: VecDeque::new(),
             answer: None,
             wide_lost: 0,
@@ -80,11 +83,11 @@ impl Asked {
             return Vec::new();
         }
         let silent = match (self.state, &self.answer) {
-            (State::Pending, _) => now - self.since >= PATIENCE,
+            (State::Pending, _) => true,
             (State::Answered, Some(answer)) => now - answer.at >= SILENCE,
             _ => false,
         };
-        if silent {
+        if silent && now >= self.judged_from {
             self.state = State::Silent;
         }
         let hasty = self.state != State::Answered && now - self.since < HASTY;
@@ -122,11 +125,10 @@ impl Asked {
         self.state = State::Answered;
     }
 
-    /// Its data plane works from now on, it says.
+    /// Its data plane works from now on, it says. If it did not for a moment, that is over.
     pub(super) fn greeted(&mut self, now: Instant) {
-        if self.state != State::Answered {
-            self.due = now;
-        }
+        self.due = now;
+        self.judged_from = now + PATIENCE;
     }
 
     /// It is leaving, it says. What it was asked before is not waited for: its programs answer to

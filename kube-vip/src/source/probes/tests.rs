@@ -121,6 +121,24 @@ fn who_has_left_is_not_relied_on_until_it_answers_anew() {
 }
 
 #[test]
+fn who_comes_back_within_the_time_was_never_away() {
+    let (mut asked, now) = answered();
+    let back = now + SILENCE;
+    asked.greeted(back);
+    assert_eq!(asked.due(), back);
+    let nonce = asked.ask(back, false)[0].0;
+    assert!(matches!(asked.probe(), Probe::Answered(_)));
+    asked.answered(back, &answer_to(nonce));
+    assert!(matches!(asked.probe(), Probe::Answered(Answer { at, .. }) if at == back));
+    // Saying so is not enough.
+    let later = back + SILENCE;
+    asked.greeted(later);
+    asked.ask(later, false);
+    asked.ask(later + PATIENCE + Duration::from_secs(1), false);
+    assert_eq!(asked.probe(), Probe::Silent);
+}
+
+#[test]
 fn packets_of_full_size_that_never_arrive_are_noticed() {
     let (mut asked, mut now) = answered();
     let narrow =
