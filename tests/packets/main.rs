@@ -21,6 +21,7 @@ mod places;
 mod probe;
 mod reply;
 mod reset;
+mod sockets;
 mod tunnel;
 mod unbalanced;
 mod unreachable;

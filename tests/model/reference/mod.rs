@@ -11,7 +11,9 @@ pub(crate) mod host;
 mod leave;
 mod nd;
 pub(crate) mod packet;
+mod probe;
 mod refuse;
+mod tunnel;
 mod unbalanced;
 
 use std::net::IpAddr;
@@ -19,6 +21,7 @@ use std::net::IpAddr;
 pub(crate) use checksum::checksum;
 use kube_vip_common::stats::Reason;
 pub(crate) use leave::leave;
+pub(crate) use probe::AGE;
 
 use self::host::Host;
 use self::packet::{Content, Frame, Ip, Mac, Transport};
@@ -69,6 +72,23 @@ pub(crate) enum End {
 }
 
 impl End {
+    /// Something else was counted too.
+    fn and(self, reason: Reason) -> Self {
+        match self {
+            Self::Untouched => Self::Counted(reason),
+            Self::Counted(other) => Self::Many(vec![reason, other], Verdict::Pass),
+            Self::Dropped(other) => Self::Many(vec![reason, other], Verdict::Drop),
+            Self::Many(others, verdict) => Self::Many([vec![reason], others].concat(), verdict),
+            Self::Delivered(frame, counted) => {
+                Self::Delivered(frame, [vec![reason], counted].concat())
+            }
+            Self::Changed(verdict, frame, counted) => {
+                Self::Changed(verdict, frame, [vec![reason], counted].concat())
+            }
+            Self::Conflict(_) => self,
+        }
+    }
+
     fn outcome(self, bytes: &[u8]) -> Outcome {
         let mut outcome = Outcome {
             verdict: Verdict::Pass,
@@ -121,14 +141,23 @@ fn judge(host: &mut Host, bytes: &[u8]) -> End {
     if !host.is.vips.contains_key(&ip.destination) {
         return End::Untouched;
     }
+    match (ip.content(), frame.kind) {
+        ((Content::Whole(packet::IPIP), _), packet::IPV4)
+        | ((Content::Whole(packet::IP6IP6), 0), packet::IPV6) => tunnel::judge(host, &frame, &ip),
+        _ => ours(host, &frame, &ip),
+    }
+}
+
+/// For an address of ours.
+fn ours(host: &mut Host, frame: &Frame, ip: &Ip) -> End {
     if let (Content::Whole(protocol), at) = ip.content()
         && let Some(transport) = Transport::parse(protocol, ip.behind(at))
         && let Some(frontend) =
             host.is.frontends.get(&(ip.destination, transport.destination, protocol)).copied()
     {
-        return balance::judge(host, &frame, &ip, frontend, transport);
+        return balance::judge(host, frame, ip, frontend, transport);
     }
-    unbalanced::judge(host, &frame, &ip)
+    unbalanced::judge(host, frame, ip)
 }
 
 /// The mark between agents: TTL 240 to 247 says "from an agent, position 0 to 7". It is believed
