@@ -11,7 +11,7 @@ pub struct Backend {
     pub address: Address,
     /// Where it listens, host order.
     pub port: u16,
-    /// [`IN_USE`] while the id is taken.
+    /// [`IN_USE`] while the id is taken; [`DOWN`].
     pub flags: u16,
     /// IP protocol number.
     pub protocol: u8,
@@ -24,5 +24,9 @@ pub const NOBODY: u32 = 0;
 
 /// Flag of [`Backend`].
 pub const IN_USE: u16 = 1;
+
+/// Flag of [`Backend`]: this host's own probes say that it does not serve. No table leads to it;
+/// UDP flows move on, TCP connections are left to themselves.
+pub const DOWN: u16 = 1 << 2;
 
 assert_size!(Backend: 24);

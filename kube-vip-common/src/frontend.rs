@@ -61,10 +61,11 @@ pub struct Frontend {
     pub id: u32,
     /// Slots of its table. A change of size comes with a new id, so that the two always fit.
     pub slots: u32,
-    /// [`CLIENT_AFFINITY`].
+    /// [`CLIENT_AFFINITY`], [`HOST_ADDRESS`], [`SILENT`].
     pub flags: u32,
-    /// Always 0.
-    pub pad: u32,
+    /// Nanoseconds from one new connection of a client to its next; 0 where they are not limited.
+    /// See [`rate`](crate::rate).
+    pub interval: u32,
 }
 
 /// Value of `FRONTEND_LIST`, by [`Frontend::id`].
@@ -105,6 +106,9 @@ pub const CLIENT_AFFINITY: u32 = 1;
 /// Flag of [`Frontend`]: it is on a host's own address, where the kernel may have connections of its
 /// own at that port: what has no flow here is left to it.
 pub const HOST_ADDRESS: u32 = 2;
+
+/// Flag of [`Frontend`]: a client that finds no backend is not answered.
+pub const SILENT: u32 = 1 << 8;
 
 assert_size!(FrontendKey: 24, Frontend: 24, Listed: 48);
 

@@ -25,6 +25,7 @@ pub mod node;
 #[cfg(feature = "user")]
 mod pod;
 pub mod probe;
+pub mod rate;
 pub mod settings;
 pub mod stats;
 pub mod table;

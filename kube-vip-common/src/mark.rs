@@ -14,6 +14,14 @@ pub const POSITIONS: u8 = 8;
 /// What the delivering host sets TTL and hop limit to, so that the kernel sees an ordinary packet.
 pub const ORDINARY_TTL: u8 = 64;
 
+/// The TTL of an agent's own packets to backends, which are not to be balanced; believed where the
+/// mark is, but from the agent's own address. Below the range: routers only lead away from it.
+pub const PROBE_TTL: u8 = FIRST - 1;
+
+/// The priority (`SO_PRIORITY`) of an agent's sockets to backends, by which programs at cgroups know
+/// them: no class of any queue, and best effort where only its lower bits count.
+pub const PROBE_PRIORITY: u32 = 0x6b70;
+
 /// The TTL of a frame on its way to the agent at `position`.
 #[inline(always)]
 pub const fn ttl(position: u8) -> u8 {
@@ -41,7 +49,7 @@ mod tests {
                 None => assert!(!(240..248).contains(&value)),
             }
         }
-        for initial in [64, 128, 255, ORDINARY_TTL] {
+        for initial in [64, 128, 255, ORDINARY_TTL, PROBE_TTL] {
             assert_eq!(position(initial), None);
         }
     }

@@ -12,6 +12,7 @@ use crate::flow::{Endpoint4, Endpoint6, Tuple4, Tuple6};
 use crate::frontend::{Frontend, FrontendKey, Listed};
 use crate::lease::Lease;
 use crate::node::{Node, Peer, PeerKey, Uplink};
+use crate::rate::{Allowance, Client};
 use crate::settings::Settings;
 use crate::stats::{BackendTraffic, Count, Traffic};
 use crate::table::Line;
@@ -29,8 +30,10 @@ macro_rules! pod {
 
 pod!(
     Address,
+    Allowance,
     Backend,
     BackendTraffic,
+    Client,
     ClientEnd,
     ClientKey,
     Clock,

@@ -92,6 +92,10 @@ reasons! {
     NoBackendReset = "no_backend_reset",
     /// UDP to a frontend without a ready backend: answered with unreachable.
     NoBackendUnreachable = "no_backend_unreachable",
+    /// To a frontend without a ready backend that is told not to answer: dropped.
+    NoBackendDropped = "no_backend_dropped",
+    /// New connection of a client that has opened too many in a second: dropped.
+    RateLimited = "rate_limited",
     /// TCP in the middle of a connection this host does not know: answered with RST.
     NoFlowReset = "no_flow_reset",
     /// From an agent, for a VIP or frontend not known here yet: dropped.

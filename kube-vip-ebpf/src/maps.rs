@@ -14,12 +14,14 @@ use kube_vip_common::flow::{Endpoint4, Endpoint6, Tuple4, Tuple6};
 use kube_vip_common::frontend::{Frontend, FrontendKey, Listed, PLACES, place};
 use kube_vip_common::lease::Lease;
 use kube_vip_common::node::{Node, Peer, PeerKey, Uplink};
+use kube_vip_common::rate::{Allowance, Client};
 use kube_vip_common::settings::Settings;
 use kube_vip_common::stats::{BackendTraffic, Count, Reason, Traffic};
 use kube_vip_common::table::Line;
 use kube_vip_common::vip::Vip;
 
 use crate::frame::Key as _;
+use crate::helpers::boot_time;
 
 /// `BPF_F_INNER_MAP` (Linux 5.10): tables of different lengths fit into one outer map.
 const INNER_MAP: usize = 0x1000;
@@ -91,6 +93,10 @@ pub static REVERSE4: LruHashMap<Tuple4, Endpoint4, 1024> = LruHashMap::new();
 /// As `REVERSE4`, for IPv6.
 #[btf_map]
 pub static REVERSE6: LruHashMap<Tuple6, Endpoint6, 1024> = LruHashMap::new();
+
+/// What clients have used up of their allowance, where a frontend limits them.
+#[btf_map]
+pub static RATES: LruHashMap<Client, Allowance, 16384> = LruHashMap::new();
 
 /// Where sockets of this host were led, both ways.
 #[btf_map]
@@ -191,6 +197,28 @@ pub fn change<K, V, const N: usize>(
         // single words.
         change(unsafe { &mut *value });
     }
+}
+
+/// Counts one more of a client; false where its allowance is used up.
+#[inline(always)]
+pub fn admits(client: &Client, interval: u32) -> bool {
+    let now = boot_time();
+    let known = RATES.get_ptr_mut(client);
+    let before = match known {
+        // SAFETY: as in `change`. Two processors may take the same one: a limit is no sum of money.
+        Some(allowance) => unsafe { *allowance },
+        None => Allowance::default(),
+    };
+    let Some(after) = before.take(now, interval) else {
+        return false;
+    };
+    match known {
+        // SAFETY: as above.
+        Some(allowance) => unsafe { *allowance = after },
+        // Without room nobody is held up.
+        None => drop(RATES.insert(client, after, 0)),
+    }
+    true
 }
 
 /// Whether a line holds slots or the header follows from its place, so reading a [`Line`] is safe

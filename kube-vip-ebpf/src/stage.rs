@@ -63,6 +63,9 @@ macro_rules! stages {
 stages! {
     /// For an address of ours and no plain TCP or UDP. The number is not used.
     unusual: unusual4, unusual6 = xdp::unusual::stage;
+    /// The SYN of a client that may not open as many connections as it likes; the number is a packed
+    /// [`xdp::Chosen`].
+    limited: limited4, limited6 = xdp::limited::stage;
     /// The first packet of a flow for a backend here; the number is a packed [`xdp::Chosen`].
     open: open4, open6 = xdp::open::stage;
     /// The middle of a connection without a record here; the number is a packed [`xdp::Chosen`].

@@ -1,7 +1,7 @@
 //! The agent's main loop: what is learnt becomes a view, the view a plan, the plan what drivers do.
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,12 +20,13 @@ use crate::election::fixed;
 use crate::observe;
 use crate::plan::{self, Desired, Grant};
 use crate::publish::{InstanceLock, StatusSocket, VipLocks, run_dir};
+use crate::source::health::Healths;
 use crate::source::links::Links;
 use crate::source::neighbours::Hops;
 use crate::source::probes::Voice;
-use crate::source::{file, links, neighbours, probes};
+use crate::source::{file, health, links, neighbours, probes};
 use crate::status;
-use crate::view::{Probes, Standing, Targets, View};
+use crate::view::{Check, Probes, Standing, Targets, View};
 
 /// What nobody reports (a foreign program detached ours, a map was changed by hand) is looked for
 /// this often.
@@ -64,6 +65,8 @@ struct Agent {
     probes: watch::Receiver<Probes>,
     targets: watch::Sender<Targets>,
     voice: Voice,
+    health: watch::Receiver<Healths>,
+    checks: watch::Sender<BTreeSet<Check>>,
     standing: Standing,
     /// What the data plane was told this host owns.
     granted: Option<Grant>,
@@ -92,6 +95,7 @@ pub async fn run(config_path: &Path, config: Config) -> anyhow::Result<()> {
     let (wanted, asked) = watch::channel(plan::wanted(&config).collect());
     let (targets, aimed) = watch::channel(Targets::default());
     let (probes, voice) = probes::follow(aimed);
+    let (checks, to_check) = watch::channel(plan::checks(&config));
     let mut driver = Driver::open(&config.instance, &config.limits);
     let voices = driver.voices();
     let fence = driver.fence();
@@ -106,6 +110,8 @@ pub async fn run(config_path: &Path, config: Config) -> anyhow::Result<()> {
         probes: probes.clone(),
         targets,
         voice,
+        health: health::follow(to_check),
+        checks,
         standing: fixed::standing(&config),
         granted: None,
         state: Arc::new(Mutex::new(State {
@@ -149,6 +155,7 @@ pub async fn run(config_path: &Path, config: Config) -> anyhow::Result<()> {
             Ok(()) = agent.links.changed() => {}
             Ok(()) = agent.hops.changed() => {}
             Ok(()) = agent.probes.changed() => {}
+            Ok(()) = agent.health.changed() => {}
             _ = look.tick() => {}
         }
         if !agent.reconcile().await {
@@ -188,6 +195,7 @@ impl Agent {
                 new.limits = state.config.limits.clone();
                 info!("{} has changed: taken up", state.config_path.display());
                 self.wanted.send_replace(plan::wanted(&new).collect());
+                self.checks.send_replace(plan::checks(&new));
                 self.standing = fixed::standing(&new);
                 state.config = Arc::new(new);
                 state.refused = None;
@@ -208,6 +216,7 @@ impl Agent {
             links: state.links.clone(),
             hops: self.hops.borrow_and_update().clone(),
             probes: self.probes.borrow_and_update().clone(),
+            health: self.health.borrow_and_update().clone(),
             standing: self.standing.clone(),
         };
         let desired = plan::plan(&view);
@@ -254,6 +263,7 @@ impl Agent {
         }
         state.failures = failures;
         self.granted = desired.dataplane.vips.values().find_map(|vip| vip.grant);
+        tell_all_down(&state.desired, &desired);
         state.desired = desired;
         state.failures.is_empty()
     }
@@ -304,6 +314,21 @@ fn fits_in(new: &Config, old: &Config) -> anyhow::Result<()> {
         );
     }
     Ok(())
+}
+
+/// Says where all backends of a load balancer have gone down, and where some are up again.
+fn tell_all_down(before: &Desired, now: &Desired) {
+    for (port, frontend) in &now.dataplane.frontends {
+        let before = before.dataplane.frontends.get(port).is_some_and(|old| old.all_down);
+        let (address, name) = (SocketAddr::new(port.0, port.1), &frontend.name);
+        match (before, frontend.all_down) {
+            (false, true) => {
+                warn!("{name} at {address}: all backends fail their checks, so all are kept");
+            }
+            (true, false) => info!("{name} at {address}: backends pass their checks again"),
+            _ => {}
+        }
+    }
 }
 
 fn foreign(report: &Report) -> Vec<String> {

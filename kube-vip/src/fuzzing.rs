@@ -14,12 +14,20 @@ pub type Entry = fn(&[u8]);
 
 /// Every entry by the name of its fuzz target.
 pub const ENTRIES: &[(&str, Entry)] = &[
+    ("answer", answer),
     ("config", config),
     ("event", event),
     ("lock", lock),
     ("netlink", netlink),
     ("status", status),
 ];
+
+/// What a backend answers when it is looked at.
+pub fn answer(bytes: &[u8]) {
+    if let Some(status) = source::health::http_status(bytes) {
+        assert!(status < 1000);
+    }
+}
 
 /// The configuration file: refused on one line, or taken.
 pub fn config(bytes: &[u8]) {

@@ -5,11 +5,12 @@ use std::net::{IpAddr, SocketAddr};
 
 use crate::agent::State;
 use crate::config::{LocalClients, Protocol};
-use crate::dataplane::{Attachment, Egress, Ingress, LEASE};
+use crate::dataplane::{Attachment, Egress, Ingress, LEASE, Port};
 use crate::plan::{self, Frontend, Through, Way};
 use crate::publish::{
     BackendState, BackendStatus, BackendWay, ClientsStatus, ClientsWay, ConfigStatus, EgressMode,
-    FrontendStatus, LeaseStatus, PeerStatus, PeerWay, Status, UplinkStatus, VipStatus, XdpMode,
+    FrontendStatus, HealthStatus, LeaseStatus, PeerStatus, PeerWay, Status, UplinkStatus,
+    VipStatus, XdpMode,
 };
 use crate::view::Probe;
 
@@ -40,6 +41,7 @@ pub(crate) fn of(state: &State) -> Status {
             .chain(&state.failures)
             .chain(&state.foreign)
             .cloned()
+            .chain(state.desired.dataplane.frontends.iter().filter_map(all_down))
             .collect(),
     }
 }
@@ -155,10 +157,17 @@ fn frontends(state: &State) -> Vec<FrontendStatus> {
         .collect()
 }
 
+/// A note on a frontend whose backends all fail their checks.
+fn all_down((port, frontend): (&Port, &Frontend)) -> Option<String> {
+    let (address, name) = (SocketAddr::new(port.0, port.1), &frontend.name);
+    let note = format!("{name} at {address}: all backends fail their checks, so all are kept");
+    frontend.all_down.then_some(note)
+}
+
 fn backends(state: &State, protocol: Protocol, frontend: &Frontend) -> Vec<BackendStatus> {
     let weight_of = |(_, backend): (&SocketAddr, &plan::Backend)| match backend.way {
         Way::None(_) => 0,
-        Way::Here | Way::Peer => u32::from(backend.weight),
+        Way::Here | Way::Peer => u32::from(backend.share()),
     };
     let total: u32 = frontend.backends.iter().map(weight_of).sum();
     let balanced = state.driver.attachments().any(|(_, at)| at.ingress != Ingress::None);
@@ -174,14 +183,25 @@ fn backends(state: &State, protocol: Protocol, frontend: &Frontend) -> Vec<Backe
             };
             let nothing = || Some("no XDP program balances here".to_owned());
             let reason = reason.or_else(|| if balanced { None } else { nothing() });
+            let fails = || backend.health.as_ref()?.error.clone();
+            let reason = reason.or_else(|| if backend.excluded { fails() } else { None });
             let share = f64::from(weight_of((address, backend))) / f64::from(total.max(1));
             BackendStatus {
                 address: address.ip(),
                 port: address.port(),
                 node: backend.node.clone(),
                 way,
-                state: if reason.is_none() { BackendState::Ready } else { BackendState::NotReady },
+                state: if reason.is_none() && !backend.excluded {
+                    BackendState::Ready
+                } else {
+                    BackendState::NotReady
+                },
                 reason,
+                health: backend.health.as_ref().map(|health| HealthStatus {
+                    up: health.up,
+                    for_seconds: health.since.elapsed().as_secs(),
+                    error: health.error.clone(),
+                }),
                 weight: backend.weight,
                 share,
                 packets: traffic.sent.packets,

@@ -1,12 +1,12 @@
 //! Everything that is known on this host at one moment, as plain data.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use crate::config::Config;
+use crate::config::{self, Config, HealthCheck, HttpProbe};
 
 /// The input of the plan.
 #[derive(Clone, Debug)]
@@ -19,8 +19,56 @@ pub struct View {
     pub hops: BTreeMap<IpAddr, Hop>,
     /// What the data plane at each peer's address answers; addresses not asked yet are not there.
     pub probes: Probes,
+    /// What this host's own probes say of backends. A check that is not there yet says nothing.
+    pub health: BTreeMap<Check, Health>,
     /// Who owns the VIPs.
     pub standing: Standing,
+}
+
+/// A look at a backend, from time to time.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Check {
+    /// The backend.
+    pub backend: SocketAddr,
+    /// How it is looked at.
+    pub how: HealthCheck,
+}
+
+impl Check {
+    /// Where it is looked at.
+    pub fn address(&self) -> SocketAddr {
+        SocketAddr::new(self.backend.ip(), self.how.port.unwrap_or(self.backend.port()))
+    }
+}
+
+impl std::fmt::Display for Check {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.how.probe {
+            config::Probe::Tcp => write!(f, "connecting to {}", self.address()),
+            config::Probe::Http(HttpProbe { path, tls, .. }) => {
+                let scheme = if tls.is_some() { "https" } else { "http" };
+                write!(f, "GET {scheme}://{}{path}", self.address())
+            }
+        }
+    }
+}
+
+/// What a check says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Health {
+    /// The backend serves, as far as is known.
+    pub up: bool,
+    /// Since when it does, or does not.
+    pub since: Instant,
+    /// Why the last look failed, where it did.
+    pub error: Option<String>,
+}
+
+impl Health {
+    /// Before the first look: up, so that the start of an agent drops nothing that works.
+    pub fn unknown(now: Instant) -> Self {
+        Self { up: true, since: now, error: None }
+    }
 }
 
 /// An interface of this host.

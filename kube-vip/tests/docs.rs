@@ -70,6 +70,7 @@ fn configuration_lists_each_key() {
         "localPeer: {qqqqqqqqqqqq: 1}\n",
         "limits: {qqqqqqqqqqqq: 1}\n",
         "loadBalancers: [{qqqqqqqqqqqq: 1}]\n",
+        "loadBalancers: [{healthCheck: {qqqqqqqqqqqq: 1}}]\n",
         "loadBalancers: [{backends: [{qqqqqqqqqqqq: 1}]}]\n",
     ] {
         let error = Config::parse(file, "test", "host").expect_err("an unknown key");

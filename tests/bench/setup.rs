@@ -105,10 +105,8 @@ fn elsewhere() -> Backends {
 fn frontend(v6: bool, size: TableSize, backends: Backends) -> Frontend {
     let backends: BTreeMap<_, _> = backends
         .into_iter()
-        .map(|(number, node, way)| {
-            (backend(v6, number), Backend { node: Some(node), weight: 1, way })
-        })
+        .map(|(number, node, way)| (backend(v6, number), Backend::new(Some(node), 1, way)))
         .collect();
     let (name, affinity) = ("measured".to_owned(), Affinity::None);
-    Frontend { name, size, affinity, seed: 7, host_address: false, backends }
+    Frontend { name, size, affinity, seed: 7, backends, ..Frontend::default() }
 }

@@ -81,7 +81,7 @@ fn move_to(desired: &mut DataPlane, number: u8) -> Result<()> {
     let key = (vip(false), port::FORWARD, Protocol::Tcp);
     let frontend = desired.frontends.get_mut(&key).context("the frontend is configured")?;
     let address = SocketAddr::new(address(false, 4, number.into()), port::BACKEND);
-    let backend = Backend { node: Some(format!("peer{number}")), weight: 1, way: Way::Peer };
+    let backend = Backend::new(Some(format!("peer{number}")), 1, Way::Peer);
     frontend.backends = BTreeMap::from([(address, backend)]);
     Ok(())
 }
@@ -154,7 +154,7 @@ pub(crate) fn bulk(frontends: u16, backends: u8) -> Result<Duration> {
         let backends = (0..backends).map(|backend| {
             let address = SocketAddr::new(address(false, 10 + backend, number), port::BACKEND);
             let node = Some(format!("peer{}", 1 + backend % 3));
-            (address, Backend { node, weight: 1, way: Way::Peer })
+            (address, Backend::new(node, 1, Way::Peer))
         });
         desired.frontends.insert(
             (address_of, port::FORWARD, Protocol::Tcp),
@@ -163,8 +163,8 @@ pub(crate) fn bulk(frontends: u16, backends: u8) -> Result<Duration> {
                 size: TableSize::default(),
                 affinity: Affinity::None,
                 seed: number.into(),
-                host_address: false,
                 backends: backends.collect(),
+                ..Frontend::default()
             },
         );
     }

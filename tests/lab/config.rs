@@ -60,6 +60,8 @@ pub struct Balancer {
     pub bind_to_vip: bool,
     /// Who serves it.
     pub backends: Vec<SocketAddr>,
+    /// Further settings, as they stand in the file.
+    pub settings: Vec<String>,
 }
 
 impl Config {
@@ -86,7 +88,14 @@ impl Config {
 impl Balancer {
     /// `name` on the virtual addresses at `port`, served by `backends`.
     pub fn new(name: &str, transport: Transport, port: u16, backends: Vec<SocketAddr>) -> Self {
-        Self { name: name.to_owned(), transport, port, bind_to_vip: true, backends }
+        let settings = Vec::new();
+        Self { name: name.to_owned(), transport, port, bind_to_vip: true, backends, settings }
+    }
+
+    /// The same with a further setting, like `noBackend: drop`.
+    pub fn with(mut self, setting: &str) -> Self {
+        self.settings.push(setting.to_owned());
+        self
     }
 
     /// The same at the hosts' own addresses.
@@ -126,6 +135,9 @@ impl fmt::Display for Config {
                 Transport::Udp => "udp",
             };
             writeln!(out, "- name: {}\n  type: {kind}\n  port: {}", balancer.name, balancer.port)?;
+            for setting in &balancer.settings {
+                writeln!(out, "  {setting}")?;
+            }
             writeln!(out, "  bindToVip: {}\n  backends:", balancer.bind_to_vip)?;
             for backend in &balancer.backends {
                 let (address, port) = (backend.ip(), backend.port());

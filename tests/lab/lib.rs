@@ -44,6 +44,7 @@ mod server;
 mod sys;
 mod topology;
 mod wait;
+mod web;
 
 pub use agent::{Agent, Launch, PATIENCE, program};
 pub use agents::{Agents, Setup};
@@ -64,3 +65,4 @@ pub use report::{Failure, Progress, Report};
 pub use server::Server;
 pub use topology::Topology;
 pub use wait::eventually;
+pub use web::{Authority, Web};

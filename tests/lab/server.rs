@@ -14,9 +14,11 @@ use socket2::{Domain, Protocol, Socket, Type};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 
+use crate::agent::PATIENCE;
 use crate::content;
 use crate::host::Host;
 use crate::net::NetRuntime;
+use crate::wait::eventually;
 
 /// Servers on one host; they end, with all their connections, when this is dropped.
 #[derive(Debug)]
@@ -69,8 +71,12 @@ impl Server {
             udp: Mutex::default(),
         });
         for &address in addresses {
-            let shared = Arc::clone(&shared);
-            runtime.run(async move { listen(address, &shared) })?;
+            // A process that is just being started in another host may hold an earlier listener
+            // until it becomes its program.
+            eventually(PATIENCE, "a free address", || {
+                let shared = Arc::clone(&shared);
+                runtime.run(async move { listen(address, &shared) })
+            })?;
         }
         Ok(Self { shared, _runtime: runtime })
     }

@@ -63,7 +63,7 @@ impl At {
             Self::Peer => ("peer", Way::Peer),
             Self::On(node, _) => (node, Way::Peer),
         };
-        Backend { node: Some(node.to_owned()), weight: 1, way }
+        Backend::new(Some(node.to_owned()), 1, way)
     }
 }
 
@@ -76,8 +76,8 @@ pub(crate) fn frontend(v6: bool, backends: &[At]) -> Frontend {
         size: TableSize::S251,
         affinity: Affinity::None,
         seed: SEED,
-        host_address: false,
         backends: backends.iter().map(|at| (at.address(v6), at.backend())).collect(),
+        ..Frontend::default()
     }
 }
 

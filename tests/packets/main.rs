@@ -15,6 +15,7 @@ mod echo;
 mod extensions;
 mod fence;
 mod forward;
+mod health;
 mod nd;
 mod passing;
 mod places;

@@ -1,10 +1,11 @@
 //! To a backend: the address that a system call names is exchanged for one.
 
-use kube_vip_common::backend::{Backend, IN_USE};
+use kube_vip_common::backend::{Backend, DOWN, IN_USE};
 use kube_vip_common::client::{ClientEnd, TO_BACKEND, TO_VIP};
 use kube_vip_common::filter::{ADDRESSES, Bit};
 use kube_vip_common::frontend::{CLIENT_AFFINITY, Frontend, HOST_ADDRESS};
 use kube_vip_common::hash::FlowHash;
+use kube_vip_common::mark::PROBE_PRIORITY;
 use kube_vip_common::stats::Reason;
 
 use super::Verdict;
@@ -57,6 +58,10 @@ fn lead<N: Named>(call: &Call, stays: bool) -> Verdict {
     let Some(frontend) = maps::frontend([high, low, ports.frontend_word()]) else {
         return Verdict::Proceed;
     };
+    if frontend.flags & HOST_ADDRESS != 0 && call.priority() == PROBE_PRIORITY {
+        // The agent's own look at a backend is for that one and no other.
+        return Verdict::Proceed;
+    }
     let Some(client) = Client::of(call) else {
         return Verdict::Proceed;
     };
@@ -85,7 +90,7 @@ fn known(cookie: u64, vip: Name, protocol: u8) -> Option<Chosen> {
     let end = maps::endpoint(&CLIENTS, &key(cookie, vip, protocol, TO_BACKEND))?;
     let Backend { address, port, flags, .. } = *BACKENDS.get(end.backend)?;
     let name = Name::new(&address, port);
-    let there = flags & IN_USE != 0 && name == Name::new(&end.address, end.port);
+    let there = flags & (IN_USE | DOWN) == IN_USE && name == Name::new(&end.address, end.port);
     there.then_some(Chosen { name, id: end.backend })
 }
 

@@ -66,6 +66,16 @@ impl Call {
         read!(self, protocol)
     }
 
+    /// `SO_PRIORITY`.
+    ///
+    /// Minimum kernel: 5.3.
+    #[inline(always)]
+    pub(super) fn priority(&self) -> u32 {
+        let socket = read!(self, __bindgen_anon_1.sk);
+        // SAFETY: the socket of the call, which the kernel holds while the program runs.
+        unsafe { (&raw const (*socket).priority).read_volatile() }
+    }
+
     /// The kernel's number of the socket.
     ///
     /// Minimum kernel: 4.12.

@@ -1,7 +1,7 @@
 //! Frames from other agents. What the mark is and when it is believed:
 //! [`kube_vip_common::mark`].
 
-use kube_vip_common::mark;
+use kube_vip_common::mark::{self, PROBE_TTL};
 use kube_vip_common::node::THIS_NODE;
 use network_types::eth::EthHdr;
 
@@ -19,4 +19,10 @@ pub(super) fn position<F: Family>(ethernet: &EthHdr, ip: &F::Header) -> Option<u
     // A client on that host sends from the same Ethernet address: its packets are a client's.
     let node = NODES.get(node)?;
     (F::source(ip) != F::of_node(node)).then_some(position)
+}
+
+/// Whether it is another agent's own look at a backend: for that backend and no other.
+#[inline(always)]
+pub(super) fn is_probe<F: Family>(ethernet: &EthHdr, ip: &F::Header) -> bool {
+    F::ttl(ip) == PROBE_TTL && maps::peer(ethernet.src_addr).is_some()
 }

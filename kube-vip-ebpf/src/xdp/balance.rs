@@ -8,7 +8,7 @@ use kube_vip_common::table::Slot;
 use network_types::eth::EthHdr;
 
 use super::transport::Transport;
-use super::{Chosen, Verdict, agent, deliver, forward, pick};
+use super::{Action, Chosen, Verdict, agent, deliver, forward, pick};
 use crate::count;
 use crate::family::{Family, Ports};
 use crate::frame::length;
@@ -25,6 +25,10 @@ pub(super) fn handle<F: Family>(
     let Some(frontend) = maps::frontend(F::frontend_key(F::destination(ip), ports)) else {
         return Verdict::Unbalanced;
     };
+    let host_address = frontend.flags & HOST_ADDRESS != 0;
+    if host_address && agent::is_probe::<F>(ethernet, ip) {
+        return Verdict::Done(Action::Pass);
+    }
     count::frontend(frontend.id, length(ctx));
 
     let slot = match TABLES.get(frontend.id) {
@@ -32,8 +36,10 @@ pub(super) fn handle<F: Family>(
         None => Slot::NONE,
     };
     let position = agent::position::<F>(ethernet, ip);
-    let host_address = frontend.flags & HOST_ADDRESS != 0;
     let chosen = Chosen { slot, position, host_address };
+    if transport.opens && frontend.interval != 0 && !chosen.from_agent() {
+        return Verdict::Limited(chosen);
+    }
     // The sender's choice of node counts: its table and ours may differ for a moment.
     let ours = chosen.from_agent() || slot.node() == THIS_NODE || !slot.is_some();
     // Without any backend too: connections known here go on until they end.

@@ -1,7 +1,7 @@
 //! To a backend on this host: destination rewritten to it, then up. The client's address stays, so
 //! connection tracking, policies and the backend itself see who it is.
 
-use kube_vip_common::backend::IN_USE;
+use kube_vip_common::backend::{DOWN, IN_USE};
 use kube_vip_common::mark::ORDINARY_TTL;
 use kube_vip_common::stats::Reason;
 
@@ -56,6 +56,8 @@ pub(super) fn to<F: Family>(
 fn is_there<F: Family>(endpoint: &F::Endpoint) -> bool {
     let (address, port, id) = F::parts(endpoint);
     BACKENDS.get(id).is_some_and(|backend| {
-        backend.flags & IN_USE != 0 && backend.port == port && F::bytes(&backend.address) == address
+        backend.flags & (IN_USE | DOWN) == IN_USE
+            && backend.port == port
+            && F::bytes(&backend.address) == address
     })
 }

@@ -37,6 +37,7 @@ mod deliver;
 mod direct;
 mod echo;
 mod forward;
+pub(crate) mod limited;
 pub(crate) mod nd;
 pub(crate) mod open;
 pub(crate) mod pick;
@@ -88,6 +89,8 @@ pub enum Verdict {
     Done(Action),
     /// It is no plain TCP or UDP.
     Unusual,
+    /// It opens a connection where clients may not open as many as they like.
+    Limited(Chosen),
     /// It is the first packet of a flow to be delivered here.
     Open(Chosen),
     /// It is the middle of a connection that has no record here.
@@ -114,6 +117,7 @@ const DECAPSULATE: u64 = 6 << 56;
 const TUNNEL: u64 = 7 << 56;
 const PROBE: u64 = 8 << 56;
 const UNUSUAL: u64 = 5 << 56;
+const LIMITED: u64 = 32 << 56;
 const KIND: u64 = 0xff << 56;
 
 impl Verdict {
@@ -122,6 +126,7 @@ impl Verdict {
     pub const fn pack(self) -> u64 {
         match self {
             Self::Done(action) => DONE | action as u64,
+            Self::Limited(chosen) => LIMITED | chosen.pack(),
             Self::Open(chosen) => OPEN | chosen.pack(),
             Self::Stray(chosen) => STRAY | chosen.pack(),
             Self::Decapsulate => DECAPSULATE,
@@ -213,6 +218,9 @@ fn finish<F: Family + Stages>(ctx: &XdpContext, verdict: Verdict) -> Action {
     }
     if word & KIND == UNUSUAL {
         word = F::unusual(ctx, 0);
+    }
+    if word & KIND == LIMITED {
+        word = F::limited(ctx, word & !KIND);
     }
     if word & KIND == OPEN {
         word = F::open(ctx, word & !KIND);

@@ -1,13 +1,14 @@
 //! The first packet of a flow that is to be delivered here: the flow is recorded.
 
 use aya_ebpf::programs::XdpContext;
+use kube_vip_common::frontend::SILENT;
 use kube_vip_common::node::THIS_NODE;
 use kube_vip_common::stats::Reason;
 use kube_vip_common::table::Slot;
 use network_types::eth::EthHdr;
 
 use super::transport::{self, Transport};
-use super::{Action, Chosen, Refusal, Verdict, balance, deliver, pick};
+use super::{Action, Chosen, Refusal, Verdict, balance, deliver, limited, pick};
 use crate::count;
 use crate::family::{Family, Payload, Ports};
 use crate::frame::{Cursor, length};
@@ -35,7 +36,10 @@ fn handle<F: Family>(ctx: &XdpContext, chosen: Chosen) -> Option<Verdict> {
         chosen.slot
     };
     if !slot.is_some() {
-        return Some(chosen.refuse(no_backend(&transport, chosen)));
+        return Some(no_backend::<F>(ip, &transport, chosen));
+    }
+    if !transport.is_tcp() && limited::exceeded::<F>(ip, transport.ports) {
+        return Some(Verdict::Done(Action::Drop));
     }
     let flow = F::tuple(F::source(ip), F::destination(ip), transport.ports);
     let Some(endpoint) = record::<F>(&flow, slot.backend()) else {
@@ -59,12 +63,15 @@ fn local<F: Family>(ip: &F::Header, ports: Ports) -> Slot {
 
 /// Nobody serves this frontend.
 #[inline(always)]
-fn no_backend(transport: &Transport<'_>, chosen: Chosen) -> Refusal {
-    match (transport.is_tcp(), chosen.from_agent()) {
+fn no_backend<F: Family>(ip: &F::Header, transport: &Transport<'_>, chosen: Chosen) -> Verdict {
+    let key = F::frontend_key(F::destination(ip), transport.ports);
+    let silent = maps::frontend(key).is_some_and(|frontend| frontend.flags & SILENT != 0);
+    chosen.refuse(match (transport.is_tcp(), chosen.from_agent()) {
+        _ if silent => Refusal::Dropped(Reason::NoBackendDropped),
         (true, false) => Refusal::Reset(Reason::NoBackendReset),
         (true, true) => Refusal::Closed(Reason::NoBackendReset),
         (false, _) => Refusal::Unreachable(Reason::NoBackendUnreachable),
-    }
+    })
 }
 
 /// Remembers both directions of a new flow.

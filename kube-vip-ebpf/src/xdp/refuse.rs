@@ -20,6 +20,8 @@ pub enum Refusal {
     TooBig(u16),
     /// By the kernel's own RST: an agent's frame does not say where its client is on the link.
     Closed(Reason),
+    /// Not at all.
+    Dropped(Reason),
 }
 
 impl Refusal {
@@ -31,6 +33,7 @@ impl Refusal {
             Self::Reset(reason) => (RESET, reason),
             Self::Unreachable(reason) => (UNREACHABLE, reason),
             Self::Closed(reason) => (CLOSED, reason),
+            Self::Dropped(reason) => (DROPPED, reason),
         };
         how | (reason as u64) << 8
     }
@@ -40,6 +43,7 @@ const RESET: u64 = 0;
 const UNREACHABLE: u64 = 1;
 const CLOSED: u64 = 2;
 const TOO_BIG: u64 = 3;
+const DROPPED: u64 = 4;
 
 #[inline(always)]
 pub(crate) fn stage<F: Family>(mut ctx: XdpContext, refusal: u64) -> u64 {
@@ -55,6 +59,7 @@ fn answer<F: Family>(ctx: &mut XdpContext, refusal: u64) -> Action {
         RESET => reset::answer::<F>(again(ctx)),
         UNREACHABLE => unreachable::answer::<F>(again(ctx), 0),
         TOO_BIG => unreachable::answer::<F>(again(ctx), (refusal >> 32) as u16),
+        DROPPED => Some(Action::Drop),
         _ => closed::answer::<F>(again(ctx)),
     };
     match answer {

@@ -7,9 +7,9 @@ use kube_vip_common::table::MAX_MEMBERS;
 
 use super::file::table_size;
 use super::reader::{Section, address, quote};
-use super::{Affinity, Backend, LoadBalancer, Protocol, TableSize};
+use super::{Affinity, AllDown, Backend, LoadBalancer, NoBackend, Protocol, TableSize, health};
 
-const KEYS: [&str; 8] = [
+const KEYS: [&str; 12] = [
     "name",
     "type",
     "port",
@@ -18,12 +18,18 @@ const KEYS: [&str; 8] = [
     "backends",
     "tableSize",
     "sessionAffinity",
+    "healthCheck",
+    "allDown",
+    "noBackend",
+    "rateLimit",
 ];
 const BACKEND_KEYS: [&str; 4] = ["address", "port", "url", "weight"];
 
 /// A table's slot is an index of 15 bits.
 const MOST_BACKENDS: usize = MAX_MEMBERS;
 const MOST_WEIGHT: u32 = 256;
+/// A microsecond apart.
+const MOST_RATE: u32 = 1_000_000;
 
 /// What the top of the file says about all of them.
 pub(super) struct Defaults<'a> {
@@ -74,6 +80,10 @@ fn load_balancer(entry: &Section<'_>, defaults: &Defaults<'_>) -> Option<LoadBal
     let bind_to_vip = entry.boolean("bindToVip").unwrap_or(false);
     let table_size = table_size(entry).unwrap_or(defaults.table_size);
     let affinity = affinity(entry);
+    let health_check = health::read(entry, protocol);
+    let all_down = word(entry, "allDown", [("keep", AllDown::Keep), ("refuse", AllDown::Refuse)]);
+    let no_backend =
+        word(entry, "noBackend", [("refuse", NoBackend::Refuse), ("drop", NoBackend::Drop)]);
     let backends = backends(entry, port, defaults);
     let name = match (entry.text("name"), protocol, port) {
         (Some(name), ..) => name.value,
@@ -81,7 +91,19 @@ fn load_balancer(entry: &Section<'_>, defaults: &Defaults<'_>) -> Option<LoadBal
         (None, ..) => String::new(),
     };
     let (protocol, port) = (protocol?, port?);
-    let lb = LoadBalancer { name, protocol, port, bind_to_vip, table_size, affinity, backends };
+    let lb = LoadBalancer {
+        name,
+        protocol,
+        port,
+        bind_to_vip,
+        table_size,
+        affinity,
+        health_check,
+        all_down,
+        no_backend,
+        rate_limit: entry.number("rateLimit", 1, MOST_RATE),
+        backends,
+    };
     fits(entry, &lb);
     remarks(entry, &lb, defaults);
     Some(lb)
@@ -110,6 +132,17 @@ fn kind(entry: &Section<'_>) -> Option<Kind> {
             Some(Kind::Wrong)
         }
     }
+}
+
+/// One of two words; the default where it is neither.
+fn word<T: Copy + Default>(entry: &Section<'_>, key: &str, words: [(&str, T); 2]) -> T {
+    let Some(text) = entry.text(key) else { return T::default() };
+    let found = words.iter().find(|(word, _)| *word == text.value);
+    if found.is_none() {
+        let [(one, _), (other, _)] = words;
+        entry.problem(key, format!("{} is not known; write {one} or {other}", quote(&text.value)));
+    }
+    found.map_or(T::default(), |(_, value)| *value)
 }
 
 fn affinity(entry: &Section<'_>) -> Affinity {

@@ -231,22 +231,9 @@ pub(super) fn table_size(section: &Section<'_>) -> Option<TableSize> {
 }
 
 fn announce_interval(section: &Section<'_>) -> Duration {
-    const DEFAULT: Duration = Duration::from_secs(3);
-    let Some(text) = section.text("announceInterval") else { return DEFAULT };
-    match duration(&text.value) {
-        Some(interval)
-            if (Duration::from_millis(100)..=Duration::from_secs(3600)).contains(&interval) =>
-        {
-            interval
-        }
-        _ => {
-            let shown = quote(&text.value);
-            let message =
-                format!("{shown} is not a time from 100ms to 1h; write one like 3s or 500ms");
-            section.problem("announceInterval", message);
-            DEFAULT
-        }
-    }
+    let most = Duration::from_secs(3600);
+    let interval = section.duration("announceInterval", Duration::from_millis(100)..=most);
+    interval.unwrap_or(Duration::from_secs(3))
 }
 
 fn xdp_mode(section: &Section<'_>) -> XdpMode {
@@ -291,28 +278,6 @@ fn cgroup_root(section: &Section<'_>) -> Option<PathBuf> {
     );
     section.problem("cgroupRoot", message);
     None
-}
-
-/// `1m30s`, `500ms`: whole numbers, each with its unit.
-fn duration(text: &str) -> Option<Duration> {
-    let mut rest = text;
-    let mut total = Duration::ZERO;
-    while !rest.is_empty() {
-        let digits = rest.find(|c: char| !c.is_ascii_digit())?;
-        let number: u32 = rest[..digits].parse().ok()?;
-        rest = &rest[digits..];
-        let unit = rest.find(|c: char| c.is_ascii_digit()).unwrap_or(rest.len());
-        let millis = match &rest[..unit] {
-            "ms" => 1,
-            "s" => 1_000,
-            "m" => 60_000,
-            "h" => 3_600_000,
-            _ => return None,
-        };
-        total = total.checked_add(Duration::from_millis(u64::from(number) * millis))?;
-        rest = &rest[unit..];
-    }
-    Some(total).filter(|_| !text.is_empty())
 }
 
 fn limits(

@@ -6,7 +6,8 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use super::error::{ConfigError, Problem};
-use super::{Config, Peer};
+use super::{Config, Peer, Probe, Trust};
+use crate::source::health::check_ca_file;
 use crate::view::{Link, Mac};
 
 /// Where kube-proxy's ipvs mode keeps every Service address of the cluster, on every host.
@@ -42,6 +43,15 @@ pub fn check_host(config: &Config, links: &BTreeMap<String, Link>) -> Result<(),
     for address in &config.local_peer.addresses {
         if !links.values().any(|link| has(link, *address)) {
             refuse("localPeer.address", not_ours(*address, config, links));
+        }
+    }
+    for balancer in &config.load_balancers {
+        if let Some(Probe::Http(http)) = balancer.health_check.as_ref().map(|check| &check.probe)
+            && let Some(Trust::CaFile(file)) = &http.tls
+            && let Err(error) = check_ca_file(file)
+        {
+            let name = &balancer.name;
+            refuse("loadBalancers", format!("healthCheck.caFile of {name:?}: {error}"));
         }
     }
     if problems.is_empty() { Ok(()) } else { Err(ConfigError::new("", problems)) }

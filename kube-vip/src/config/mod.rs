@@ -3,6 +3,7 @@
 mod balancers;
 mod error;
 mod file;
+mod health;
 mod host;
 mod limits;
 mod nearest;
@@ -187,8 +188,84 @@ pub struct LoadBalancer {
     pub table_size: TableSize,
     /// What is hashed to choose a backend.
     pub affinity: Affinity,
+    /// How they are looked at; nothing where they are not.
+    pub health_check: Option<HealthCheck>,
+    /// What is done while all of them fail their checks.
+    pub all_down: AllDown,
+    /// How clients are told that there is no backend.
+    pub no_backend: NoBackend,
+    /// So many new connections a client may open in a second; nothing: as many as it likes.
+    pub rate_limit: Option<u32>,
     /// Who serves it.
     pub backends: Vec<Backend>,
+}
+
+/// What is done while all backends of a load balancer fail their checks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum AllDown {
+    /// All are kept: the checks may be wrong, and refusing everybody helps nobody.
+    #[default]
+    Keep,
+    /// Clients are treated as if there were no backend.
+    Refuse,
+}
+
+/// How clients are told that a load balancer has no backend.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum NoBackend {
+    /// By RST or port unreachable, so that they fail at once.
+    #[default]
+    Refuse,
+    /// Not at all.
+    Drop,
+}
+
+/// How backends are looked at.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct HealthCheck {
+    /// What is asked.
+    pub probe: Probe,
+    /// Where, if not at the backend's own port.
+    pub port: Option<u16>,
+    /// From one probe to the next.
+    pub period: Duration,
+    /// What takes longer has failed.
+    pub timeout: Duration,
+    /// After so many failures in a row a backend is down.
+    pub fall: u32,
+    /// After so many successes in a row it is up again.
+    pub rise: u32,
+}
+
+/// What is asked of a backend.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Probe {
+    /// To take a connection.
+    Tcp,
+    /// To answer a GET.
+    Http(HttpProbe),
+}
+
+/// A GET and the answer that is good.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct HttpProbe {
+    /// Path and query.
+    pub path: String,
+    /// The Host header, and the name a certificate must be for; else the address.
+    pub host: Option<String>,
+    /// First and last status that is good.
+    pub status: (u16, u16),
+    /// HTTPS, and who is believed.
+    pub tls: Option<Trust>,
+}
+
+/// Which server certificates are believed.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Trust {
+    /// All: that somebody speaks TLS is enough.
+    Anybody,
+    /// Those that lead to a certificate in this PEM file.
+    CaFile(PathBuf),
 }
 
 /// A server behind a load balancer; its identity is address and port.

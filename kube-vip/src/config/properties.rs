@@ -109,10 +109,64 @@ fn balancer() -> impl Strategy<Value = LoadBalancer> {
         select(TableSize::ALL.to_vec()),
         affinity,
         backends,
+        (
+            prop::option::of(health_check()),
+            any::<bool>(),
+            any::<bool>(),
+            prop::option::of(1..=1_000_000u32),
+        ),
     )
-        .prop_map(|(name, protocol, port, bind_to_vip, table_size, affinity, backends)| {
-            LoadBalancer { name, protocol, port, bind_to_vip, table_size, affinity, backends }
-        })
+        .prop_map(
+            |(name, protocol, port, bind_to_vip, table_size, affinity, backends, more)| {
+                let (health_check, refuse, drop, rate_limit) = more;
+                LoadBalancer {
+                    name,
+                    protocol,
+                    port,
+                    bind_to_vip,
+                    table_size,
+                    affinity,
+                    health_check,
+                    all_down: if refuse { AllDown::Refuse } else { AllDown::Keep },
+                    no_backend: if drop { NoBackend::Drop } else { NoBackend::Refuse },
+                    rate_limit,
+                    backends,
+                }
+            },
+        )
+}
+
+prop_compose! {
+    fn health_check()(
+        http in prop::option::of(http()),
+        port in prop::option::of(1..=u16::MAX),
+        period in 100..=3_600_000u64,
+        timeout in 10..=100u64,
+        fall in 1..=100u32,
+        rise in 1..=100u32,
+    ) -> HealthCheck {
+        HealthCheck {
+            probe: http.map_or(Probe::Tcp, Probe::Http),
+            port,
+            period: Duration::from_millis(period),
+            timeout: Duration::from_millis(timeout),
+            fall,
+            rise,
+        }
+    }
+}
+
+prop_compose! {
+    fn http()(
+        path in "/[a-z?=&/#-]{0,20}",
+        host in prop::option::of("[a-z][a-z.:-]{0,20}"),
+        first in 100..=599u16,
+        more in 0..=100u16,
+        tls in prop::option::of(prop::option::of("/[a-z/.]{1,20}")),
+    ) -> HttpProbe {
+        let tls = tls.map(|file| file.map_or(Trust::Anybody, |file| Trust::CaFile(file.into())));
+        HttpProbe { path, host, status: (first, (first + more).min(599)), tls }
+    }
 }
 
 prop_compose! {
@@ -199,10 +253,11 @@ fn render(config: &Config) -> String {
     }
     text += "loadBalancers:\n";
     for lb in &config.load_balancers {
+        text += &render_check(lb);
         let affinity = if lb.affinity == Affinity::None { "None" } else { "ClientIP" };
         writeln!(
             text,
-            "- name: '{}'\n  type: {}\n  port: {}\n  bindToVip: {}\n  tableSize: {}\n  sessionAffinity: {affinity}\n  backends:",
+            "  name: '{}'\n  type: {}\n  port: {}\n  bindToVip: {}\n  tableSize: {}\n  sessionAffinity: {affinity}\n  backends:",
             lb.name.replace('\'', "''"), lb.protocol.name(), lb.port, lb.bind_to_vip, lb.table_size.slots(),
         ).unwrap();
         for backend in &lb.backends {
@@ -213,6 +268,46 @@ fn render(config: &Config) -> String {
             )
             .unwrap();
         }
+    }
+    text
+}
+
+/// The beginning of a load balancer.
+fn render_check(lb: &LoadBalancer) -> String {
+    let mut text = format!(
+        "- allDown: {}\n  noBackend: {}\n  healthCheck:\n",
+        if lb.all_down == AllDown::Keep { "keep" } else { "refuse" },
+        if lb.no_backend == NoBackend::Refuse { "refuse" } else { "drop" },
+    );
+    if let Some(rate) = lb.rate_limit {
+        text.insert_str(1, &format!(" rateLimit: {rate}\n "));
+    }
+    let Some(check) = &lb.health_check else { return text + "    type: none\n" };
+    let kind = match &check.probe {
+        Probe::Tcp => "tcp",
+        Probe::Http(http) if http.tls.is_none() => "http",
+        Probe::Http(_) => "https",
+    };
+    let (period, timeout) = (check.period.as_millis(), check.timeout.as_millis());
+    write!(
+        text,
+        "    type: {kind}\n    period: {period}ms\n    timeout: {timeout}ms\n    fall: {}\n    rise: {}\n",
+        check.fall, check.rise
+    )
+    .unwrap();
+    if let Some(port) = check.port {
+        writeln!(text, "    port: {port}").unwrap();
+    }
+    let Probe::Http(http) = &check.probe else { return text };
+    let (first, last) = http.status;
+    writeln!(text, "    path: '{}'\n    status: {first}-{last}", http.path).unwrap();
+    if let Some(host) = &http.host {
+        writeln!(text, "    host: '{host}'").unwrap();
+    }
+    match &http.tls {
+        None => {}
+        Some(Trust::Anybody) => text += "    insecureSkipVerify: true\n",
+        Some(Trust::CaFile(file)) => writeln!(text, "    caFile: '{}'", file.display()).unwrap(),
     }
     text
 }

@@ -2,6 +2,8 @@
 
 use std::cell::RefCell;
 use std::net::IpAddr;
+use std::ops::RangeInclusive;
+use std::time::Duration;
 
 use super::error::Problem;
 use super::nearest::nearest;
@@ -180,6 +182,22 @@ impl<'a> Section<'a> {
         }
     }
 
+    /// A time like `3s` or `500ms`, within bounds.
+    pub(super) fn duration(&self, key: &str, bounds: RangeInclusive<Duration>) -> Option<Duration> {
+        let text = self.text(key)?;
+        let found = duration(&text.value).filter(|duration| bounds.contains(duration));
+        if found.is_none() {
+            let (shown, least, most) = (quote(&text.value), bounds.start(), bounds.end());
+            let message = format!(
+                "{shown} is not a time from {} to {}; write one like 3s or 500ms",
+                in_words(*least),
+                in_words(*most)
+            );
+            self.problem(key, message);
+        }
+        found
+    }
+
     pub(super) fn port(&self, key: &str) -> Option<u16> {
         let node = self.get(key)?;
         let number = match &node.value {
@@ -233,6 +251,37 @@ impl<'a> Section<'a> {
         }
         words
     }
+}
+
+/// `1m30s`, `500ms`: whole numbers, each with its unit.
+fn duration(text: &str) -> Option<Duration> {
+    let mut rest = text;
+    let mut total = Duration::ZERO;
+    while !rest.is_empty() {
+        let digits = rest.find(|c: char| !c.is_ascii_digit())?;
+        let number: u32 = rest[..digits].parse().ok()?;
+        rest = &rest[digits..];
+        let unit = rest.find(|c: char| c.is_ascii_digit()).unwrap_or(rest.len());
+        let millis = match &rest[..unit] {
+            "ms" => 1,
+            "s" => 1_000,
+            "m" => 60_000,
+            "h" => 3_600_000,
+            _ => return None,
+        };
+        total = total.checked_add(Duration::from_millis(u64::from(number) * millis))?;
+        rest = &rest[unit..];
+    }
+    Some(total).filter(|_| !text.is_empty())
+}
+
+/// In the unit that needs the fewest digits.
+fn in_words(duration: Duration) -> String {
+    let millis = duration.as_millis();
+    let units = [(3_600_000, "h"), (60_000, "m"), (1_000, "s")];
+    let unit = units.into_iter().find(|(size, _)| millis >= *size && millis.is_multiple_of(*size));
+    let (size, name) = unit.unwrap_or((1, "ms"));
+    format!("{}{name}", millis / size)
 }
 
 fn split(text: &Located<String>) -> Vec<Located<String>> {

@@ -350,6 +350,60 @@ fn ten_thousand_load_balancers_fit() {
 }
 
 #[test]
+fn backends_are_checked_unless_told_otherwise() {
+    let of = |inner: &str| good(&balancer(inner)).load_balancers.remove(0);
+    let tcp = of("").health_check.expect("TCP is checked");
+    assert_eq!(tcp.probe, Probe::Tcp);
+    assert_eq!((tcp.period, tcp.timeout), (Duration::from_secs(2), Duration::from_secs(1)));
+    assert_eq!((tcp.fall, tcp.rise, tcp.port), (3, 2, None));
+    assert_eq!(of("healthCheck: {type: none}").health_check, None);
+    let udp = good(&with("loadBalancers: [{type: udp, port: 53}]")).load_balancers.remove(0);
+    assert_eq!(udp.health_check, None);
+    let quick = of("healthCheck: {period: 500ms}").health_check.expect("checked");
+    assert_eq!(quick.timeout, Duration::from_millis(500));
+    let of = |inner: &str| match of(inner).health_check.expect("checked").probe {
+        Probe::Http(http) => http,
+        Probe::Tcp => panic!("{inner}"),
+    };
+    let http = of("healthCheck: {type: http}");
+    assert_eq!((http.path.as_str(), http.status, http.tls), ("/", (200, 399), None));
+    let https = of("healthCheck: {type: https, caFile: /ca.pem, status: 200, path: /livez}");
+    assert_eq!((https.path.as_str(), https.status), ("/livez", (200, 200)));
+    assert_eq!(https.tls, Some(Trust::CaFile("/ca.pem".into())));
+}
+
+#[test]
+fn what_is_wrong_with_a_check_is_named() {
+    for (check, expected) in [
+        ("{type: icmp}", "type: \"icmp\" is not known; write tcp, http, https or none"),
+        ("{path: /x}", "path: belongs to type http and https"),
+        ("{type: http, caFile: /x}", "caFile: belongs to type https"),
+        ("{type: https}", "caFile: missing; name the file"),
+        ("{type: https, caFile: x}", "caFile: \"x\" is no absolute path"),
+        ("{type: https, caFile: /x, insecureSkipVerify: true}", "keep one of the two"),
+        ("{type: http, path: x}", "path: \"x\" is not a path"),
+        ("{type: http, path: \"/a b\"}", "is not a path"),
+        ("{type: http, host: \"a\\r\\nb\"}", "is not a host name"),
+        ("{type: http, status: 299-200}", "status: \"299-200\" is not an HTTP status"),
+        ("{type: http, status: 99}", "status: \"99\" is not an HTTP status"),
+        ("{period: 1s, timeout: 2s}", "timeout: is longer than `period`"),
+        ("{period: 1ms}", "period: \"1ms\" is not a time from 100ms to 1h"),
+        ("{fall: 0}", "fall: 0 is not a whole number from 1 to 100"),
+        ("{prot: tcp}", "unknown key \"prot\""),
+    ] {
+        let error = parse(&balancer(&format!("healthCheck: {check}"))).expect_err(check);
+        assert!(error.contains(expected), "{check}: {error}");
+        assert!(error.contains("loadBalancers[0].healthCheck"), "{check}: {error}");
+    }
+    for (inner, expected) in [
+        ("allDown: stop", "allDown: \"stop\" is not known; write keep or refuse"),
+        ("noBackend: stop", "noBackend: \"stop\" is not known; write refuse or drop"),
+    ] {
+        assert!(parse(&balancer(inner)).expect_err(inner).contains(expected), "{inner}");
+    }
+}
+
+#[test]
 fn whose_sockets_are_led_is_a_word_and_a_path() {
     for (word, whose) in
         [("host", LocalClients::Host), ("all", LocalClients::All), ("none", LocalClients::None)]

@@ -145,6 +145,7 @@ pub(super) const MAP_NAMES: &[&str] = &[
     "FLOWS6",
     "REVERSE4",
     "REVERSE6",
+    "RATES",
     "CLIENTS",
 ];
 

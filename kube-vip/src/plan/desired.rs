@@ -8,7 +8,7 @@ use kube_vip_common::frontend::{Affinity, Protocol};
 use kube_vip_common::table::TableSize;
 
 use crate::config::{LocalClients, XdpMode};
-use crate::view::Mac;
+use crate::view::{Health, Mac};
 
 /// The output of the plan; each driver reads its own part.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -151,7 +151,7 @@ pub enum Through {
 }
 
 /// A balanced port.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Frontend {
     /// Name for people.
     pub name: String,
@@ -163,6 +163,12 @@ pub struct Frontend {
     pub seed: u64,
     /// It is on a host's own address, not on a VIP.
     pub host_address: bool,
+    /// Clients that find no backend are not answered.
+    pub silent: bool,
+    /// So many new connections a client may open in a second; nothing: as many as it likes.
+    pub rate_limit: Option<u32>,
+    /// Every backend that could be used fails its checks, so all are kept.
+    pub all_down: bool,
     /// All its backends of the family, ready or not, by identity.
     pub backends: BTreeMap<SocketAddr, Backend>,
 }
@@ -176,6 +182,27 @@ pub struct Backend {
     pub weight: u16,
     /// How packets get there, or why they cannot.
     pub way: Way,
+    /// What this host's own probes say; nothing where there are none.
+    pub health: Option<Health>,
+    /// It fails its checks, and gets nothing new from this host.
+    pub excluded: bool,
+}
+
+impl Backend {
+    /// One that is not looked at.
+    pub fn new(node: Option<String>, weight: u16, way: Way) -> Self {
+        Self { node, weight, way, health: None, excluded: false }
+    }
+
+    /// Its share of what is new: none where it is excluded.
+    pub fn share(&self) -> u16 {
+        if self.excluded { 0 } else { self.weight }
+    }
+
+    /// It would get something new if its checks let it.
+    pub(super) fn is_usable(&self) -> bool {
+        self.weight > 0 && !matches!(self.way, Way::None(_))
+    }
 }
 
 /// How packets get to a backend.

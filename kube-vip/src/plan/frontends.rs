@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
 use super::vips::host_addresses;
-use super::{Backend, Frontend, Node, Way, nodes, peers, seed};
-use crate::config::{self, LoadBalancer, Protocol};
-use crate::view::{Hop, View};
+use super::{Backend, Frontend, Node, Way, checks, nodes, peers, seed};
+use crate::config::{self, AllDown, LoadBalancer, NoBackend, Protocol};
+use crate::view::{Health, Hop, View};
 
 type Frontends = BTreeMap<(IpAddr, u16, Protocol), Frontend>;
 
@@ -30,6 +30,7 @@ pub(super) fn plan(view: &View, nodes: &BTreeMap<String, Node>) -> Frontends {
         frontends.extend(own.map(|address| {
             let mut frontend = whole(&address);
             frontend.backends.retain(|_, backend| backend.way == Way::Here);
+            exclude(&mut frontend, balancer.all_down);
             (key(address), frontend)
         }));
     }
@@ -44,18 +45,37 @@ fn frontend(
     v4: bool,
 ) -> Frontend {
     let backends = balancer.backends.iter().filter(|backend| backend.address.is_ipv4() == v4);
-    Frontend {
+    let mut frontend = Frontend {
         name: balancer.name.clone(),
         size: balancer.table_size,
         affinity: balancer.affinity,
         seed,
         host_address: !balancer.bind_to_vip,
+        silent: balancer.no_backend == NoBackend::Drop,
+        rate_limit: balancer.rate_limit,
+        all_down: false,
         backends: backends
             .map(|backend| {
                 let identity = SocketAddr::new(backend.address, backend.port);
-                (identity, place(view, nodes, backend))
+                let health = checks::of(balancer, backend);
+                let health = health.and_then(|check| view.health.get(&check)).cloned();
+                (identity, Backend { health, ..place(view, nodes, backend) })
             })
             .collect(),
+    };
+    exclude(&mut frontend, balancer.all_down);
+    frontend
+}
+
+/// Leaves out what fails its checks, unless that would leave nothing.
+fn exclude(frontend: &mut Frontend, all_down: AllDown) {
+    let is_down = |health: &Option<Health>| health.as_ref().is_some_and(|health| !health.up);
+    let mut usable = frontend.backends.values().filter(|backend| backend.is_usable()).peekable();
+    let some = usable.peek().is_some();
+    frontend.all_down =
+        some && all_down == AllDown::Keep && usable.all(|backend| is_down(&backend.health));
+    for backend in frontend.backends.values_mut() {
+        backend.excluded = is_down(&backend.health) && !frontend.all_down;
     }
 }
 
@@ -63,11 +83,7 @@ fn frontend(
 fn place(view: &View, nodes: &BTreeMap<String, Node>, backend: &config::Backend) -> Backend {
     let config = &view.config;
     let address = backend.address;
-    let at = |node: Option<&str>, way| Backend {
-        node: node.map(str::to_owned),
-        weight: backend.weight,
-        way,
-    };
+    let at = |node: Option<&str>, way| Backend::new(node.map(str::to_owned), backend.weight, way);
     let local = &config.local_peer;
     let own =
         || view.links.values().any(|link| link.addresses.iter().any(|net| net.addr() == address));

@@ -3,6 +3,7 @@
 //! Hosts with the same configuration come to the same tables: seeds and backends' identities are
 //! read from it alone, and only the *way* to a backend differs from host to host.
 
+mod checks;
 mod desired;
 mod frontends;
 mod nodes;
@@ -15,6 +16,7 @@ mod vips;
 
 use std::collections::BTreeSet;
 
+pub use self::checks::checks;
 pub use self::nodes::wanted;
 pub use self::peers::{standings, targets};
 pub use desired::{

@@ -6,8 +6,8 @@ use kube_vip_common::hash::HASH_VERSION;
 use proptest::prelude::*;
 
 use super::*;
-use crate::config::Config;
-use crate::view::{Answer, Hop, Link, Mac, Probe, Target, Targets};
+use crate::config::{AllDown, Config};
+use crate::view::{Answer, Health, Hop, Link, Mac, Probe, Target, Targets};
 
 fn address(host: u8) -> IpAddr {
     Ipv4Addr::new(10, 0, 0, host).into()
@@ -59,6 +59,7 @@ fn view(own: u8, hosts: &[u8], backends: &[(u8, u16)], leader: bool) -> View {
         links: BTreeMap::from([("eth0".into(), link)]),
         hops: hops.collect(),
         probes: BTreeMap::new(),
+        health: BTreeMap::new(),
         standing,
     }
 }
@@ -248,4 +249,53 @@ fn a_link_without_carrier_is_not_announced_on() {
     let desired = plan(&view);
     assert!(desired.announcements.is_empty());
     assert!(!desired.addresses.is_empty(), "the address stays: the lease says who owns it");
+}
+
+/// What the checks say of these backends: down.
+fn down(view: &mut View, hosts: &[u8]) {
+    for check in checks(&view.config) {
+        let up = !hosts.iter().any(|host| check.backend.ip() == address(*host));
+        let health = Health { up, ..Health::unknown(tokio::time::Instant::now()) };
+        view.health.insert(check, health);
+    }
+}
+
+fn excluded(view: &View) -> (Vec<u8>, bool) {
+    let desired = plan(view);
+    let frontend = desired.dataplane.frontends.values().next().expect("a frontend");
+    let excluded = frontend.backends.iter().filter(|(_, backend)| backend.share() == 0);
+    let host = |ip| (1u8..=9).find(|host| address(*host) == ip).expect("a small one");
+    (excluded.map(|(backend, _)| host(backend.ip())).collect(), frontend.all_down)
+}
+
+#[test]
+fn what_fails_its_checks_is_left_out_unless_all_do() {
+    let mut view = view(1, &[1, 2, 3], &[(1, 80), (2, 80), (3, 80)], true);
+    assert_eq!(excluded(&view), (vec![], false), "before the first look all are up");
+    down(&mut view, &[2]);
+    assert_eq!(excluded(&view), (vec![2], false));
+    down(&mut view, &[1, 2, 3]);
+    assert_eq!(excluded(&view), (vec![], true));
+    // One that cannot be reached is none to be kept.
+    down(&mut view, &[1, 2]);
+    view.hops.insert(address(3), Hop::Unresolved { interface: 2 });
+    assert_eq!(excluded(&view), (vec![], true));
+    let mut config = Config::clone(&view.config);
+    config.load_balancers[0].all_down = AllDown::Refuse;
+    view.config = config.into();
+    assert_eq!(excluded(&view), (vec![1, 2], false));
+}
+
+#[test]
+fn what_load_balancers_ask_alike_is_asked_once() {
+    let mut config = Config::clone(&view(1, &[1, 2], &[(1, 80), (2, 80)], true).config);
+    let mut second = config.load_balancers[0].clone();
+    second.port = 81;
+    config.load_balancers.push(second.clone());
+    assert_eq!(checks(&config).len(), 2);
+    second.health_check.as_mut().expect("TCP is checked").port = Some(8000);
+    config.load_balancers.push(second);
+    assert_eq!(checks(&config).len(), 4);
+    config.load_balancers.iter_mut().for_each(|balancer| balancer.health_check = None);
+    assert!(checks(&config).is_empty());
 }

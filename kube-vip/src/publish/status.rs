@@ -197,6 +197,8 @@ pub struct BackendStatus {
     pub state: BackendState,
     /// Why it does not.
     pub reason: Option<String>,
+    /// What this host's own checks say; none where there are none.
+    pub health: Option<HealthStatus>,
     /// Its share relative to the others', as configured.
     pub weight: u16,
     /// Its share of new connections by weight, 0 to 1.
@@ -209,6 +211,17 @@ pub struct BackendStatus {
     pub reply_packets: u64,
     /// Their bytes.
     pub reply_bytes: u64,
+}
+
+/// What this host's own checks say of a backend.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HealthStatus {
+    /// It serves.
+    pub up: bool,
+    /// For so long it does, or does not.
+    pub for_seconds: u64,
+    /// Why the last check failed, if it did.
+    pub error: Option<String>,
 }
 
 /// How packets get to a backend.
@@ -256,10 +269,13 @@ pub(super) mod tests {
         "frontends": [{"name": "web", "address": "10.77.0.100", "port": 80, "protocol": "tcp",
             "packets": 1204, "bytes": 90000, "backends": [
             {"address": "10.77.0.11", "port": 8080, "node": "n1", "way": "here", "state": "ready",
-             "reason": null, "weight": 1, "share": 0.5, "packets": 602, "bytes": 45000,
+             "reason": null, "health": {"up": true, "for_seconds": 3700, "error": null},
+             "weight": 1, "share": 0.5, "packets": 602, "bytes": 45000,
              "reply_packets": 600, "reply_bytes": 1000000},
             {"address": "10.77.0.12", "port": 8080, "node": "n2", "way": "none",
-             "state": "not ready", "reason": "nobody answers for it", "weight": 1, "share": 0.0,
+             "state": "not ready", "reason": "nobody answers for it",
+             "health": {"up": false, "for_seconds": 9, "error": "connect: no route to host"},
+             "weight": 1, "share": 0.0,
              "packets": 0, "bytes": 0, "reply_packets": 0, "reply_bytes": 0}]}],
         "counters": {"arp_answered": 1, "dropped": 0},
         "notices": ["vipCidr: comes with BGP"]}"#;

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 use super::status::{
     BackendState, BackendStatus, BackendWay, ClientsStatus, ClientsWay, EgressMode, FrontendStatus,
-    PeerWay, Status, XdpMode,
+    HealthStatus, PeerWay, Status, XdpMode,
 };
 
 /// How much is shown, and with colours or without.
@@ -138,7 +138,8 @@ fn peers(out: &mut String, status: &Status, style: Style) {
 }
 
 fn frontends(out: &mut String, frontends: &[FrontendStatus], style: Style) {
-    let mut columns = vec!["FRONTEND", "ADDRESS", "NODE", "WAY", "STATE", "SHARE", "PACKETS"];
+    let mut columns =
+        vec!["FRONTEND", "ADDRESS", "NODE", "WAY", "STATE", "HEALTH", "SHARE", "PACKETS"];
     if style.wide {
         columns.extend(["BYTES", "REPLIES", "REPLY BYTES", "WEIGHT"]);
     }
@@ -150,6 +151,7 @@ fn frontends(out: &mut String, frontends: &[FrontendStatus], style: Style) {
         let mut row = vec![
             Cell::plain(frontend.name.as_str()),
             Cell::plain(format!("{address}/{}", frontend.protocol)),
+            blank(),
             blank(),
             blank(),
             blank(),
@@ -186,6 +188,7 @@ fn backend_row(backend: &BackendStatus, style: Style) -> Vec<Cell> {
         Cell::plain(backend.node.as_deref().unwrap_or("-")),
         Cell::plain(way),
         state,
+        health(backend.health.as_ref()),
         Cell::right(&format!("{:.1}%", backend.share * 100.0)),
         Cell::right(&backend.packets),
     ];
@@ -199,6 +202,14 @@ fn backend_row(backend: &BackendStatus, style: Style) -> Vec<Cell> {
     }
     row.push(Cell::plain(backend.reason.as_deref().unwrap_or("")));
     row
+}
+
+fn health(health: Option<&HealthStatus>) -> Cell {
+    let Some(HealthStatus { up, for_seconds, .. }) = health else { return Cell::plain("-") };
+    let units = [(86_400, "d"), (3600, "h"), (60, "m")];
+    let unit = units.into_iter().find(|(size, _)| for_seconds >= size).unwrap_or((1, "s"));
+    let since = format!("{}{}", for_seconds / unit.0, unit.1);
+    if *up { Cell::plain(format!("up {since}")) } else { not_ready(&format!("down {since}")) }
 }
 
 fn counters(out: &mut String, status: &Status, style: Style) {
@@ -307,10 +318,10 @@ PEER  ADDRESS     WAY      MTU  VERSION  ANSWERED
 n2    10.77.0.12  link    1500  0.1.0    0.4 s ago
 n3    10.78.0.13  tunnel  1400  -        -          the agent of n3 has been stopped
 
-FRONTEND  ADDRESS             NODE  WAY   STATE      SHARE  PACKETS
-web       10.77.0.100:80/tcp                                   1204
-            10.77.0.11:8080   n1    here  ready      50.0%      602
-            10.77.0.12:8080   n2    -     not ready   0.0%        0  nobody answers for it
+FRONTEND  ADDRESS             NODE  WAY   STATE      HEALTH   SHARE  PACKETS
+web       10.77.0.100:80/tcp                                            1204
+            10.77.0.11:8080   n1    here  ready      up 1h    50.0%      602
+            10.77.0.12:8080   n2    -     not ready  down 9s   0.0%        0  nobody answers for it
 
 1 note: kube-vip status -o wide
 ";

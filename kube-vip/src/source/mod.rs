@@ -1,6 +1,7 @@
 //! What is learnt from outside.
 
 pub mod file;
+pub mod health;
 pub mod links;
 pub mod neighbours;
 pub mod netlink;

@@ -37,9 +37,10 @@ const GROUPS: [MulticastGroup; 8] = [
     MulticastGroup::Ipv6Rule,
 ];
 
-/// Known neighbours are probed this often: less than the least time an entry stays reachable
-/// (half of `base_reachable_time`, 15 s), so that they never go stale.
-const CONFIRM: Duration = Duration::from_secs(10);
+/// Known neighbours are probed this often. They never go stale (an entry stays reachable for half of
+/// `base_reachable_time`, 15 s, at least), and one that is gone is known to be so three unanswered
+/// solicitations later (`ucast_solicit`, a second apart).
+const CONFIRM: Duration = Duration::from_secs(2);
 /// Between tries to resolve a neighbour that does not answer; the kernel's own `retrans_time`.
 const RESOLVE: Duration = Duration::from_secs(1);
 /// Unresolved neighbours asked for in one go. The others follow a second later.

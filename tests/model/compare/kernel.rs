@@ -17,7 +17,7 @@ use kube_vip_common::event::{EventTime, KINDS, ND_CONFLICT};
 use kube_vip_common::filter::{self, Bit, Filter};
 use kube_vip_common::flow::{DIRECT, Endpoint4, Endpoint6, Tuple4, Tuple6};
 use kube_vip_common::frontend::{
-    CLIENT_AFFINITY, Frontend, FrontendKey, HOST_ADDRESS, Listed, place,
+    CLIENT_AFFINITY, Frontend, FrontendKey, HOST_ADDRESS, Listed, SILENT, place,
 };
 use kube_vip_common::lease::Lease;
 use kube_vip_common::node::{Hop, LINK, Node, Peer, PeerKey, Range4, Range6, TUNNEL, Uplink};
@@ -459,10 +459,14 @@ fn lease_of(lease: host::Lease) -> Lease {
 }
 
 fn frontend_of(frontend: &host::Frontend) -> Frontend {
-    let flags = [(frontend.by_client, CLIENT_AFFINITY), (frontend.host_address, HOST_ADDRESS)];
+    let flags = [
+        (frontend.by_client, CLIENT_AFFINITY),
+        (frontend.host_address, HOST_ADDRESS),
+        (frontend.silent, SILENT),
+    ];
     let flags = flags.into_iter().filter(|(set, _)| *set).map(|(_, flag)| flag).sum();
     let slots = TABLES[frontend.id as usize] as u32;
-    Frontend { seed: frontend.seed, id: frontend.id, slots, flags, pad: 0 }
+    Frontend { seed: frontend.seed, id: frontend.id, slots, flags, interval: 0 }
 }
 
 fn slot_of(slot: host::Slot) -> Slot {
@@ -477,7 +481,7 @@ fn backend_of(backend: &host::Backend) -> backend::Backend {
     backend::Backend {
         address: backend.address.into(),
         port: backend.port,
-        flags: backend::IN_USE,
+        flags: backend::IN_USE | if backend.down { backend::DOWN } else { 0 },
         protocol: backend.protocol,
         pad: [0; 3],
     }

@@ -76,7 +76,7 @@ impl World {
                         let pod = pod(host, n, v4);
                         let address = if random.percent(20) { address(host, v4) } else { pod };
                         let port = random.one_of(&[80, 8080, 8080, 8081]);
-                        let backend = Backend { address, port, protocol };
+                        let backend = Backend { address, port, protocol, down: false };
                         if !backends.iter().any(|(other, _)| *other == backend) {
                             backends.push((backend, host));
                         }
@@ -100,7 +100,8 @@ impl World {
                 continue;
             }
             let by_client = random.percent(25);
-            let frontend = Frontend { id, seed: random.next(), by_client, host_address: on_host };
+            let (seed, silent) = (random.next(), random.percent(20));
+            let frontend = Frontend { id, seed, by_client, host_address: on_host, silent };
             frontends.push((port, frontend));
         }
         let owner = if random.percent(80) { Some(random.below(HOSTS)) } else { None };
@@ -183,7 +184,9 @@ impl World {
             vips.entry(*address).or_insert(other).own = true;
         }
         let backends = (1..).zip(&self.backends).filter(|(_, (_, at))| *at != usize::MAX);
-        let backends = backends.map(|(id, (backend, _))| (id, *backend)).collect();
+        let backends = backends
+            .map(|(id, (backend, _))| (id, Backend { down: random.percent(10), ..*backend }))
+            .collect();
         let (nodes, peers) = Self::nodes(host, random);
         let others = (0..HOSTS + 2).filter(|other| *other != host);
         let peer_ips = others

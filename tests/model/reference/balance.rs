@@ -10,6 +10,9 @@ use super::{End, Verdict, is_from_agent};
 /// TTL of a frame that an agent sends on at position 0.
 pub(super) const FIRST: u8 = 240;
 
+/// The mark of an agent's own look at a backend, which is not balanced.
+const LOOK: u8 = 239;
+
 /// What the kernel is given where a mark was.
 pub(super) const ORDINARY: u8 = 64;
 
@@ -20,6 +23,9 @@ pub(super) fn judge(
     frontend: Frontend,
     transport: Transport,
 ) -> End {
+    if frontend.host_address && ip.ttl == LOOK && host.is.peers.contains_key(&frame.from) {
+        return End::Untouched;
+    }
     add(&mut host.has.arrived, frontend.id, frame.length());
     let from_agent = is_from_agent(host, frame.from, ip);
     let hash = hash(&frontend, ip, &transport);
@@ -46,6 +52,7 @@ pub(super) fn judge(
             return deliver(host, frame, ip, endpoint, from_agent);
         }
         match transport.protocol {
+            _ if frontend.silent => Refusal::Dropped(Reason::NoBackendDropped),
             TCP => Refusal::tcp(from_agent, Reason::NoBackendReset),
             _ => Refusal::Unreachable(Reason::NoBackendUnreachable),
         }
@@ -152,12 +159,12 @@ fn flow(ip: &Ip, transport: &Transport) -> Tuple {
 }
 
 /// Where a flow goes that was delivered here before. A SYN begins anew; UDP has no end of its own,
-/// so it moves when its backend is gone.
+/// so it moves when its backend is gone or down.
 fn known(host: &Host, ip: &Ip, transport: &Transport) -> Option<Endpoint> {
     let endpoint = *host.has.flows.get(&flow(ip, transport))?;
     let backend = host.is.backends.get(&endpoint.backend);
     let still_there = backend.is_some_and(|backend| {
-        (backend.address, backend.port) == (endpoint.address, endpoint.port)
+        !backend.down && (backend.address, backend.port) == (endpoint.address, endpoint.port)
     });
     let goes_on = if transport.protocol == TCP { !transport.opens() } else { still_there };
     goes_on.then_some(endpoint)

@@ -41,6 +41,8 @@ pub(crate) struct Frontend {
     pub(crate) by_client: bool,
     /// It is on the host's own address.
     pub(crate) host_address: bool,
+    /// A client that finds no backend is not answered.
+    pub(crate) silent: bool,
 }
 
 /// A backend and the node it is on; node 0 is nowhere.
@@ -64,6 +66,8 @@ pub(crate) struct Backend {
     pub(crate) address: IpAddr,
     pub(crate) port: u16,
     pub(crate) protocol: u8,
+    /// It fails its checks.
+    pub(crate) down: bool,
 }
 
 /// The way of one version's packets to a node.

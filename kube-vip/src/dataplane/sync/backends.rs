@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::os::fd::AsFd as _;
 
-use kube_vip_common::backend::{Backend, IN_USE};
+use kube_vip_common::backend::{Backend, DOWN, IN_USE};
 
 use super::super::counters;
 use super::super::object::Maps;
@@ -54,21 +54,43 @@ impl Mirror {
                 let (node, known) = (node as u16, self.backends.get(&server).is_some());
                 let id = self.backends.get_or_take(&server, "backends")?;
                 if !known {
-                    let value = Backend {
-                        address: address.ip().into(),
-                        port: address.port(),
-                        flags: IN_USE,
-                        protocol: port.2 as u8,
-                        pad: [0; 3],
-                    };
-                    new.push((server, id, value));
+                    new.push((server, id, value(&server, IN_USE)));
                 }
-                let weight = backend.weight;
+                let weight = backend.share();
                 entries.push(Entry { address: *address, weight, backend: id, node });
             }
             recipes.push((*port, Recipe { size: frontend.size, seed: frontend.seed, entries }));
         }
         Ok(recipes)
+    }
+
+    /// Says which backends are down; after the tables, so that UDP flows to them find another one.
+    pub(super) fn mark_down(&mut self, maps: &Maps, desired: &DataPlane) -> Result<(), SyncError> {
+        let of = |excluded: bool| {
+            let frontends = desired.frontends.iter();
+            let all = frontends.flat_map(|(port, frontend)| {
+                frontend.backends.iter().map(move |(address, backend)| (port, address, backend))
+            });
+            all.filter(move |(.., backend)| backend.excluded == excluded)
+                .map(|(port, address, _)| (port.2, *address))
+        };
+        let mut down: BTreeSet<Server> = of(true).collect();
+        if !down.is_empty() {
+            // Frontends may look at it in different ways.
+            for server in of(false) {
+                down.remove(&server);
+            }
+        }
+        let changed = down.symmetric_difference(&self.down);
+        let (ids, values): (Vec<u32>, Vec<Backend>) = changed
+            .filter_map(|server| {
+                let flags = if down.contains(server) { IN_USE | DOWN } else { IN_USE };
+                Some((self.backends.get(server)?, value(server, flags)))
+            })
+            .unzip();
+        sys::update_batch(maps.backends_fd.as_fd(), "BACKENDS", &ids, &values)?;
+        self.down = down;
+        Ok(())
     }
 
     pub(super) fn release_backends(
@@ -87,8 +109,19 @@ impl Mirror {
             self.backends.iter().map(|(b, _)| *b).filter(|b| !used.contains(b)).collect();
         let ids: Vec<_> =
             gone.iter().filter_map(|backend| self.backends.release(backend)).collect();
+        self.down.retain(|server| !gone.contains(server));
         let values = vec![Backend::default(); ids.len()];
         Ok(sys::update_batch(maps.backends_fd.as_fd(), "BACKENDS", &ids, &values)?)
+    }
+}
+
+fn value((protocol, address): &Server, flags: u16) -> Backend {
+    Backend {
+        address: address.ip().into(),
+        port: address.port(),
+        flags,
+        protocol: *protocol as u8,
+        pad: [0; 3],
     }
 }
 

@@ -3,8 +3,9 @@
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 
 use kube_vip_common::frontend::{
-    Affinity, CLIENT_AFFINITY, Frontend, FrontendKey, HOST_ADDRESS, Protocol,
+    Affinity, CLIENT_AFFINITY, Frontend, FrontendKey, HOST_ADDRESS, Protocol, SILENT,
 };
+use kube_vip_common::rate;
 use kube_vip_common::table::{Line, TableSize};
 
 use super::super::counters;
@@ -50,9 +51,11 @@ impl Mirror {
             let id = self.frontends.get_or_take(&(*port, frontend.size), "frontends")?;
             let affinity = frontend.affinity == Affinity::ClientIp;
             let flags = if affinity { CLIENT_AFFINITY } else { 0 }
-                | if frontend.host_address { HOST_ADDRESS } else { 0 };
-            let value =
-                Frontend { seed: frontend.seed, id, slots: frontend.size.slots(), flags, pad: 0 };
+                | if frontend.host_address { HOST_ADDRESS } else { 0 }
+                | if frontend.silent { SILENT } else { 0 };
+            let (seed, slots) = (frontend.seed, frontend.size.slots());
+            let interval = frontend.rate_limit.map_or(0, rate::interval);
+            let value = Frontend { seed, id, slots, flags, interval };
             let before = self.ports.get(port);
             if before == Some(&value) {
                 continue;

@@ -11,7 +11,7 @@ use std::os::fd::AsFd as _;
 
 use aya::maps::MapError;
 use kube_vip_common::address::{Address, MacAddress};
-use kube_vip_common::backend::{Backend, IN_USE};
+use kube_vip_common::backend::{Backend, DOWN, IN_USE};
 use kube_vip_common::frontend::{Frontend, Protocol};
 use kube_vip_common::node::{Node, THIS_NODE};
 use kube_vip_common::settings::{ALL_CLIENTS, LOG, Settings};
@@ -66,6 +66,8 @@ pub struct Mirror {
     peers: BTreeMap<MacAddress, u32>,
     peer_ips: BTreeMap<IpAddr, u32>,
     backends: Ids<Server>,
+    /// Those that the maps say are down.
+    down: BTreeSet<Server>,
     /// A change of size is a new table, so the size is part of the identity.
     frontends: Ids<(Port, TableSize)>,
     ports: BTreeMap<Port, Frontend>,
@@ -110,6 +112,7 @@ impl Mirror {
             peer_ips: BTreeMap::new(),
             // 0 is nobody.
             backends: Ids::new(1, limits.backends),
+            down: BTreeSet::new(),
             frontends: Ids::new(0, limits.frontends),
             ports: BTreeMap::new(),
             places: Places::default(),
@@ -136,6 +139,9 @@ impl Mirror {
                     let server =
                         (protocol_of(protocol.into()), SocketAddr::new(address.to_ip(), port));
                     self.backends.adopt(server, id);
+                    if flags & DOWN != 0 {
+                        self.down.insert(server);
+                    }
                     self.served.insert(server.1);
                 }
                 _ => {}
@@ -212,6 +218,7 @@ impl Mirror {
             }
         }
         changes.tables = self.swap_tables(maps, recipes)?;
+        self.mark_down(maps, desired)?;
         changes.frontends = self.switch_frontends(maps, desired)?;
         // From here on only what nothing points to any more.
         let gone: Vec<_> = self.vips.keys().filter(|ip| !vips.contains_key(ip)).copied().collect();
