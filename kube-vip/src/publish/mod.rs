@@ -15,8 +15,8 @@ pub use lock::{InstanceLock, LockError, VipLocks};
 pub use socket::{FetchError, SocketError, StatusSocket, fetch};
 pub use status::{
     BackendState, BackendStatus, BackendWay, ClientsStatus, ClientsWay, ConfigStatus, EgressMode,
-    FrontendStatus, HealthStatus, LeaseStatus, PeerStatus, PeerWay, Status, UplinkStatus,
-    VipStatus, XdpMode,
+    FrontendStatus, HealthStatus, LeaseStatus, PeerStatus, PeerWay, ReplyDeviceStatus, Status,
+    UplinkStatus, VipStatus, XdpMode,
 };
 pub use table::{Style, render};
 
