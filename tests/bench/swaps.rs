@@ -110,7 +110,7 @@ fn desired(ifindex: u32, which: u8) -> DataPlane {
     if let Some(frontend) = desired.frontends.get_mut(&key) {
         let one = |number: u8| -> (SocketAddr, Backend) {
             let node = Some(format!("peer{}", 1 + (number + which) % 3));
-            (backend(false, 100 + number), Backend { node, weight: 1, way: Way::Peer })
+            (backend(false, 100 + number), Backend::new(node, 1, Way::Peer))
         };
         frontend.backends = (5 * which..10 + 5 * which).map(one).collect();
     }
