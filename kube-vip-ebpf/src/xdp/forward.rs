@@ -50,11 +50,8 @@ pub(super) fn handle<F: Family>(
     };
     let stays = hop.ifindex == ctx.ingress_ifindex() as u32;
     // For another host, and only flooded here: it forwards it itself.
-    let flooded = if stays {
-        ethernet.dst_addr != hop.source_mac.octets
-    } else {
-        is_anothers(ctx, ethernet)
-    };
+    let flooded =
+        if stays { ethernet.dst_addr != hop.source_mac.octets } else { is_anothers(ctx, ethernet) };
     if flooded {
         return Verdict::Done(Action::Pass);
     }
