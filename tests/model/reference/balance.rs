@@ -95,8 +95,10 @@ fn forward(host: &mut Host, frame: &Frame, ip: &Ip, slot: Slot) -> End {
     if hop.interface == 0 {
         return End::Dropped(Reason::NoNextHop);
     }
-    if hop.interface == 1 && frame.to != hop.own {
-        // Only flooded here: the host it was for forwards it.
+    let same_link = hop.interface == 1;
+    let flooded = if same_link { frame.to != hop.own } else { host.is_anothers(frame.to) };
+    if flooded {
+        // The host it was for forwards it.
         return End::Untouched;
     }
     let sender = host.is.peers.get(&frame.from);
