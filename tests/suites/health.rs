@@ -349,12 +349,8 @@ fn looks_at_backends_are_not_balanced_themselves() -> Result<()> {
         balancer.port = BACKEND_PORT;
         vec![balancer]
     };
-    // The agents' own sockets, too, are not led elsewhere.
-    let adapt = |config: &mut lab::Config| config.extra.push_str("cgroupRoot: /sys/fs/cgroup\n");
-    let lab = Lab::bridge(2, 1)?;
-    let balancers = own(&lab);
-    let setup = lab::Setup { adapt, ..lab::Setup::default() };
-    Cluster::start_as(lab, &balancers, setup)?.explain(|cluster| {
+    Cluster::run(2, own, |cluster| {
+        // The agents' own sockets, too, are not led elsewhere.
         for agent in cluster.agents.all() {
             let status = agent.status()?;
             ensure!(status["clients"]["way"] == "led", "{}", status["clients"]);
