@@ -14,6 +14,7 @@ pub mod checksum;
 pub mod event;
 pub mod filter;
 pub mod flow;
+pub mod fragment;
 pub mod frontend;
 pub mod hash;
 pub mod lease;

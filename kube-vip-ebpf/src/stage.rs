@@ -12,7 +12,7 @@
 use aya_ebpf::bindings::{__sk_buff, xdp_md};
 use aya_ebpf::programs::{TcContext, XdpContext};
 
-use crate::family::{V4, V6};
+use crate::family::{V4, V6, walk};
 use crate::{egress, xdp};
 
 /// The number, of which LLVM does not know whether it matters: one that does not it would leave out
@@ -63,6 +63,12 @@ macro_rules! stages {
 stages! {
     /// For an address of ours and no plain TCP or UDP. The number is not used.
     unusual: unusual4, unusual6 = xdp::unusual::stage;
+    /// A fragment that is not its packet's first. The number is not used.
+    follow: follow4, follow6 = xdp::fragments::follow;
+    /// An ICMP error to an address of ours. The number is not used.
+    error: error4, error6 = xdp::error::stage;
+    /// A first fragment is done with; the number is its packed verdict, and the answer too.
+    remember: remember4, remember6 = xdp::fragments::remember;
     /// The first packet of a flow for a backend here; the number is a packed [`xdp::Chosen`].
     open: open4, open6 = xdp::open::stage;
     /// The middle of a connection without a record here; the number is a packed [`xdp::Chosen`].
@@ -106,6 +112,20 @@ pub extern "C" fn unusual_reply4(ctx: *mut __sk_buff, network: u64) -> i32 {
 #[inline(never)]
 pub extern "C" fn unusual_reply6(ctx: *mut __sk_buff, network: u64) -> i32 {
     egress::unusual::handle::<V6>(TcContext::new(ctx), network as usize) as i32
+}
+
+/// Steps over IPv6 extension headers: see [`walk`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn extensions(ctx: *mut xdp_md, start: u64, next: u64) -> u64 {
+    walk(&XdpContext::new(ctx), start, next as u8)
+}
+
+/// As [`extensions`], of what leaves.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn extensions_leaving(ctx: *mut __sk_buff, start: u64, next: u64) -> u64 {
+    walk(&TcContext::new(ctx), start, next as u8)
 }
 
 /// ARP for VIPs.

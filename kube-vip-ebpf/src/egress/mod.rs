@@ -8,7 +8,9 @@ use crate::family::{V4, V6};
 use crate::frame::Cursor;
 use crate::stage;
 
+mod error;
 mod fence;
+mod fragments;
 mod reply;
 pub(crate) mod unusual;
 

@@ -3,7 +3,8 @@
 use aya_ebpf::programs::TcContext;
 use network_types::eth::EthHdr;
 
-use super::{Action, Unusual, again, fence, reply};
+use super::reply::Outcome;
+use super::{Action, Unusual, again, error, fence, fragments, reply};
 use crate::ethertype;
 use crate::family::{Family, Payload, V4, V6, protocol};
 use crate::frame::{Cursor, Word};
@@ -42,9 +43,23 @@ pub(crate) fn handle<F: Family>(ctx: TcContext, network: usize) -> Action {
     let Some(ip) = cursor.take::<F::Header>() else {
         return Action::Next;
     };
-    match F::payload(ip, &mut cursor) {
-        Payload::Protocol(protocol @ (protocol::TCP | protocol::UDP)) => {
-            reply::whole::<F>(&ctx, network, ip, cursor, protocol)
+    let (source, client) = (F::source(ip), F::destination(ip));
+    let payload = F::payload(&ctx, ip, &mut cursor);
+    let id = cursor.fragment;
+    match payload {
+        Payload::Protocol(protocol @ (protocol::TCP | protocol::UDP | protocol::SCTP)) => {
+            reply::whole::<F>(&ctx, network, ip, cursor, protocol).action()
+        }
+        Payload::FirstFragment(protocol @ (protocol::UDP | protocol::TCP | protocol::SCTP)) => {
+            let outcome = reply::whole::<F>(&ctx, network, ip, cursor, protocol);
+            if let Outcome::Rewritten(origin) = &outcome {
+                fragments::remember::<F>(source, client, id, origin);
+            }
+            outcome.action()
+        }
+        Payload::LaterFragment => fragments::follow::<F>(&ctx, network, source, client, id),
+        Payload::Protocol(protocol) if protocol == F::ICMP => {
+            error::handle::<F>(again(&ctx), network)
         }
         _ => Action::Next,
     }

@@ -10,7 +10,7 @@ use super::{Action, Verdict};
 use crate::family::Family;
 use crate::frame::length;
 use crate::maps::NODES;
-use crate::{count, helpers, log};
+use crate::{count, log};
 
 #[inline(always)]
 pub(super) fn handle<F: Family>(
@@ -38,8 +38,7 @@ pub(super) fn handle<F: Family>(
     if stays {
         return Verdict::Done(Action::Transmit);
     }
-    helpers::redirect(node.ifindex);
-    Verdict::Done(Action::Redirect)
+    Verdict::Redirect(node.ifindex)
 }
 
 #[inline(always)]

@@ -6,7 +6,9 @@
 //!         ├─ judge ─┬─ filter: not ours ────────────────> up, untouched
 //!         │         ├─ balance: a frontend's packet ─┬─> deliver: its flow is known here, up
 //!         │         │                                └─> forward: to a peer, out again
-//!         │         └─ unusual: no plain TCP or UDP ───> balance, where it is a frontend's
+//!         │         └─ unusual: no plain TCP or UDP ─┬─> balance, where it is a frontend's
+//!         │                                          ├─> follow: a fragment, after its first
+//!         │                                          └─> error: an ICMP error, to whom it concerns
 //!         └─ finish ┬─ open: a flow begins here ──────> deliver
 //!                   ├─ stray: a connection goes on, unknown here
 //!                   ├─ unbalanced: ours, no frontend ─┬─> echo
@@ -19,11 +21,11 @@ use aya_ebpf::programs::XdpContext;
 use kube_vip_common::filter::ADDRESSES;
 use network_types::eth::EthHdr;
 
-use crate::ethertype;
 use crate::family::{Family, V4, V6, protocol};
 use crate::frame::Cursor;
 use crate::maps::{self, FILTER};
 use crate::stage::{self, Stages};
+use crate::{ethertype, helpers};
 
 mod agent;
 pub(crate) mod arp;
@@ -33,7 +35,9 @@ mod closed;
 mod deliver;
 mod direct;
 mod echo;
+pub(crate) mod error;
 mod forward;
+pub(crate) mod fragments;
 pub(crate) mod nd;
 pub(crate) mod open;
 mod pick;
@@ -80,8 +84,14 @@ impl Action {
 pub enum Verdict {
     /// The frame is done with.
     Done(Action),
+    /// The frame goes out through this interface.
+    Redirect(u32),
     /// It is no plain TCP or UDP.
     Unusual,
+    /// It is a fragment, but not its packet's first.
+    Follow,
+    /// It is an ICMP error.
+    Error,
     /// It is the first packet of a flow to be delivered here.
     Open(Chosen),
     /// It is the middle of a connection that has no record here.
@@ -99,7 +109,13 @@ const STRAY: u64 = 2 << 56;
 const UNBALANCED: u64 = 3 << 56;
 const REFUSE: u64 = 4 << 56;
 const UNUSUAL: u64 = 5 << 56;
-const KIND: u64 = 0xff << 56;
+const FOLLOW: u64 = 6 << 56;
+const ERROR: u64 = 7 << 56;
+const REDIRECT: u64 = 8 << 56;
+const KIND: u64 = 0x7f << 56;
+
+/// Flag of a packed verdict: it is about a first fragment.
+const FIRST_FRAGMENT: u64 = 1 << 63;
 
 impl Verdict {
     /// As a number, for a stage's answer.
@@ -109,7 +125,10 @@ impl Verdict {
             Self::Done(action) => DONE | action as u64,
             Self::Open(chosen) => OPEN | chosen.pack(),
             Self::Stray(chosen) => STRAY | chosen.pack(),
+            Self::Redirect(ifindex) => REDIRECT | ifindex as u64,
             Self::Unusual => UNUSUAL,
+            Self::Follow => FOLLOW,
+            Self::Error => ERROR,
             Self::Unbalanced => UNBALANCED,
             Self::Refuse(refusal) => REFUSE | refusal.pack(),
         }
@@ -184,10 +203,20 @@ fn judge<F: Family>(ctx: &XdpContext, ethernet: &mut EthHdr, mut cursor: Cursor<
 fn finish<F: Family + Stages>(ctx: &XdpContext, verdict: Verdict) -> Action {
     let mut word = match verdict {
         Verdict::Done(action) => return action,
+        Verdict::Redirect(ifindex) => return redirect(ifindex),
         verdict => verdict.pack(),
     };
+    let mut is_first_fragment = false;
     if word & KIND == UNUSUAL {
         word = F::unusual(ctx, 0);
+        is_first_fragment = word & FIRST_FRAGMENT != 0;
+        word &= !FIRST_FRAGMENT;
+    }
+    if word & KIND == FOLLOW {
+        word = F::follow(ctx, 0);
+    }
+    if word & KIND == ERROR {
+        word = F::error(ctx, 0);
     }
     if word & KIND == OPEN {
         word = F::open(ctx, word & !KIND);
@@ -199,9 +228,18 @@ fn finish<F: Family + Stages>(ctx: &XdpContext, verdict: Verdict) -> Action {
         word = F::unbalanced(ctx, 0);
     }
     if word & KIND == REFUSE {
-        word = F::refuse(ctx, word & !KIND);
+        return Action::from_number(F::refuse(ctx, word & !KIND));
     }
-    Action::from_number(word)
+    if is_first_fragment {
+        word = F::remember(ctx, word);
+    }
+    if word & KIND == REDIRECT { redirect(word as u32) } else { Action::from_number(word) }
+}
+
+#[inline(always)]
+fn redirect(ifindex: u32) -> Action {
+    helpers::redirect(ifindex);
+    Action::Redirect
 }
 
 /// Whether the frame was for this host alone: errors are never sent about others (RFC 1122 §3.2.2).

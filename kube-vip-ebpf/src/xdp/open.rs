@@ -9,7 +9,7 @@ use network_types::eth::EthHdr;
 use super::transport::{self, Transport};
 use super::{Action, Chosen, Refusal, Verdict, balance, deliver, pick};
 use crate::count;
-use crate::family::{Family, Payload, Ports};
+use crate::family::{Family, Ports};
 use crate::frame::{Cursor, length};
 use crate::maps::{self, BACKENDS, TABLES};
 
@@ -25,9 +25,7 @@ fn handle<F: Family>(ctx: &XdpContext, chosen: Chosen) -> Option<Verdict> {
     let mut cursor = Cursor::new(ctx);
     let _ethernet = cursor.take::<EthHdr>()?;
     let ip = cursor.take::<F::Header>()?;
-    let Payload::Protocol(protocol) = F::payload(ip, &mut cursor) else {
-        return None;
-    };
+    let protocol = F::payload(ctx, ip, &mut cursor).protocol()?;
     let transport = transport::parse(&mut cursor, protocol)?;
     let slot = if chosen.from_agent() && chosen.slot.node() != THIS_NODE {
         local::<F>(ip, transport.ports)
@@ -52,7 +50,10 @@ fn local<F: Family>(ip: &F::Header, ports: Ports) -> Slot {
         return Slot::NONE;
     };
     match TABLES.get(frontend.id) {
-        Some(table) => pick::local(table, balance::hash::<F>(frontend, ip, ports)),
+        Some(table) => pick::local(
+            table,
+            balance::hash::<F>(frontend, F::source(ip), F::destination(ip), ports),
+        ),
         None => Slot::NONE,
     }
 }

@@ -22,7 +22,7 @@ pub(super) fn answer<F: Family>(mut ctx: XdpContext) -> Option<Action> {
     let mut cursor = Cursor::new(&ctx);
     let ethernet = cursor.take::<EthHdr>()?;
     let ip = cursor.take::<F::Header>()?;
-    let Payload::Protocol(protocol::TCP) = F::payload(ip, &mut cursor) else {
+    let Payload::Protocol(protocol::TCP) = F::payload(&ctx, ip, &mut cursor) else {
         return None;
     };
     let headers = cursor.offset(&ctx) - size_of::<EthHdr>();

@@ -6,7 +6,7 @@ use aya_ebpf::programs::XdpContext;
 use network_types::eth::EthHdr;
 
 use super::{Action, agent, is_unicast};
-use crate::family::{Family, Payload, protocol};
+use crate::family::{Family, protocol};
 use crate::frame::{Cursor, Word};
 use crate::helpers;
 
@@ -30,11 +30,7 @@ pub(super) fn answer<F: Family>(mut ctx: XdpContext) -> Option<Action> {
     let mut cursor = Cursor::new(&ctx);
     let ethernet = *cursor.take::<EthHdr>()?;
     let ip = cursor.take::<F::Header>()?;
-    let (Payload::Protocol(protocol) | Payload::FirstFragment(protocol)) =
-        F::payload(ip, &mut cursor)
-    else {
-        return None;
-    };
+    let protocol = F::payload(&ctx, ip, &mut cursor).protocol()?;
     let quoted = (cursor.offset(&ctx) - size_of::<EthHdr>()) / 4 + 2;
     let (client, vip) = (F::source(ip), F::destination(ip));
     // Where the client of an agent's frame is on the link is not known here.

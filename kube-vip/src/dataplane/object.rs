@@ -137,6 +137,8 @@ pub(super) const MAP_NAMES: &[&str] = &[
     "FLOWS6",
     "REVERSE4",
     "REVERSE6",
+    "FRAGS",
+    "FRAG_KEY",
 ];
 
 impl Object {
