@@ -11,6 +11,7 @@ extern crate std;
 pub mod address;
 pub mod backend;
 pub mod checksum;
+pub mod clock;
 pub mod event;
 pub mod filter;
 pub mod flow;
@@ -23,6 +24,7 @@ pub mod mark;
 pub mod node;
 #[cfg(feature = "user")]
 mod pod;
+pub mod probe;
 pub mod settings;
 pub mod stats;
 pub mod table;

@@ -10,16 +10,10 @@ pub const THIS_NODE: u16 = 1;
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Node {
-    /// Where frames to it go; all zero while that is unknown.
-    pub mac: MacAddress,
-    /// Own Ethernet address on the interface it is reached through.
-    pub source_mac: MacAddress,
-    /// Interface it is reached through; 0 while it cannot be forwarded to.
-    pub ifindex: u32,
-    /// How packets get there: [`LINK`], [`TUNNEL`] or [`NAT`].
-    pub way: u32,
-    /// Largest IP packet that fits on that way, in bytes.
-    pub mtu: u32,
+    /// The way of IPv4 packets to it.
+    pub hop4: Hop,
+    /// The way of IPv6 packets to it: behind routers it may be another.
+    pub hop6: Hop,
     /// Its IPv4 address, mapped; all zero where it has none.
     pub v4: Address,
     /// Its IPv6 address; all zero where it has none.
@@ -30,11 +24,27 @@ pub struct Node {
     pub pods6: Range6,
 }
 
-/// [`Node::way`]: an agent on this L2 network, by new Ethernet addresses.
+/// The next hop of one IP version's packets on their way to a host.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Hop {
+    /// Where frames go; all zero while that is unknown.
+    pub mac: MacAddress,
+    /// Own Ethernet address on the interface they leave through.
+    pub source_mac: MacAddress,
+    /// Interface they leave through; 0 while the host cannot be forwarded to.
+    pub ifindex: u32,
+    /// How packets get there: [`LINK`], [`TUNNEL`] or [`NAT`].
+    pub way: u32,
+    /// Largest IP packet that fits on that way, in bytes, headers of a tunnel included.
+    pub mtu: u32,
+}
+
+/// [`Hop::way`]: an agent on this L2 network, by new Ethernet addresses.
 pub const LINK: u32 = 0;
-/// [`Node::way`]: an agent behind a router, by IPIP or IP6IP6.
+/// [`Hop::way`]: an agent behind a router, by IPIP or IP6IP6.
 pub const TUNNEL: u32 = 1;
-/// [`Node::way`]: no agent there, by address translation. Such an entry stands for a next hop, the
+/// [`Hop::way`]: no agent there, by address translation. Such an entry stands for a next hop, the
 /// address is the backend's.
 pub const NAT: u32 = 2;
 
@@ -89,6 +99,14 @@ pub struct Peer {
     pub node: u32,
 }
 
+/// The Ethernet address that stands for a host on frames that came out of its tunnel, where they
+/// would carry the router's: locally administered (IEEE 802 §8.4), so no card has it.
+#[inline(always)]
+pub const fn tunnelled(node: u32) -> MacAddress {
+    let [.., high, low] = node.to_be_bytes();
+    MacAddress::new([0x06, b'k', b'v', b'i', high, low])
+}
+
 /// Key of `PEERS`.
 #[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -109,7 +127,7 @@ pub struct Uplink {
     pub pad: [u8; 2],
 }
 
-assert_size!(Range4: 8, Range6: 32, Node: 96, Peer: 4, PeerKey: 8, Uplink: 8);
+assert_size!(Hop: 24, Range4: 8, Range6: 32, Node: 120, Peer: 4, PeerKey: 8, Uplink: 8);
 
 impl PeerKey {
     /// The key for a frame from `mac`.

@@ -4,6 +4,7 @@ use aya::Pod;
 
 use crate::address::Address;
 use crate::backend::Backend;
+use crate::clock::Clock;
 use crate::event::{Event, EventTime};
 use crate::filter::Filter;
 use crate::flow::{Endpoint4, Endpoint6, Tuple4, Tuple6};
@@ -29,6 +30,7 @@ pod!(
     Address,
     Backend,
     BackendTraffic,
+    Clock,
     Count,
     Endpoint4,
     Endpoint6,

@@ -100,6 +100,18 @@ reasons! {
     BackToSender = "back_to_sender",
     /// The way to the chosen backend's host is not known: dropped.
     NoNextHop = "no_next_hop",
+    /// Sent through a tunnel to a peer behind a router.
+    Tunnelled = "tunnelled",
+    /// Too big for the tunnel to the chosen backend's host: answered with the size that fits.
+    TooBig = "too_big",
+    /// The frame had no room for a tunnel's header: dropped.
+    TunnelFailed = "tunnel_failed",
+    /// Came through a tunnel from a peer.
+    Decapsulated = "decapsulated",
+    /// Came through a tunnel from a host that is no peer, as if from an agent: dropped.
+    TunnelRefused = "tunnel_refused",
+    /// Another agent's probe, answered.
+    ProbeAnswered = "probe_answered",
     /// A fragment of a packet to a VIP whose first one was not let through or has not come: dropped.
     Fragment = "fragment",
     /// A fragment that went where the first one of its packet had gone.

@@ -6,7 +6,7 @@ use crate::assert_size;
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Vip {
-    /// Any of [`VIRTUAL`], [`HELD`], [`SERVED`].
+    /// Any of [`VIRTUAL`], [`HELD`], [`SERVED`], [`OWN`].
     pub flags: u32,
     /// Index into `LEASES`.
     pub lease: u32,
@@ -20,5 +20,8 @@ pub const VIRTUAL: u32 = 1;
 pub const HELD: u32 = 2;
 /// Backends listen on it here: a direct connection to one must not meet the remains of a balanced one.
 pub const SERVED: u32 = 4;
+
+/// An address of this host that other agents know it by: their probes and tunnels end here.
+pub const OWN: u32 = 8;
 
 assert_size!(Vip: 12);

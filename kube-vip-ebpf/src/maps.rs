@@ -6,6 +6,7 @@ use aya_ebpf::btf_maps::{Array, ArrayOfMaps, HashMap, LruHashMap, PerCpuArray, R
 use aya_ebpf::macros::btf_map;
 use kube_vip_common::address::Address;
 use kube_vip_common::backend::Backend;
+use kube_vip_common::clock::Clock;
 use kube_vip_common::event::{Event, EventTime, KINDS};
 use kube_vip_common::filter::Filter;
 use kube_vip_common::flow::{Endpoint4, Endpoint6, Tuple4, Tuple6};
@@ -67,6 +68,10 @@ pub static NODES: Array<Node, 256> = Array::new();
 #[btf_map]
 pub static PEERS: HashMap<PeerKey, Peer, 256> = HashMap::new();
 
+/// IP address → index into `NODES`, of other hosts that take part.
+#[btf_map]
+pub static PEER_IPS: HashMap<Address, Peer, 512> = HashMap::new();
+
 /// Interface index → own Ethernet address there.
 #[btf_map]
 pub static UPLINKS: HashMap<u32, Uplink, 64> = HashMap::new();
@@ -119,6 +124,10 @@ pub static EVENT_TIMES: Array<EventTime, KINDS> = Array::new();
 #[btf_map]
 pub static SETTINGS: Array<Settings, 1> = Array::new();
 
+/// The time, by the agent's hand.
+#[btf_map]
+pub static CLOCK: Array<Clock, 1> = Array::new();
+
 /// The entry of an address that is ours to judge.
 #[inline(always)]
 pub fn vip(address: &Address) -> Option<&'static Vip> {
@@ -149,6 +158,13 @@ pub fn frontend(key: [u64; 3]) -> Option<&'static Frontend> {
 pub fn peer(mac: [u8; 6]) -> Option<u32> {
     // SAFETY: one word, copied.
     unsafe { PEERS.get(PeerKey::new(mac)).map(|peer| peer.node) }
+}
+
+/// The index into `NODES` of the agent with that IP address.
+#[inline(always)]
+pub fn peer_at(address: &Address) -> Option<u32> {
+    // SAFETY: one word, copied.
+    unsafe { PEER_IPS.get(address).map(|peer| peer.node) }
 }
 
 /// This host's own Ethernet address on an uplink.

@@ -73,6 +73,12 @@ stages! {
     open: open4, open6 = xdp::open::stage;
     /// The middle of a connection without a record here; the number is a packed [`xdp::Chosen`].
     stray: stray4, stray6 = xdp::stray::stage;
+    /// An IP packet inside another one, for an address of ours. The number is not used.
+    decapsulate: decapsulate4, decapsulate6 = xdp::decapsulate::stage;
+    /// To a peer behind a router; the number is a packed [`xdp::Onward`].
+    tunnel: tunnel4, tunnel6 = xdp::tunnel::stage;
+    /// Another agent's probe. The number is not used.
+    probe: probe4, probe6 = xdp::probe::stage;
     /// For an address of ours, but no frontend's. The number is not used.
     unbalanced: unbalanced4, unbalanced6 = xdp::unbalanced::stage;
     /// Tells a client that nobody serves it; the number is a packed [`xdp::Refusal`].

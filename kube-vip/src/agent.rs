@@ -84,6 +84,7 @@ pub async fn run(config_path: &Path, config: Config) -> anyhow::Result<()> {
     let mut driver = Driver::open(&config.instance, &config.limits);
     let voices = driver.voices();
     let fence = driver.fence();
+    let mut hand = driver.hand();
     let mut agent = Agent {
         addresses: Addresses::new(&config.instance),
         announcer: Announcer::new().context("cannot open a packet socket to announce VIPs")?,
@@ -124,6 +125,9 @@ pub async fn run(config_path: &Path, config: Config) -> anyhow::Result<()> {
             _ = interrupt.recv() => break info!("SIGINT: leaving the host as it was found"),
             _ = beat.tick() => {
                 pulse.send_modify(|pulse| pulse.at = Instant::now());
+                if let Err(error) = hand.set() {
+                    error!("writing CLOCK: {error}");
+                }
                 continue;
             }
             Some(read) = files.recv() => agent.take_up(read).await,

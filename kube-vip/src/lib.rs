@@ -13,6 +13,8 @@ pub mod cli;
 pub mod config;
 pub mod dataplane;
 pub mod election;
+#[doc(hidden)]
+pub mod fuzzing;
 mod instance;
 pub mod logging;
 pub mod observe;

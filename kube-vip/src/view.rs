@@ -63,6 +63,9 @@ pub enum Hop {
         interface: u32,
         /// The router's hardware address; absent while it does not answer.
         mac: Option<Mac>,
+        /// Largest packet in bytes that the route says fits, a learnt path MTU included; absent
+        /// where it says nothing, so that the interface's counts.
+        mtu: Option<u32>,
     },
     /// No route.
     Unreachable,

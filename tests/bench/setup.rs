@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use kube_vip::config::{Affinity, Limits, Protocol, TableSize};
-use kube_vip::plan::{Backend, DataPlane, Frontend, Node, Vip, Way};
+use kube_vip::plan::{Backend, DataPlane, Frontend, NextHop, Node, Through, Vip, Way};
 use kube_vip::view::Mac;
 
 /// Interface that test runs arrive on: the loopback of the namespace.
@@ -60,10 +60,10 @@ pub(crate) fn backend(v6: bool, number: u8) -> SocketAddr {
 pub(crate) fn configuration() -> DataPlane {
     let vip_of = || Vip { host_address: false, held: true, grant: None, owner: None };
     let mut desired = DataPlane::default();
-    let node = |local, mac, host| Node {
-        local,
-        hop: Some((mac, IFINDEX)),
-        addresses: vec![address(false, 0, host), address(true, 0, host)],
+    let node = |local, mac, host| {
+        let hop = NextHop { mac, interface: IFINDEX, through: Through::Link, mtu: 1500 };
+        let addresses = vec![address(false, 0, host), address(true, 0, host)];
+        Node { local, hop4: Some(hop.clone()), hop6: Some(hop), addresses }
     };
     desired.nodes.insert("here".to_owned(), node(true, HOST, 1));
     for number in 1..=PEERS {

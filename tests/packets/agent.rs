@@ -182,7 +182,7 @@ fn agents_are_known_by_the_address_they_have_now() {
     let backends = everywhere(&[At::Pod(1)]);
     let mut kernel = Kernel::new(&elsewhere(backends.clone()));
     let mut moved = elsewhere(backends.clone());
-    moved.nodes.get_mut("peer").expect("peer").hop = Some((NEW, IFINDEX));
+    moved.nodes.insert("peer".to_owned(), node(false, NEW, [PEER4.into(), PEER6.into()]));
     kernel.apply(&moved);
     for v6 in FAMILIES {
         let packet = syn(v6, SOURCE).link(NEW, HOST);

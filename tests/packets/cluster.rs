@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use kube_vip::dataplane::Port;
-use kube_vip::plan::{Backend, DataPlane, Frontend, Node, Vip, Way};
+use kube_vip::plan::{Backend, DataPlane, Frontend, NextHop, Node, Through, Vip, Way};
 use kube_vip::view::Mac;
 use kube_vip_common::frontend::{Affinity, Protocol};
 use kube_vip_common::table::TableSize;
@@ -18,6 +18,10 @@ pub(crate) const PORT: u16 = 80;
 pub(crate) const TARGET: u16 = 8080;
 /// A port of the VIP that nobody balances.
 pub(crate) const SSH: u16 = 22;
+
+/// Where probes come to, and what their answers say of the seeds.
+pub(crate) const PROBE: u16 = 10000;
+pub(crate) const DIGEST: u64 = 0x0102_0304_0506_0708;
 
 /// Seed of every frontend's hash.
 pub(crate) const SEED: u64 = 7;
@@ -102,11 +106,19 @@ fn desired(vip: &Vip, frontends: Frontends) -> DataPlane {
         ]),
         frontends,
         logging: false,
+        probe_port: PROBE,
+        digest: DIGEST,
     }
 }
 
 pub(crate) fn node(local: bool, mac: Mac, addresses: [IpAddr; 2]) -> Node {
-    Node { local, hop: Some((mac, IFINDEX)), addresses: addresses.to_vec() }
+    let hop = Some(link(mac, IFINDEX));
+    Node { local, hop4: hop.clone(), hop6: hop, addresses: addresses.to_vec() }
+}
+
+/// The way to a host on the same link.
+pub(crate) fn link(mac: Mac, interface: u32) -> NextHop {
+    NextHop { mac, interface, through: Through::Link, mtu: 1500 }
 }
 
 /// This host has the VIPs.

@@ -92,7 +92,9 @@ fn packets_and_bytes_are_counted() {
 /// The peer as only node with a backend, reached like this.
 fn peer_behind(hop: Option<(Mac, u32)>) -> DataPlane {
     let mut desired = elsewhere(everywhere(&[At::Peer]));
-    desired.nodes.get_mut("peer").expect("peer").hop = hop;
+    let hop = hop.map(|(mac, interface)| link(mac, interface));
+    let node = desired.nodes.get_mut("peer").expect("peer");
+    (node.hop4, node.hop6) = (hop.clone(), hop);
     desired
 }
 

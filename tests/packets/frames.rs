@@ -7,6 +7,7 @@ use kube_vip::view::Mac;
 pub(crate) const CLIENT: Mac = Mac([2, 0, 0, 0, 0, 0xc1]);
 pub(crate) const HOST: Mac = Mac([2, 0, 0, 0, 0, 0x01]);
 pub(crate) const PEER: Mac = Mac([2, 0, 0, 0, 0, 0x02]);
+pub(crate) const ROUTER: Mac = Mac([2, 0, 0, 0, 0, 0x0f]);
 pub(crate) const STRANGER: Mac = Mac([2, 0, 0, 0, 0, 0xee]);
 pub(crate) const BROADCAST: Mac = Mac([0xff; 6]);
 pub(crate) const NOBODY: Mac = Mac([0; 6]);

@@ -10,8 +10,9 @@ use std::time::Duration;
 
 use aya::programs::{TestRun as _, TestRunOptions};
 use kube_vip::config::Limits;
-use kube_vip::dataplane::{Fence, LEASE, Mirror, Object, Port, counters, event};
+use kube_vip::dataplane::{Fence, Hand, LEASE, Mirror, Object, Port, counters, event};
 use kube_vip::plan::{DataPlane, Grant};
+use kube_vip::view::Mac;
 use kube_vip_common::address::MacAddress;
 use kube_vip_common::event::Event;
 use kube_vip_common::frontend::Protocol;
@@ -137,6 +138,17 @@ impl Kernel {
     pub(crate) fn try_apply(&mut self, desired: &DataPlane) -> Result<(), String> {
         let result = self.mirror.apply(&mut self.object.maps, desired, CLOSED);
         result.map(|_| ()).map_err(|error| error.to_string())
+    }
+
+    /// Gives the uplink another address.
+    pub(crate) fn set_uplink(&mut self, mac: Mac) {
+        let own = Uplink { mac: MacAddress::new(mac.0), pad: [0; 2] };
+        self.object.maps.uplinks.insert(IFINDEX, own, 0).expect("uplink");
+    }
+
+    /// Moves the clock, as an agent does.
+    pub(crate) fn set_clock(&mut self) {
+        Hand::new(self.object.maps.clock.take()).set().expect("clock");
     }
 
     /// Forgets that an interface is an uplink.

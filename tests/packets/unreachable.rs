@@ -19,11 +19,16 @@ fn address(v6: bool) -> (u8, u8) {
 }
 
 /// The error that quotes a packet's header and the eight bytes behind it.
-fn error(request: &Packet, (kind, code): (u8, u8)) -> Vec<u8> {
+fn error(request: &Packet, kind: (u8, u8)) -> Vec<u8> {
+    error_saying(request, kind, [0; 4])
+}
+
+/// The same with another second word.
+pub(crate) fn error_saying(request: &Packet, (kind, code): (u8, u8), second: [u8; 4]) -> Vec<u8> {
     let v6 = request.source.is_ipv6();
     let mut quoted = request.network();
     quoted.resize(if v6 { 48 } else { 28 }, 0);
-    Packet::icmp(v6, kind, code, &[&[0; 4], quoted.as_slice()].concat())
+    Packet::icmp(v6, kind, code, &[&second, quoted.as_slice()].concat())
         .between(request.destination, request.source)
         .link(request.to, request.from)
         .fresh()

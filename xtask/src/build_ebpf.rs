@@ -129,14 +129,24 @@ fn without_debug(object: &Path) -> Result<PathBuf> {
 
 /// A cargo command for the eBPF workspace, with the flags and surroundings it needs.
 pub(crate) fn bpf_cargo(tools: &setup::Tools, command: &str) -> Result<Command> {
+    bpf_cargo_in(tools, command, &paths::bpf_workspace(), &paths::bpf_build())
+}
+
+/// The same for a copy of that workspace.
+pub(crate) fn bpf_cargo_in(
+    tools: &setup::Tools,
+    command: &str,
+    workspace: &Path,
+    build: &Path,
+) -> Result<Command> {
     let toolchain = tools.toolchain()?;
     let mut cargo = child::foreign(&toolchain.cargo);
     cargo
         .arg(command)
         .args(["--target", BPF_TARGET])
         .arg("--target-dir")
-        .arg(paths::bpf_build())
-        .current_dir(paths::bpf_workspace())
+        .arg(build)
+        .current_dir(workspace)
         .env("RUSTC", &toolchain.rustc)
         .env("CARGO_ENCODED_RUSTFLAGS", rustflags(&tools.linker()?.path).join("\x1f"));
     match toolchain.kind {

@@ -9,6 +9,7 @@ mod fingerprint;
 mod linker;
 mod lint;
 mod lint_tables;
+mod mutants;
 mod packages;
 mod paths;
 mod privilege;
@@ -37,6 +38,7 @@ enum Command {
     Build(build::Args),
     Demo(demo::Args),
     Test(test::Args),
+    Mutants(mutants::Args),
     Bench(bench::Args),
     Lint(lint::Args),
 }
@@ -48,6 +50,7 @@ fn main() -> ExitCode {
         Command::Build(args) => build::run(&args).map(|()| true),
         Command::Demo(args) => demo::run(args).map(|()| true),
         Command::Test(args) => test::run(&args),
+        Command::Mutants(args) => mutants::run(&args),
         Command::Bench(args) => bench::run(args).map(|()| true),
         Command::Lint(args) => lint::run(&args).map(|()| true),
     };

@@ -8,7 +8,7 @@ use kube_vip_common::address::Address;
 use kube_vip_common::checksum::Sum;
 use kube_vip_common::filter::Bit;
 use kube_vip_common::hash::FlowHash;
-use kube_vip_common::node::Node;
+use kube_vip_common::node::{Hop, Node};
 
 use crate::frame::{Cursor, Frame, Wire};
 
@@ -20,10 +20,14 @@ pub use self::v6::{Halves, V6};
 pub mod protocol {
     /// RFC 792.
     pub const ICMP: u8 = 1;
+    /// RFC 2003.
+    pub const IPV4: u8 = 4;
     /// RFC 9293.
     pub const TCP: u8 = 6;
     /// RFC 768.
     pub const UDP: u8 = 17;
+    /// RFC 2473.
+    pub const IPV6: u8 = 41;
     /// RFC 4443.
     pub const ICMPV6: u8 = 58;
     /// RFC 9260.
@@ -103,6 +107,8 @@ pub trait Family {
 
     /// IP protocol number of this version's control messages.
     const ICMP: u8;
+    /// IP protocol number of a packet of this version inside another one.
+    const ENCAPSULATED: u8;
 
     /// Source address.
     fn source(ip: &Self::Header) -> Self::Bytes;
@@ -162,6 +168,8 @@ pub trait Family {
     fn bit(bytes: Self::Bytes) -> Bit;
     /// This family's address of a node.
     fn of_node(node: &Node) -> Self::Bytes;
+    /// This family's way to a node.
+    fn hop(node: &Node) -> &Hop;
     /// What a change of address means for a checksum that covers it.
     fn change(old: Self::Bytes, new: Self::Bytes) -> Sum;
 

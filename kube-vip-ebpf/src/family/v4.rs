@@ -9,7 +9,7 @@ use kube_vip_common::filter::Bit;
 use kube_vip_common::flow::{DIRECT, Endpoint4, Tuple4};
 use kube_vip_common::hash::{FlowHash, addresses4, ports};
 use kube_vip_common::mark::ORDINARY_TTL;
-use kube_vip_common::node::Node;
+use kube_vip_common::node::{Hop, Node};
 use network_types::ip::Ipv4Hdr;
 
 use super::{Family, Payload, Ports, protocol};
@@ -48,6 +48,7 @@ impl Family for V4 {
     type Endpoint = Endpoint4;
 
     const ICMP: u8 = protocol::ICMP;
+    const ENCAPSULATED: u8 = protocol::IPV4;
 
     #[inline(always)]
     fn source(ip: &Ipv4Hdr) -> [u8; 4] {
@@ -195,6 +196,11 @@ impl Family for V4 {
     #[inline(always)]
     fn of_node(node: &Node) -> [u8; 4] {
         node.v4.v4()
+    }
+
+    #[inline(always)]
+    fn hop(node: &Node) -> &Hop {
+        &node.hop4
     }
 
     #[inline(always)]

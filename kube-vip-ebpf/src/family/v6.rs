@@ -9,7 +9,7 @@ use kube_vip_common::filter::Bit;
 use kube_vip_common::flow::{DIRECT, Endpoint6, Tuple6};
 use kube_vip_common::hash::{FlowHash, ports};
 use kube_vip_common::mark::ORDINARY_TTL;
-use kube_vip_common::node::Node;
+use kube_vip_common::node::{Hop, Node};
 use network_types::ip::Ipv6Hdr;
 
 use super::{Family, Payload, Ports, protocol};
@@ -154,6 +154,7 @@ impl Family for V6 {
     type Endpoint = Endpoint6;
 
     const ICMP: u8 = protocol::ICMPV6;
+    const ENCAPSULATED: u8 = protocol::IPV6;
 
     #[inline(always)]
     fn source(ip: &Ipv6Hdr) -> Halves {
@@ -282,6 +283,11 @@ impl Family for V6 {
     #[inline(always)]
     fn of_node(node: &Node) -> Halves {
         Halves::of(&node.v6.octets)
+    }
+
+    #[inline(always)]
+    fn hop(node: &Node) -> &Hop {
+        &node.hop6
     }
 
     #[inline(always)]

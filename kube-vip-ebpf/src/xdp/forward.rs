@@ -1,7 +1,9 @@
-//! To a peer on this L2: new Ethernet addresses and the mark, nothing else, and no state.
+//! To a peer. On this L2: new Ethernet addresses and the mark, nothing else, and no state. Behind a
+//! router a stage of its own does more.
 
 use aya_ebpf::programs::XdpContext;
 use kube_vip_common::mark;
+use kube_vip_common::node::{Hop, LINK};
 use kube_vip_common::stats::Reason;
 use kube_vip_common::table::Slot;
 use network_types::eth::EthHdr;
@@ -12,6 +14,29 @@ use crate::frame::length;
 use crate::maps::NODES;
 use crate::{count, log};
 
+/// What a stage of its own sends on.
+#[derive(Clone, Copy)]
+pub struct Onward {
+    /// Where to.
+    pub slot: Slot,
+    /// The position it gets.
+    pub position: u8,
+}
+
+impl Onward {
+    /// As a number of 56 bits: the slot below, the position above.
+    #[inline(always)]
+    pub const fn pack(self) -> u64 {
+        self.slot.to_bits() as u64 | (self.position as u64) << 32
+    }
+
+    /// Out of the number.
+    #[inline(always)]
+    pub const fn unpack(word: u64) -> Self {
+        Self { slot: Slot::from_bits(word as u32), position: (word >> 32) as u8 }
+    }
+}
+
 #[inline(always)]
 pub(super) fn handle<F: Family>(
     ctx: &XdpContext,
@@ -19,30 +44,39 @@ pub(super) fn handle<F: Family>(
     ip: &mut F::Header,
     slot: Slot,
 ) -> Verdict {
-    let node = NODES.get(slot.node().into());
-    let Some(node) = node.filter(|node| node.ifindex != 0) else {
+    let hop = NODES.get(slot.node().into()).map(F::hop);
+    let Some(hop) = hop.filter(|hop| hop.ifindex != 0) else {
         return dropped(ctx, Reason::NoNextHop, ethernet.src_addr);
     };
-    let stays = node.ifindex == ctx.ingress_ifindex() as u32;
-    if stays && ethernet.dst_addr != node.source_mac.octets {
+    let stays = hop.ifindex == ctx.ingress_ifindex() as u32;
+    if stays && ethernet.dst_addr != hop.source_mac.octets {
         // For another host, and only flooded here: it forwards it itself.
         return Verdict::Done(Action::Pass);
     }
-    if node.mac.octets == ethernet.src_addr {
+    if hop.way != LINK {
+        return Verdict::Tunnel(Onward { slot, position: 0 });
+    }
+    if hop.mac.octets == ethernet.src_addr {
         return dropped(ctx, Reason::BackToSender, ethernet.src_addr);
     }
-    ethernet.dst_addr = node.mac.octets;
-    ethernet.src_addr = node.source_mac.octets;
+    ethernet.dst_addr = hop.mac.octets;
+    ethernet.src_addr = hop.source_mac.octets;
     F::set_ttl(ip, mark::ttl(0));
     count::sent(slot.backend(), length(ctx));
-    if stays {
+    out(ctx, hop)
+}
+
+/// Out where the next hop is.
+#[inline(always)]
+pub(super) fn out(ctx: &XdpContext, hop: &Hop) -> Verdict {
+    if hop.ifindex == ctx.ingress_ifindex() as u32 {
         return Verdict::Done(Action::Transmit);
     }
-    Verdict::Redirect(node.ifindex)
+    Verdict::Redirect(hop.ifindex)
 }
 
 #[inline(always)]
-fn dropped(ctx: &XdpContext, reason: Reason, mac: [u8; 6]) -> Verdict {
+pub(super) fn dropped(ctx: &XdpContext, reason: Reason, mac: [u8; 6]) -> Verdict {
     count::reason(reason);
     log::rare(ctx, reason, mac);
     Verdict::Done(Action::Drop)

@@ -9,11 +9,13 @@
 //!         │         └─ unusual: no plain TCP or UDP ─┬─> balance, where it is a frontend's
 //!         │                                          ├─> follow: a fragment, after its first
 //!         │                                          └─> error: an ICMP error, to whom it concerns
-//!         └─ finish ┬─ open: a flow begins here ──────> deliver
+//!         └─ finish ┬─ decapsulate: out of a tunnel ──> judge
+//!                   ├─ open: a flow begins here ──────> deliver
 //!                   ├─ stray: a connection goes on, unknown here
-//!                   ├─ unbalanced: ours, no frontend ─┬─> echo
+//!                   ├─ tunnel: to a peer behind a router, out again
+//!                   ├─ unbalanced: ours, no frontend ─┬─> echo, probe
 //!                   │                                 └─> up where held
-//!                   └─ refuse: reset, unreachable or closed
+//!                   └─ refuse: reset, unreachable, too big or closed
 //! ```
 
 use aya_ebpf::bindings::xdp_action;
@@ -32,6 +34,7 @@ pub(crate) mod arp;
 mod balance;
 mod chosen;
 mod closed;
+pub(crate) mod decapsulate;
 mod deliver;
 mod direct;
 mod echo;
@@ -41,16 +44,19 @@ pub(crate) mod fragments;
 pub(crate) mod nd;
 pub(crate) mod open;
 mod pick;
+pub(crate) mod probe;
 pub(crate) mod refuse;
 mod reset;
 pub(crate) mod stray;
 mod transport;
+pub(crate) mod tunnel;
 pub(crate) mod unbalanced;
 mod unreachable;
 pub(crate) mod unusual;
 pub(crate) mod vlan;
 
 pub use self::chosen::Chosen;
+pub use self::forward::Onward;
 pub use self::refuse::Refusal;
 
 /// What becomes of a frame.
@@ -96,8 +102,14 @@ pub enum Verdict {
     Open(Chosen),
     /// It is the middle of a connection that has no record here.
     Stray(Chosen),
+    /// It is an IP packet inside another one.
+    Decapsulate,
+    /// It goes to a peer behind a router.
+    Tunnel(Onward),
     /// It is no frontend's.
     Unbalanced,
+    /// It is another agent's probe.
+    Probe,
     /// The client is told that nobody serves it.
     Refuse(Refusal),
 }
@@ -108,10 +120,13 @@ const OPEN: u64 = 1 << 56;
 const STRAY: u64 = 2 << 56;
 const UNBALANCED: u64 = 3 << 56;
 const REFUSE: u64 = 4 << 56;
+const DECAPSULATE: u64 = 6 << 56;
+const TUNNEL: u64 = 7 << 56;
+const PROBE: u64 = 8 << 56;
 const UNUSUAL: u64 = 5 << 56;
-const FOLLOW: u64 = 6 << 56;
-const ERROR: u64 = 7 << 56;
-const REDIRECT: u64 = 8 << 56;
+const FOLLOW: u64 = 9 << 56;
+const ERROR: u64 = 10 << 56;
+const REDIRECT: u64 = 11 << 56;
 const KIND: u64 = 0x7f << 56;
 
 /// Flag of a packed verdict: it is about a first fragment.
@@ -126,10 +141,13 @@ impl Verdict {
             Self::Open(chosen) => OPEN | chosen.pack(),
             Self::Stray(chosen) => STRAY | chosen.pack(),
             Self::Redirect(ifindex) => REDIRECT | ifindex as u64,
+            Self::Decapsulate => DECAPSULATE,
+            Self::Tunnel(onward) => TUNNEL | onward.pack(),
             Self::Unusual => UNUSUAL,
             Self::Follow => FOLLOW,
             Self::Error => ERROR,
             Self::Unbalanced => UNBALANCED,
+            Self::Probe => PROBE,
             Self::Refuse(refusal) => REFUSE | refusal.pack(),
         }
     }
@@ -190,10 +208,14 @@ fn judge<F: Family>(ctx: &XdpContext, ethernet: &mut EthHdr, mut cursor: Cursor<
     if !F::bit(F::destination(ip)).is_set(filter) {
         return NOT_OURS;
     }
-    if let Some(protocol @ (protocol::TCP | protocol::UDP)) = F::plain(ip, &mut cursor)
-        && let Some(transport) = transport::parse(&mut cursor, protocol)
-    {
-        return balance::handle::<F>(ctx, ethernet, ip, transport);
+    match F::plain(ip, &mut cursor) {
+        Some(protocol @ (protocol::TCP | protocol::UDP)) => {
+            if let Some(transport) = transport::parse(&mut cursor, protocol) {
+                return balance::handle::<F>(ctx, ethernet, ip, transport);
+            }
+        }
+        Some(protocol) if protocol == F::ENCAPSULATED => return Verdict::Decapsulate,
+        _ => {}
     }
     Verdict::Unusual
 }
@@ -207,6 +229,9 @@ fn finish<F: Family + Stages>(ctx: &XdpContext, verdict: Verdict) -> Action {
         verdict => verdict.pack(),
     };
     let mut is_first_fragment = false;
+    if word & KIND == DECAPSULATE {
+        word = F::decapsulate(ctx, 0);
+    }
     if word & KIND == UNUSUAL {
         word = F::unusual(ctx, 0);
         is_first_fragment = word & FIRST_FRAGMENT != 0;
@@ -227,11 +252,18 @@ fn finish<F: Family + Stages>(ctx: &XdpContext, verdict: Verdict) -> Action {
     if word & KIND == UNBALANCED {
         word = F::unbalanced(ctx, 0);
     }
-    if word & KIND == REFUSE {
-        return Action::from_number(F::refuse(ctx, word & !KIND));
+    if word & KIND == PROBE {
+        word = F::probe(ctx, 0);
     }
-    if is_first_fragment {
+    // The others of a refused packet are not answered as well.
+    if is_first_fragment && word & KIND != REFUSE {
         word = F::remember(ctx, word);
+    }
+    if word & KIND == TUNNEL {
+        word = F::tunnel(ctx, word & !KIND);
+    }
+    if word & KIND == REFUSE {
+        word = F::refuse(ctx, word & !KIND);
     }
     if word & KIND == REDIRECT { redirect(word as u32) } else { Action::from_number(word) }
 }

@@ -65,6 +65,12 @@ impl Transport<'_> {
         self.ports.protocol == protocol::SCTP
     }
 
+    /// Whether it is a datagram.
+    #[inline(always)]
+    pub(super) fn is_udp(&self) -> bool {
+        self.ports.protocol == protocol::UDP
+    }
+
     /// Whether it can be answered with RST.
     #[inline(always)]
     pub(super) fn is_tcp(&self) -> bool {

@@ -2,14 +2,15 @@
 
 use aya_ebpf::programs::XdpContext;
 use kube_vip_common::stats::Reason;
-use kube_vip_common::vip::{HELD, SERVED, VIRTUAL};
+use kube_vip_common::vip::{HELD, OWN, SERVED, VIRTUAL};
 use network_types::eth::EthHdr;
 
 use super::transport;
 use super::{Action, Refusal, Verdict, agent, direct, echo, is_anothers, is_unicast};
 use crate::family::{Family, Payload, protocol};
 use crate::frame::Cursor;
-use crate::{count, log, maps};
+use crate::maps::{self, SETTINGS};
+use crate::{count, log};
 
 #[inline(always)]
 pub(crate) fn stage<F: Family>(ctx: XdpContext, _: u64) -> u64 {
@@ -30,12 +31,15 @@ fn handle<F: Family>(ctx: &XdpContext) -> Verdict {
         return Verdict::Done(Action::Pass);
     }
     let payload = F::payload(ctx, ip, &mut cursor);
-    if vip.flags & SERVED != 0
-        && let Some(protocol @ (protocol::TCP | protocol::UDP | protocol::SCTP)) =
-            payload.protocol()
+    if let Some(protocol @ (protocol::TCP | protocol::UDP | protocol::SCTP)) = payload.protocol()
         && let Some(transport) = transport::parse(&mut cursor, protocol)
     {
-        direct::handle::<F>(ip, &transport);
+        if vip.flags & OWN != 0 && transport.is_udp() && is_probe(transport.ports.destination) {
+            return Verdict::Probe;
+        }
+        if vip.flags & SERVED != 0 {
+            direct::handle::<F>(ip, &transport);
+        }
     }
     let from_agent = agent::position::<F>(ethernet, ip).is_some();
     if from_agent && (vip.flags & VIRTUAL != 0 || vip.flags & HELD == 0) {
@@ -59,6 +63,11 @@ fn handle<F: Family>(ctx: &XdpContext) -> Verdict {
     // The kernel has the address: what is no frontend's is its own business.
     count::reason(Reason::PassedUp);
     Verdict::Done(Action::Pass)
+}
+
+#[inline(always)]
+fn is_probe(port: u16) -> bool {
+    SETTINGS.get(0).is_some_and(|settings| settings.probe_port == port)
 }
 
 /// The kernel has no such address and would route the packet out again.

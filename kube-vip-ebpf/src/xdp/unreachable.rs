@@ -17,6 +17,10 @@ const PORT_V6: [u8; 2] = [1, 4];
 const HOST_V4: [u8; 2] = [3, 1];
 const HOST_V6: [u8; 2] = [1, 3];
 
+/// Type and code: too big for the way (RFC 1191 §4, RFC 4443 §3.2).
+const TOO_BIG_V4: [u8; 2] = [3, 4];
+const TOO_BIG_V6: [u8; 2] = [2, 0];
+
 /// Words of the ICMP header.
 const HEADER: usize = 2;
 
@@ -24,9 +28,9 @@ const HEADER: usize = 2;
 /// headers, and the eight bytes. A packet with more of them is not answered.
 const QUOTED: usize = 34;
 
-/// Nothing where it must not be answered.
+/// With `mtu` the answer is the size that a packet may have. Nothing where it must not be answered.
 #[inline(never)]
-pub(super) fn answer<F: Family>(mut ctx: XdpContext) -> Option<Action> {
+pub(super) fn answer<F: Family>(mut ctx: XdpContext, mtu: u16) -> Option<Action> {
     let mut cursor = Cursor::new(&ctx);
     let ethernet = *cursor.take::<EthHdr>()?;
     let ip = cursor.take::<F::Header>()?;
@@ -39,6 +43,8 @@ pub(super) fn answer<F: Family>(mut ctx: XdpContext) -> Option<Action> {
         return None;
     }
     let kind = match (F::ICMP, protocol) {
+        (protocol::ICMP, _) if mtu != 0 => TOO_BIG_V4,
+        _ if mtu != 0 => TOO_BIG_V6,
         (protocol::ICMP, protocol::UDP) => PORT_V4,
         (protocol::ICMP, _) => HOST_V4,
         (_, protocol::UDP) => PORT_V6,
@@ -67,7 +73,8 @@ pub(super) fn answer<F: Family>(mut ctx: XdpContext) -> Option<Action> {
     } else {
         Default::default()
     };
-    sum = sum.add(u16::from_ne_bytes(kind).into());
+    let [m0, m1] = mtu.to_be_bytes();
+    sum = sum.add(u16::from_ne_bytes(kind).into()).add(u16::from_ne_bytes([m0, m1]).into());
     for n in 0..QUOTED {
         if n == quoted {
             break;
@@ -75,6 +82,7 @@ pub(super) fn answer<F: Family>(mut ctx: XdpContext) -> Option<Action> {
         sum = sum.add(u32::from_ne_bytes(*cursor.take::<Word>()?));
     }
     let [c0, c1] = sum.checksum().to_ne_bytes();
-    *icmp = [[kind[0], kind[1], c0, c1], [0; 4]];
+    // The size is half a word for IPv4, which is the lower half of IPv6's.
+    *icmp = [[kind[0], kind[1], c0, c1], [0, 0, m0, m1]];
     Some(Action::Transmit)
 }

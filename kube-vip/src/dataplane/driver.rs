@@ -10,6 +10,7 @@ use kube_vip_common::stats::{BackendTraffic, Reason, Traffic};
 use tracing::{info, warn};
 
 use super::attach::Attachment;
+use super::clock::Hand;
 use super::closed::ClosedPort;
 use super::counters;
 use super::leases::{Fence, FenceError};
@@ -100,6 +101,11 @@ impl Driver {
     /// The fence, for the election.
     pub fn fence(&self) -> Fence {
         self.fence.clone()
+    }
+
+    /// The hand that moves the clock, once.
+    pub fn hand(&mut self) -> Hand {
+        Hand::new(self.kernel.as_mut().and_then(|kernel| kernel.object.maps.clock.take()))
     }
 
     /// What the programs tell of their own accord, once.

@@ -1,6 +1,7 @@
 //! Driver: the kernel programs and their maps.
 
 mod attach;
+mod clock;
 mod closed;
 pub mod counters;
 mod driver;
@@ -14,6 +15,7 @@ mod sys;
 mod tables;
 
 pub use attach::{Attachment, Egress, Ingress};
+pub use clock::Hand;
 pub use driver::{Driver, DriverError, Voices};
 pub use ids::Full;
 pub use leases::{Fence, FenceError};

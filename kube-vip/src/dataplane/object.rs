@@ -8,6 +8,7 @@ use aya::programs::{ProgramError, SchedClassifier, Xdp};
 use aya::{Ebpf, EbpfLoader};
 use kube_vip_common::address::Address;
 use kube_vip_common::backend::Backend;
+use kube_vip_common::clock::Clock;
 use kube_vip_common::event::Event;
 use kube_vip_common::filter::Filter;
 use kube_vip_common::frontend::{Frontend, FrontendKey};
@@ -99,10 +100,14 @@ pub struct Maps {
     pub nodes: Array<MapData, Node>,
     /// `PEERS`.
     pub peers: HashMap<MapData, PeerKey, Peer>,
+    /// `PEER_IPS`.
+    pub peer_ips: HashMap<MapData, Address, Peer>,
     /// `UPLINKS`.
     pub uplinks: HashMap<MapData, u32, Uplink>,
     /// `SETTINGS`.
     pub settings: Array<MapData, Settings>,
+    /// `CLOCK`; taken by the hand that moves it.
+    pub clock: Option<Array<MapData, Clock>>,
     /// `STATS`.
     pub stats: PerCpuArray<MapData, Count>,
     /// `FRONTEND_STATS`.
@@ -126,8 +131,10 @@ pub(super) const MAP_NAMES: &[&str] = &[
     "BACKENDS",
     "NODES",
     "PEERS",
+    "PEER_IPS",
     "UPLINKS",
     "SETTINGS",
+    "CLOCK",
     "STATS",
     "FRONTEND_STATS",
     "BACKEND_STATS",
@@ -294,8 +301,10 @@ impl Maps {
             backends: typed(programs, "BACKENDS")?,
             nodes: typed(programs, "NODES")?,
             peers: typed(programs, "PEERS")?,
+            peer_ips: typed(programs, "PEER_IPS")?,
             uplinks: typed(programs, "UPLINKS")?,
             settings: typed(programs, "SETTINGS")?,
+            clock: Some(typed(programs, "CLOCK")?),
             stats: typed(programs, "STATS")?,
             frontend_stats: typed(programs, "FRONTEND_STATS")?,
             backend_stats: typed(programs, "BACKEND_STATS")?,

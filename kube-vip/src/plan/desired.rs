@@ -53,6 +53,10 @@ pub struct DataPlane {
     pub frontends: BTreeMap<(IpAddr, u16, Protocol), Frontend>,
     /// Rare paths write log lines.
     pub logging: bool,
+    /// The UDP port that other agents' probes come to; 0 where there are no others.
+    pub probe_port: u16,
+    /// Of what seeds come from: hosts with the same digest have the same tables.
+    pub digest: u64,
 }
 
 /// An interface the programs are attached to.
@@ -95,10 +99,41 @@ pub struct Grant {
 pub struct Node {
     /// It is this host.
     pub local: bool,
-    /// Hardware address and interface index of the way there; absent while it cannot be forwarded to.
-    pub hop: Option<(Mac, u32)>,
+    /// The way of IPv4 packets to it; absent while they cannot be forwarded.
+    pub hop4: Option<NextHop>,
+    /// The way of IPv6 packets to it.
+    pub hop6: Option<NextHop>,
     /// Its addresses.
     pub addresses: Vec<IpAddr>,
+}
+
+impl Node {
+    /// The way of one family's packets to it.
+    pub fn hop(&self, v4: bool) -> Option<&NextHop> {
+        if v4 { self.hop4.as_ref() } else { self.hop6.as_ref() }
+    }
+}
+
+/// Where packets to a host go next.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NextHop {
+    /// Hardware address there: the host's own, or its router's.
+    pub mac: Mac,
+    /// The interface they leave through.
+    pub interface: u32,
+    /// What they leave as.
+    pub through: Through,
+    /// Largest IP packet that fits on the way, in bytes.
+    pub mtu: u32,
+}
+
+/// What packets to a host travel through.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Through {
+    /// The link this host is on too.
+    Link,
+    /// Routers, in a tunnel.
+    Tunnel,
 }
 
 /// A balanced port.

@@ -82,8 +82,9 @@ fn place(view: &View, nodes: &BTreeMap<String, Node>, backend: &config::Backend)
     }
     match config.remote_peers.iter().find(|peer| peer.addresses.contains(&address)) {
         Some(peer) => {
-            let reachable = nodes.get(&peer.id).is_some_and(|node| node.hop.is_some());
-            let way = if reachable { Way::Peer } else { Way::None(obstacle(view, peer)) };
+            let v4 = address.is_ipv4();
+            let reachable = nodes.get(&peer.id).is_some_and(|node| node.hop(v4).is_some());
+            let way = if reachable { Way::Peer } else { Way::None(obstacle(view, peer, v4)) };
             at(Some(&peer.id), way)
         }
         None => {

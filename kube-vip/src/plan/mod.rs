@@ -16,7 +16,8 @@ use std::collections::BTreeSet;
 
 pub use self::nodes::wanted;
 pub use desired::{
-    Announcement, Backend, DataPlane, Desired, Frontend, Grant, HeldAddress, Node, Uplink, Vip, Way,
+    Announcement, Backend, DataPlane, Desired, Frontend, Grant, HeldAddress, NextHop, Node,
+    Through, Uplink, Vip, Way,
 };
 
 use crate::view::{Standing, View};
@@ -52,6 +53,8 @@ pub fn plan(view: &View) -> Desired {
             frontends: frontends::plan(view, &nodes),
             nodes,
             logging: config.log_data_plane,
+            probe_port: if config.remote_peers.is_empty() { 0 } else { config.local_peer.port },
+            digest: seed::of(config),
         },
     }
 }

@@ -3,36 +3,85 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use super::Node;
+use super::{NextHop, Node, Through};
 use crate::config::{Config, Peer};
 use crate::view::{Hop, View};
 
+/// The smallest MTU of IPv6 (RFC 8200 §5): a smaller one is not believed, because anybody can send
+/// the error that it is learnt from.
+const SMALLEST_MTU: u32 = 1280;
+
 pub(super) fn plan(view: &View) -> BTreeMap<String, Node> {
-    let uplink = view.links.get(&view.config.interface);
+    let uplink = view.links.get(&view.config.interface).map(|link| NextHop {
+        mac: link.mac,
+        interface: link.index,
+        through: Through::Link,
+        mtu: link.mtu,
+    });
     let local = Node {
         local: true,
-        hop: uplink.map(|link| (link.mac, link.index)),
+        hop4: uplink.clone(),
+        hop6: uplink,
         addresses: view.config.local_peer.addresses.clone(),
     };
     let remote = view.config.remote_peers.iter().map(|peer| {
-        let hop = peer.addresses.iter().find_map(|address| match view.hops.get(address) {
-            Some(Hop::Neighbour { mac, interface }) => Some((*mac, *interface)),
-            _ => None,
-        });
-        (peer.id.clone(), Node { local: false, hop, addresses: peer.addresses.clone() })
+        // On one link with it its Ethernet address is enough for both families.
+        let link = peer.addresses.iter().find_map(|address| link(view, *address));
+        let hop = |v4| link.clone().or_else(|| tunnel(view, peer, v4));
+        let (hop4, hop6) = (hop(true), hop(false));
+        (peer.id.clone(), Node { local: false, hop4, hop6, addresses: peer.addresses.clone() })
     });
     std::iter::once((view.config.local_peer.id.clone(), local)).chain(remote).collect()
 }
 
-/// Why a peer cannot be forwarded to, in words for people.
-pub(super) fn obstacle(view: &View, peer: &Peer) -> String {
-    let Some(address) = peer.addresses.first() else {
-        return format!("{} has no address", peer.id);
+fn link(view: &View, address: IpAddr) -> Option<NextHop> {
+    match view.hops.get(&address) {
+        Some(Hop::Neighbour { mac, interface }) => Some(NextHop {
+            mac: *mac,
+            interface: *interface,
+            through: Through::Link,
+            mtu: mtu(view, *interface),
+        }),
+        _ => None,
+    }
+}
+
+fn tunnel(view: &View, peer: &Peer, v4: bool) -> Option<NextHop> {
+    // Its ends are the first addresses of the family on both hosts.
+    first(&view.config.local_peer, v4)?;
+    match view.hops.get(&first(peer, v4)?) {
+        Some(Hop::Routed { mac: Some(mac), interface, mtu: learnt, .. }) => Some(NextHop {
+            mac: *mac,
+            interface: *interface,
+            through: Through::Tunnel,
+            mtu: learnt.map_or(u32::MAX, |mtu| mtu.max(SMALLEST_MTU)).min(mtu(view, *interface)),
+        }),
+        _ => None,
+    }
+}
+
+fn mtu(view: &View, interface: u32) -> u32 {
+    let link = view.links.values().find(|link| link.index == interface);
+    link.map_or(SMALLEST_MTU, |link| link.mtu)
+}
+
+fn first(peer: &Peer, v4: bool) -> Option<IpAddr> {
+    peer.addresses.iter().copied().find(|address| address.is_ipv4() == v4)
+}
+
+/// Why packets of this family cannot be forwarded to a peer, in words for people.
+pub(super) fn obstacle(view: &View, peer: &Peer, v4: bool) -> String {
+    let Some(address) = first(peer, v4) else {
+        return format!("{} has no address of this family", peer.id);
     };
-    match view.hops.get(address) {
-        Some(Hop::Routed { gateway, .. }) => {
-            format!("{address} is behind router {gateway}; tunnels to peers come later")
+    match view.hops.get(&address) {
+        Some(Hop::Routed { gateway, mac: None, .. }) => {
+            format!("{address} is behind router {gateway}, and nobody answers for that")
         }
+        Some(Hop::Routed { gateway, .. }) => format!(
+            "{address} is behind router {gateway}, and localPeer has no address of its family \
+             for the tunnel to begin at"
+        ),
         Some(Hop::Unreachable) => format!("no route to {address}"),
         Some(Hop::Here) => format!("{address} is an address of this host, not of {}", peer.id),
         Some(Hop::Unresolved { .. } | Hop::Neighbour { .. }) | None => {

@@ -127,10 +127,29 @@ fn a_peer_without_an_answer_is_left_out_and_says_why() {
     assert_eq!(way_of(&view, "10.0.0.2:80"), Way::Peer);
     view.hops.insert(address(2), Hop::Unresolved { interface: 2 });
     assert_eq!(way_of(&view, "10.0.0.2:80"), Way::None("nobody answers for 10.0.0.2".into()));
-    view.hops.insert(address(2), Hop::Routed { gateway: address(254), interface: 2, mac: None });
+    view.hops.insert(
+        address(2),
+        Hop::Routed { gateway: address(254), interface: 2, mac: None, mtu: None },
+    );
     assert!(
         matches!(way_of(&view, "10.0.0.2:80"), Way::None(reason) if reason.contains("10.0.0.254"))
     );
+}
+
+#[test]
+fn a_peer_behind_a_router_is_reached_through_a_tunnel() {
+    let router = Mac([2, 0, 0, 0, 0, 254]);
+    let mut view = view(1, &[1, 2], &[(1, 80), (2, 80)], true);
+    for (learnt, mtu) in [(None, 1500), (Some(1400), 1400), (Some(9000), 1500), (Some(68), 1280)] {
+        let (gateway, mac) = (address(254), Some(router));
+        let routed = Hop::Routed { gateway, interface: 2, mac, mtu: learnt };
+        view.hops.insert(address(2), routed);
+        assert_eq!(way_of(&view, "10.0.0.2:80"), Way::Peer);
+        let node = plan(&view).dataplane.nodes["n2"].clone();
+        let hop = NextHop { mac: router, interface: 2, through: Through::Tunnel, mtu };
+        // It has no IPv6 address for a tunnel to end at.
+        assert_eq!((node.hop4, node.hop6), (Some(hop), None));
+    }
 }
 
 #[test]

@@ -190,9 +190,15 @@ fn is_at(file: &File, path: &Path) -> bool {
 }
 
 fn holder(file: &mut File) -> Holder {
-    let mut text = String::new();
+    let mut bytes = Vec::new();
     // The file may be anything by now; only its first words are asked for.
-    let _ = file.take(256).read_to_string(&mut text);
+    let _ = file.take(256).read_to_end(&mut bytes);
+    holder_of(&bytes)
+}
+
+/// Who a lock's file says has it.
+pub(crate) fn holder_of(bytes: &[u8]) -> Holder {
+    let text = String::from_utf8_lossy(bytes);
     let mut words = text.split_whitespace();
     Holder {
         instance: words.next().unwrap_or_default().to_owned(),

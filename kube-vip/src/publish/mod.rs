@@ -10,6 +10,7 @@ mod table;
 
 use std::path::PathBuf;
 
+pub(crate) use lock::holder_of;
 pub use lock::{InstanceLock, LockError, VipLocks};
 pub use socket::{FetchError, SocketError, StatusSocket, fetch};
 pub use status::{

@@ -100,7 +100,10 @@ async fn run(mut events: Events, buffer: usize, links: watch::Sender<Links>) {
     }
 }
 
-fn assemble(links: Vec<RouteNetlinkMessage>, addresses: Vec<RouteNetlinkMessage>) -> Links {
+pub(super) fn assemble(
+    links: Vec<RouteNetlinkMessage>,
+    addresses: Vec<RouteNetlinkMessage>,
+) -> Links {
     let mut by_index: BTreeMap<u32, Vec<IpNet>> = BTreeMap::new();
     for message in addresses {
         if let RouteNetlinkMessage::NewAddress(message) = message

@@ -14,6 +14,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use rtnetlink::MulticastGroup;
+use rtnetlink::packet_route::RouteNetlinkMessage;
 use tokio::sync::watch;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at, sleep, sleep_until};
 use tracing::{debug, warn};
@@ -45,6 +46,8 @@ const RESOLVE: Duration = Duration::from_secs(1);
 const RESOLVE_AT_MOST: usize = 64;
 /// A look at everything for its own sake.
 const LOOK: Duration = Duration::from_secs(60);
+/// A look at the routes to what is behind routers: of a path MTU the kernel tells only who asks.
+const LOOK_BEHIND: Duration = Duration::from_secs(1);
 /// After a look, so that a burst of events costs few. The first event is acted on at once.
 const DEBOUNCE: Duration = Duration::from_millis(10);
 /// Looks take at most one part in this many of a core, however many routes change.
@@ -54,6 +57,17 @@ const RETRY: Duration = Duration::from_secs(1);
 
 /// The way to each wanted address.
 pub type Hops = BTreeMap<IpAddr, Hop>;
+
+/// What a message of the kernel's says of a route or a neighbour, in words.
+pub(super) fn read(message: &RouteNetlinkMessage) -> Option<String> {
+    match message {
+        RouteNetlinkMessage::NewRoute(route) => Some(format!("{:?}", query::read_way(route))),
+        RouteNetlinkMessage::NewNeighbour(entry) | RouteNetlinkMessage::DelNeighbour(entry) => {
+            Some(format!("{:?}", Neighbour::read(entry)))
+        }
+        _ => None,
+    }
+}
 
 /// Follows the ways to the wanted addresses until every receiver is gone. Fails only if the
 /// kernel cannot be asked at all; addresses that cannot be reached are entries that say so.
@@ -100,6 +114,7 @@ impl Follower {
     ) {
         let mut resolve = every(RESOLVE);
         let mut everything = every(LOOK);
+        let mut behind = every(LOOK_BEHIND);
         loop {
             tokio::select! {
                 () = self.hops.closed() => return,
@@ -115,6 +130,7 @@ impl Follower {
                 _ = resolve.tick(), if self.table.has_unresolved() => self.resolve().await,
                 _ = confirm.tick() => self.confirm().await,
                 _ = everything.tick() => self.table.all_dirty(),
+                _ = behind.tick() => self.table.dirty_routed(),
             }
             self.publish();
         }

@@ -20,7 +20,7 @@ use kube_vip_common::frontend::{
     CLIENT_AFFINITY, Frontend, FrontendKey, HOST_ADDRESS, Listed, place,
 };
 use kube_vip_common::lease::Lease;
-use kube_vip_common::node::{LINK, Node, Peer, PeerKey, Range4, Range6, Uplink};
+use kube_vip_common::node::{Hop, LINK, Node, Peer, PeerKey, Range4, Range6, Uplink};
 use kube_vip_common::settings::Settings;
 use kube_vip_common::stats::{BackendTraffic, Count, Reason, Traffic};
 use kube_vip_common::table::{Geometry, Line, SLOTS_PER_LINE, Slot};
@@ -261,7 +261,7 @@ impl Kernel {
             }
             (_, None) => self.uplinks.remove(&IFINDEX).expect("UPLINKS"),
         }
-        let settings = Settings { flags: 0, closed_port: new.closed_port, pad: 0 };
+        let settings = Settings { closed_port: new.closed_port, ..Settings::default() };
         self.settings.set(0, settings, 0).expect("SETTINGS");
         let mut filter = Box::new(Filter::EMPTY);
         new.vips.keys().for_each(|ip| Bit::of_ip(*ip).set(&mut filter));
@@ -470,12 +470,16 @@ fn backend_of(backend: &host::Backend) -> backend::Backend {
 }
 
 fn node_of(id: u32, node: &host::Node) -> Node {
-    Node {
+    let hop = Hop {
         mac: MacAddress::new(node.mac),
         source_mac: MacAddress::new(node.own),
         ifindex: if id == THIS { 0 } else { node.interface },
         way: LINK,
         mtu: 1500,
+    };
+    Node {
+        hop4: hop,
+        hop6: hop,
         v4: node.v4.map(Address::from_v4).unwrap_or_default(),
         v6: node.v6.map(Address::from_v6).unwrap_or_default(),
         pods4: Range4::EMPTY,

@@ -11,7 +11,7 @@ use crate::generate::frame::{Body, Carries, Frame, Ip};
 use crate::generate::world::{self, HOSTS};
 use crate::generate::{Answer, Sequence, Step};
 use crate::reference::host::{Host, Memory};
-use crate::reference::packet::{self, ACK, Mac, SYN, TCP, Transport, UDP};
+use crate::reference::packet::{self, ACK, Content, Mac, SYN, TCP, Transport, UDP};
 use crate::reference::{Conflict, Outcome, Verdict, arrive, leave};
 
 /// Most hosts a frame visits in a run: far more than it should.
@@ -295,7 +295,8 @@ fn answered(host: usize, delivered: &[u8], answer: Answer) -> Option<Vec<u8>> {
         packet::IPV4 => packet::Ip::parse_v4(&frame.rest)?,
         _ => packet::Ip::parse_v6(&frame.rest)?,
     };
-    let transport = Transport::parse(ip.protocol, &ip.payload)?;
+    let (Content::Whole(protocol), at) = ip.content() else { return None };
+    let transport = Transport::parse(protocol, ip.behind(at))?;
     let ports = (transport.destination, transport.source);
     let carries = match transport.protocol {
         TCP => Carries::Tcp {

@@ -27,7 +27,10 @@ pub(crate) fn frame(bytes: &[u8]) -> String {
 /// One line.
 pub(crate) fn line(bytes: &[u8]) -> String {
     let Some(frame) = Frame::parse(bytes) else { return "less than a frame".into() };
-    let link = format!("{} > {}", mac(frame.from), mac(frame.to));
+    let mut link = format!("{} > {}", mac(frame.from), mac(frame.to));
+    for [a, b, c, d] in &frame.tags {
+        let _ = write!(link, " tag {a:02x}{b:02x} {c:02x}{d:02x}");
+    }
     let ip = match frame.kind {
         packet::IPV4 => Ip::parse_v4(&frame.rest),
         packet::IPV6 => Ip::parse_v6(&frame.rest),
@@ -35,14 +38,15 @@ pub(crate) fn line(bytes: &[u8]) -> String {
         kind => return format!("{link} EtherType {kind:04x}, {} bytes", bytes.len()),
     };
     let Some(ip) = ip else { return format!("{link} IP header cut short, {} bytes", bytes.len()) };
-    let (content, segment) = ip.content();
+    let (content, at) = ip.content();
     let inner = match content {
-        Content::Whole(protocol) | Content::First(protocol) => transport(protocol, segment),
+        Content::Whole(protocol) | Content::First(protocol) => transport(protocol, ip.behind(at)),
         Content::Later => "later fragment".into(),
         Content::Malformed => "malformed".into(),
     };
     let first = if matches!(content, Content::First(_)) { " first fragment" } else { "" };
-    let options = if ip.has_options() { " with options" } else { "" };
+    let more = ip.header_length() + at > if ip.is_v4() { 20 } else { 40 };
+    let options = if more { " with options" } else { "" };
     let Ip { source, destination, ttl, .. } = &ip;
     let length = ip.length();
     format!(

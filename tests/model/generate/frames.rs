@@ -5,8 +5,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use super::frame::{Body, Carries, Damage, Frame, Ip};
 use super::random::Random;
 use super::world::{CLOSED_PORT, HOSTS, World, address, mac, pod, vip};
+use crate::reference::checksum;
 use crate::reference::host::Port;
-use crate::reference::packet::{ACK, FIN, Mac, RST, SYN, TCP, UDP};
+use crate::reference::packet::{ACK, FIN, Mac, RST, SYN, TCP, UDP, pseudo};
 
 const CLIENTS: [Mac; 3] = [[2, 0, 0, 0, 0, 0xc1], [2, 0, 0, 0, 0, 0xc2], [2, 0, 0, 0, 0, 0xc3]];
 const STRANGER: Mac = [2, 0, 0, 0, 0, 0xee];
@@ -100,6 +101,14 @@ fn udp(ports: (u16, u16), random: &mut Random) -> Carries {
 
 fn transport(protocol: u8, ports: (u16, u16), random: &mut Random) -> Carries {
     if protocol == TCP { tcp(ports, random) } else { udp(ports, random) }
+}
+
+/// A datagram whose checksum comes out as zero once it is between these two, with these ports.
+fn vanishing(source: IpAddr, to: IpAddr, ports: (u16, u16), then: (u16, u16)) -> Carries {
+    let segment = [then.0, then.1, 10, 0, 0].map(u16::to_be_bytes).concat();
+    // What the rest lacks to all ones.
+    let data = checksum(&pseudo(source, to, UDP, &segment)).to_be_bytes().to_vec();
+    Carries::Udp { ports, checked: true, data }
 }
 
 /// IPv4 options or IPv6 extension headers.
@@ -207,8 +216,14 @@ impl Traffic {
     fn balanced(&self, random: &mut Random) -> Frame {
         let (vip, port, protocol) = random.one_of(&self.ports);
         let source = client(vip.is_ipv4(), random);
-        let carries = transport(protocol, (client_port(random), port), random);
-        frame(NOBODY, NOBODY, Body::Ip(Ip::new(source, vip, carries)))
+        let ports = (client_port(random), port);
+        let mut ip = Ip::new(source, vip, transport(protocol, ports, random));
+        let ((backend, target, over), _) = random.one_of(&self.backends);
+        let fits = (over, backend.is_ipv4()) == (UDP, vip.is_ipv4()) && protocol == UDP;
+        if fits && random.percent(15) {
+            ip.carries = vanishing(source, backend, ports, (ports.0, target));
+        }
+        frame(NOBODY, NOBODY, Body::Ip(ip))
     }
 
     /// To a VIP, not to a frontend.
@@ -435,7 +450,13 @@ impl Traffic {
             _ => *random.one_of(&here),
         };
         let to = client(from.is_ipv4(), random);
-        let carries = transport(protocol, (port, client_port(random)), random);
+        let ports = (port, client_port(random));
+        let mut carries = transport(protocol, ports, random);
+        let (vip, balanced, over) = random.one_of(&self.ports);
+        let fits = (over, vip.is_ipv4()) == (UDP, from.is_ipv4()) && protocol == UDP;
+        if fits && random.percent(15) {
+            carries = vanishing(vip, to, ports, (balanced, ports.1));
+        }
         frame(NOBODY, NOBODY, Body::Ip(Ip::new(from, to, carries)))
     }
 }

@@ -52,7 +52,7 @@ pub(super) fn judge(host: &Host, frame: &Frame) -> End {
     };
     let answer =
         Arp { operation: 2, sender: (own, arp.target.1), target: arp.sender, rest: arp.rest };
-    let frame = Frame { to: mac, from: own, kind: frame.kind, rest: answer.bytes() };
+    let frame = Frame { to: mac, from: own, rest: answer.bytes(), ..frame.clone() };
     End::Changed(Verdict::Transmit, frame, vec![Reason::ArpAnswered])
 }
 

@@ -19,22 +19,21 @@ pub(super) fn judge(
     ip: &Ip,
     frontend: Frontend,
     transport: Transport,
-    bytes: usize,
 ) -> End {
-    add(&mut host.has.arrived, frontend.id, bytes);
+    add(&mut host.has.arrived, frontend.id, frame.length());
     let from_agent = is_from_agent(host, frame.from, ip);
     let hash = hash(&frontend, ip, &transport);
     let table = host.is.tables.get(&frontend.id);
     let slot = table.map(|table| pick(&table.slots, hash)).unwrap_or_default();
     // Another agent's choice of node counts. Without any backend connections go on until they end.
     let ours = from_agent || slot.node == THIS || slot.node == 0;
-    if ours || slot.was_here {
-        if let Some(endpoint) = known(host, ip, &transport) {
-            return deliver(host, frame, ip, endpoint, bytes, from_agent);
-        }
+    if (ours || slot.was_here)
+        && let Some(endpoint) = known(host, ip, &transport)
+    {
+        return deliver(host, frame, ip, endpoint, from_agent);
     }
     if !ours {
-        return forward(host, frame, ip, slot, bytes);
+        return forward(host, frame, ip, slot);
     }
     let refusal = if transport.protocol == TCP && !transport.opens() {
         Refusal::tcp(from_agent, Reason::NoFlowReset)
@@ -44,7 +43,7 @@ pub(super) fn judge(
         let slot = if from_agent && slot.node != THIS { pick(locals, hash) } else { slot };
         if let Some(backend) = host.is.backends.get(&slot.backend).filter(|_| slot.node != 0) {
             let endpoint = open(host, *backend, slot.backend, ip, &transport);
-            return deliver(host, frame, ip, endpoint, bytes, from_agent);
+            return deliver(host, frame, ip, endpoint, from_agent);
         }
         match transport.protocol {
             TCP => Refusal::tcp(from_agent, Reason::NoBackendReset),
@@ -90,7 +89,7 @@ fn hash(frontend: &Frontend, ip: &Ip, transport: &Transport) -> u64 {
 }
 
 /// To a peer: new Ethernet addresses and the mark.
-fn forward(host: &mut Host, frame: &Frame, ip: &Ip, slot: Slot, bytes: usize) -> End {
+fn forward(host: &mut Host, frame: &Frame, ip: &Ip, slot: Slot) -> End {
     let node = host.is.nodes.get(&slot.node).copied().unwrap_or_default();
     if node.interface == 0 {
         return End::Dropped(Reason::NoNextHop);
@@ -105,8 +104,8 @@ fn forward(host: &mut Host, frame: &Frame, ip: &Ip, slot: Slot, bytes: usize) ->
     }
     let mut ip = ip.clone();
     ip.change(|ip| ip.ttl = FORWARDED);
-    add(&mut host.has.sent, slot.backend, bytes);
-    let frame = Frame { to: node.mac, from: node.own, kind: frame.kind, rest: ip.bytes() };
+    add(&mut host.has.sent, slot.backend, frame.length());
+    let frame = Frame { to: node.mac, from: node.own, rest: ip.bytes(), ..frame.clone() };
     let verdict = if same_link { Verdict::Transmit } else { Verdict::Redirect };
     End::Changed(verdict, frame, vec![])
 }
@@ -152,24 +151,16 @@ fn open(host: &mut Host, backend: Backend, id: u32, ip: &Ip, transport: &Transpo
 }
 
 /// To a backend here: its address and port become the destination.
-fn deliver(
-    host: &mut Host,
-    frame: &Frame,
-    ip: &Ip,
-    endpoint: Endpoint,
-    bytes: usize,
-    from_agent: bool,
-) -> End {
+fn deliver(host: &mut Host, frame: &Frame, ip: &Ip, endpoint: Endpoint, from_agent: bool) -> End {
     let mut ip = ip.clone();
     ip.change(|ip| {
         ip.destination = endpoint.address;
-        let at = ip.start() + 2;
-        ip.payload[at..at + 2].copy_from_slice(&endpoint.port.to_be_bytes());
+        ip.set_port(ip.content().1 + 2, endpoint.port);
         if from_agent {
             ip.ttl = ORDINARY;
         }
     });
-    add(&mut host.has.sent, endpoint.backend, bytes);
+    add(&mut host.has.sent, endpoint.backend, frame.length());
     let counted = if from_agent { vec![Reason::DeliveredForPeer] } else { vec![] };
     End::Delivered(Frame { rest: ip.bytes(), ..frame.clone() }, counted)
 }

@@ -10,9 +10,7 @@ use super::{End, Outcome, Verdict, arp, nd};
 
 /// A frame leaves.
 pub(crate) fn leave(host: &mut Host, bytes: &[u8]) -> Outcome {
-    let (tags, plain) = packet::untagged(bytes);
-    let outcome = judge(host, &plain).outcome(&plain);
-    Outcome { frame: packet::tagged(&outcome.frame, tags), ..outcome }
+    judge(host, bytes).outcome(bytes)
 }
 
 fn judge(host: &mut Host, bytes: &[u8]) -> End {
@@ -40,7 +38,7 @@ fn judge(host: &mut Host, bytes: &[u8]) -> End {
         Some(nd::ROUTER_SOLICITATION | nd::SOLICITATION) => {
             fence(host, [Some(ip.source)], Reason::NdFenced)
         }
-        _ => reply(host, &frame, ip, bytes.len()),
+        _ => reply(host, &frame, ip),
     }
 }
 
@@ -54,10 +52,11 @@ fn fence<const N: usize>(host: &Host, names: [Option<IpAddr>; N], reason: Reason
 }
 
 /// The source of a backend's reply becomes the VIP again.
-fn reply(host: &mut Host, frame: &Frame, mut ip: Ip, bytes: usize) -> End {
-    let (Content::Whole(protocol @ (TCP | UDP)), segment) = ip.content() else {
+fn reply(host: &mut Host, frame: &Frame, mut ip: Ip) -> End {
+    let (Content::Whole(protocol @ (TCP | UDP)), at) = ip.content() else {
         return End::Untouched;
     };
+    let segment = ip.behind(at);
     let Some([s0, s1, d0, d1]) = segment.first_chunk::<4>() else { return End::Untouched };
     let reply = Tuple {
         source: ip.source,
@@ -91,9 +90,8 @@ fn reply(host: &mut Host, frame: &Frame, mut ip: Ip, bytes: usize) -> End {
     }
     ip.change(|ip| {
         ip.source = vip.address;
-        let at = ip.start();
-        ip.payload[at..at + 2].copy_from_slice(&vip.port.to_be_bytes());
+        ip.set_port(at, vip.port);
     });
-    add(&mut host.has.replied, vip.backend, bytes);
+    add(&mut host.has.replied, vip.backend, frame.length());
     End::Changed(Verdict::Pass, Frame { rest: ip.bytes(), ..frame.clone() }, vec![])
 }

@@ -102,9 +102,7 @@ impl End {
 
 /// A frame arrives on the uplink.
 pub(crate) fn arrive(host: &mut Host, bytes: &[u8]) -> Outcome {
-    let (tags, plain) = packet::untagged(bytes);
-    let outcome = judge(host, &plain).outcome(&plain);
-    Outcome { frame: packet::tagged(&outcome.frame, tags), ..outcome }
+    judge(host, bytes).outcome(bytes)
 }
 
 fn judge(host: &mut Host, bytes: &[u8]) -> End {
@@ -123,12 +121,12 @@ fn judge(host: &mut Host, bytes: &[u8]) -> End {
     if !host.is.vips.contains_key(&ip.destination) {
         return End::Untouched;
     }
-    if let (Content::Whole(protocol), segment) = ip.content()
-        && let Some(transport) = Transport::parse(protocol, segment)
+    if let (Content::Whole(protocol), at) = ip.content()
+        && let Some(transport) = Transport::parse(protocol, ip.behind(at))
         && let Some(frontend) =
             host.is.frontends.get(&(ip.destination, transport.destination, protocol)).copied()
     {
-        return balance::judge(host, &frame, &ip, frontend, transport, bytes.len());
+        return balance::judge(host, &frame, &ip, frontend, transport);
     }
     unbalanced::judge(host, &frame, &ip)
 }

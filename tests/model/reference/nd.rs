@@ -71,7 +71,7 @@ pub(super) fn judge(host: &Host, frame: &Frame, ip: &Ip) -> End {
     message[2..4].copy_from_slice(&check.to_be_bytes());
     let mut answer = Ip::new(target.into(), to, ICMPV6, message);
     answer.ttl = 255;
-    let frame = Frame { to: asker, from: own, kind: frame.kind, rest: answer.bytes() };
+    let frame = Frame { to: asker, from: own, rest: answer.bytes(), ..frame.clone() };
     End::Changed(Verdict::Transmit, frame, vec![Reason::NdAnswered])
 }
 

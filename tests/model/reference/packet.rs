@@ -10,7 +10,10 @@ pub(crate) type Mac = [u8; 6];
 pub(crate) const ICMP: u8 = 1;
 pub(crate) const TCP: u8 = 6;
 pub(crate) const UDP: u8 = 17;
+pub(crate) const HOP_BY_HOP: u8 = 0;
+pub(crate) const ROUTING: u8 = 43;
 pub(crate) const FRAGMENT: u8 = 44;
+pub(crate) const DESTINATION: u8 = 60;
 pub(crate) const ICMPV6: u8 = 58;
 
 pub(crate) const IPV4: u16 = 0x0800;
@@ -24,26 +27,13 @@ pub(crate) fn take<const N: usize>(bytes: &mut &[u8]) -> Option<[u8; N]> {
     Some(*head)
 }
 
-/// VLAN tags, two at most (IEEE 802.1Q), and the frame without them.
-pub(crate) fn untagged(bytes: &[u8]) -> (&[u8], Vec<u8>) {
-    let is_tag = |at| matches!(bytes.get(at..at + 2), Some([0x81, 0x00] | [0x88, 0xa8]));
-    let end = [12, 16].into_iter().take_while(|at| is_tag(*at)).map(|at| at + 4).last();
-    // Where what they are in front of is cut off there is nothing to look at.
-    let end = end.filter(|end| bytes.len() >= end + 2).unwrap_or(12).min(bytes.len());
-    (&bytes[12.min(end)..end], [&bytes[..12.min(end)], &bytes[end..]].concat())
-}
-
-/// The frame with tags.
-pub(crate) fn tagged(plain: &[u8], tags: &[u8]) -> Vec<u8> {
-    let (addresses, rest) = plain.split_at(12.min(plain.len()));
-    [addresses, tags, rest].concat()
-}
-
 /// An Ethernet frame.
 #[derive(Clone, Debug)]
 pub(crate) struct Frame {
     pub(crate) to: Mac,
     pub(crate) from: Mac,
+    /// At most two VLAN tags, with their EtherTypes (IEEE 802.1Q §9.6).
+    pub(crate) tags: Vec<[u8; 4]>,
     pub(crate) kind: u16,
     pub(crate) rest: Vec<u8>,
 }
@@ -51,12 +41,22 @@ pub(crate) struct Frame {
 impl Frame {
     pub(crate) fn parse(mut bytes: &[u8]) -> Option<Self> {
         let (to, from) = (take(&mut bytes)?, take(&mut bytes)?);
+        let mut tags = Vec::new();
+        while tags.len() < 2 && matches!(bytes, [0x81, 0, ..] | [0x88, 0xa8, ..]) {
+            tags.push(take(&mut bytes)?);
+        }
         let kind = u16::from_be_bytes(take(&mut bytes)?);
-        Some(Self { to, from, kind, rest: bytes.to_vec() })
+        Some(Self { to, from, tags, kind, rest: bytes.to_vec() })
     }
 
     pub(crate) fn bytes(&self) -> Vec<u8> {
-        [&self.to[..], &self.from, &self.kind.to_be_bytes(), &self.rest].concat()
+        let tags = self.tags.concat();
+        [&self.to[..], &self.from, &tags, &self.kind.to_be_bytes(), &self.rest].concat()
+    }
+
+    /// Length without tags: what is counted.
+    pub(crate) fn length(&self) -> usize {
+        14 + self.rest.len()
     }
 
     /// Whether it was for one host alone.
@@ -66,7 +66,7 @@ impl Frame {
 
     /// Back to where it came from, with something else in it.
     pub(crate) fn returned(&self, rest: Vec<u8>) -> Self {
-        Self { to: self.from, from: self.to, kind: self.kind, rest }
+        Self { to: self.from, from: self.to, rest, ..self.clone() }
     }
 }
 
@@ -189,73 +189,80 @@ impl Ip {
         [self.header(), self.payload.clone()].concat()
     }
 
-    pub(crate) fn has_options(&self) -> bool {
-        self.header_length() != if self.is_v4() { 20 } else { 40 }
-    }
-
-    /// Where what it carries begins: behind extension headers.
-    pub(crate) fn start(&self) -> usize {
-        self.payload.len() - self.content().1.len()
-    }
-
-    /// Length of the header with options or extension headers, by their own words.
+    /// Bytes of the header with its options.
     pub(crate) fn header_length(&self) -> usize {
         match self.version {
             Version::V4 { vihl, .. } => usize::from(vihl & 0xf) * 4,
-            Version::V6 { .. } => 40 + self.walk().1,
+            Version::V6 { .. } => 40,
+        }
+    }
+
+    /// Bytes of the packet, by its own word.
+    pub(crate) fn total(&self) -> usize {
+        match self.version {
+            Version::V4 { length, .. } => length.into(),
+            Version::V6 { length, .. } => usize::from(length) + 40,
         }
     }
 
     /// Bytes behind the header, by its own word.
     pub(crate) fn length(&self) -> usize {
         match self.version {
-            Version::V4 { vihl, length, .. } => {
-                usize::from(length).saturating_sub(usize::from(vihl & 0xf) * 4)
-            }
+            Version::V4 { length, .. } => usize::from(length).saturating_sub(self.header_length()),
             Version::V6 { length, .. } => length.into(),
         }
     }
 
-    /// What it carries, and the bytes of that.
-    pub(crate) fn content(&self) -> (Content, &[u8]) {
-        let payload = self.payload.as_slice();
+    /// What it carries, and behind how many bytes of the payload: those of extension headers.
+    pub(crate) fn content(&self) -> (Content, usize) {
         match &self.version {
-            Version::V4 { vihl, .. } if vihl & 0xf < 5 => (Content::Malformed, payload),
+            Version::V4 { vihl, .. } if vihl & 0xf < 5 => (Content::Malformed, 0),
             Version::V4 { fragment, .. } => match fragment & 0x3fff {
-                0 => (Content::Whole(self.protocol), payload),
-                0x2000 => (Content::First(self.protocol), payload),
-                _ => (Content::Later, payload),
+                0 => (Content::Whole(self.protocol), 0),
+                0x2000 => (Content::First(self.protocol), 0),
+                _ => (Content::Later, 0),
             },
-            Version::V6 { .. } => {
-                let (content, at) = self.walk();
-                (content, payload.get(at..).unwrap_or_default())
-            }
+            Version::V6 { .. } => self.behind_extensions(),
         }
     }
 
-    /// Over five extension headers at most (RFC 8200 §4): what follows them, and where.
-    fn walk(&self) -> (Content, usize) {
-        let (mut next, mut at, mut first) = (self.protocol, 0, false);
+    /// RFC 8200 §4. More than five extension headers are not stepped over: what follows them is
+    /// nothing that is known.
+    fn behind_extensions(&self) -> (Content, usize) {
+        let (mut next, mut at, mut part) = (self.protocol, 0, false);
         for _ in 0..5 {
-            let rest = self.payload.get(at..).unwrap_or_default();
-            match (next, rest) {
-                (0 | 43 | 60, [protocol, units, ..]) => {
-                    (next, at) = (*protocol, at + 8 + usize::from(*units) * 8);
+            let header = self.payload.get(at..).unwrap_or_default();
+            match (next, header) {
+                (HOP_BY_HOP | ROUTING | DESTINATION, [protocol, units, ..]) => {
+                    (next, at) = (*protocol, at + (usize::from(*units) + 1) * 8);
                 }
                 (FRAGMENT, [protocol, _, high, low, _, _, _, _, ..]) => {
-                    // Offset in the upper 13 bits, more in the lowest (RFC 8200 §4.5).
+                    // §4.5: offset in the upper 13 bits, then whether more follow. Neither: it is
+                    // whole (RFC 6946).
                     let place = u16::from_be_bytes([*high, *low]);
                     if place >> 3 != 0 {
                         return (Content::Later, at + 8);
                     }
-                    first |= place & 1 != 0;
+                    part |= place & 1 != 0;
                     (next, at) = (*protocol, at + 8);
                 }
-                (0 | 43 | 44 | 60, _) => return (Content::Malformed, at),
+                (HOP_BY_HOP | ROUTING | DESTINATION | FRAGMENT, _) => {
+                    return (Content::Malformed, at);
+                }
                 _ => break,
             }
         }
-        (if first { Content::First(next) } else { Content::Whole(next) }, at)
+        (if part { Content::First(next) } else { Content::Whole(next) }, at)
+    }
+
+    /// The bytes from there on.
+    pub(crate) fn behind(&self, at: usize) -> &[u8] {
+        self.payload.get(at..).unwrap_or_default()
+    }
+
+    /// Ports are at `at`.
+    pub(crate) fn set_port(&mut self, at: usize, port: u16) {
+        self.payload[at..at + 2].copy_from_slice(&port.to_be_bytes());
     }
 
     /// Makes a change, and the checksums of IP, TCP and UDP follow it.
@@ -273,21 +280,22 @@ impl Ip {
                 *check = new;
             }
         }
-        let (Content::Whole(protocol @ (TCP | UDP)), _) = before.content() else { return };
-        let at = before.start() + if protocol == TCP { 16 } else { 6 };
-        let Some(old) = before.payload.get(at..at + 2) else { return };
+        let (Content::Whole(protocol @ (TCP | UDP)), at) = before.content() else { return };
+        let check = at + if protocol == TCP { 16 } else { 6 };
+        let Some(old) = before.payload.get(check..check + 2) else { return };
         let old = u16::from_be_bytes([old[0], old[1]]);
-        let (before, after) = (before.covered(protocol, at), self.covered(protocol, at));
+        let before = before.covered(protocol, at, check);
+        let after = self.covered(protocol, at, check);
         let new = if protocol == TCP { follow } else { follow_udp }(old, &before, &after);
-        self.payload[at..at + 2].copy_from_slice(&new.to_be_bytes());
+        self.payload[check..check + 2].copy_from_slice(&new.to_be_bytes());
     }
 
-    /// What a transport checksum at `at` covers (RFC 9293 §3.1, RFC 768, RFC 8200 §8.1), with zeros
-    /// in its place. Padding of the frame is not covered.
-    fn covered(&self, protocol: u8, at: usize) -> Vec<u8> {
-        let mut segment = self.payload[..self.length().clamp(at + 2, self.payload.len())].to_vec();
-        segment[at..at + 2].fill(0);
-        segment.drain(..self.start());
+    /// What a transport checksum covers (RFC 9293 §3.1, RFC 768, RFC 8200 §8.1) of a segment at `at`,
+    /// with zeros in its place, `check`. Padding of the frame is not covered.
+    fn covered(&self, protocol: u8, at: usize, check: usize) -> Vec<u8> {
+        let end = self.length().clamp(check + 2, self.payload.len());
+        let mut segment = self.payload[at..end].to_vec();
+        segment[check - at..check - at + 2].fill(0);
         pseudo(self.source, self.destination, protocol, &segment)
     }
 }

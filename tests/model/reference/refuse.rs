@@ -12,6 +12,9 @@ use super::packet::{
 };
 use super::{End, Verdict, is_from_agent};
 
+/// Most bytes that an error quotes: a packet with more headers is not answered.
+const QUOTED: usize = 136;
+
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Refusal {
     Reset(Reason),
@@ -52,21 +55,22 @@ fn is_answerable(address: IpAddr) -> bool {
     }
 }
 
-fn tcp(ip: &Ip) -> Option<Transport> {
-    let (Content::Whole(TCP), segment) = ip.content() else { return None };
-    Transport::parse(TCP, segment)
+fn tcp(ip: &Ip) -> Option<(Transport, usize)> {
+    let (Content::Whole(TCP), at) = ip.content() else { return None };
+    Some((Transport::parse(TCP, ip.behind(at))?, at))
 }
 
 /// RFC 9293 §3.10.7.1, as a host without the connection.
 fn reset(frame: &Frame, ip: &Ip) -> Option<(Verdict, Frame)> {
-    let tcp = tcp(ip)?;
+    let (tcp, at) = tcp(ip)?;
     if tcp.has(RST) || !frame.is_unicast() || !is_answerable(ip.source) {
         return None;
     }
     let (sequence, acknowledgement, flags) = if tcp.has(ACK) {
         (tcp.acknowledgement, 0, RST)
     } else {
-        let text = (ip.length() as u32).wrapping_sub(ip.start() as u32 + tcp.header);
+        // Of lengths that contradict each other no sense is made.
+        let text = (ip.total() as u32).wrapping_sub((ip.header_length() + at) as u32 + tcp.header);
         let marks = u32::from(tcp.has(SYN)) + u32::from(tcp.has(FIN));
         (0, tcp.sequence.wrapping_add(text).wrapping_add(marks), RST | ACK)
     };
@@ -89,12 +93,13 @@ fn reset(frame: &Frame, ip: &Ip) -> Option<(Verdict, Frame)> {
     Some((Verdict::Transmit, frame.returned(rest)))
 }
 
-/// "Destination unreachable" (RFC 792, RFC 4443 §3.1) with the header, whatever belongs to it, and the
-/// eight bytes behind it, where that is not more than 34 words.
+/// "Destination unreachable" (RFC 792, RFC 4443 §3.1) with the headers and the eight bytes behind them.
 fn unreachable(host: &Host, frame: &Frame, ip: &Ip) -> Option<(Verdict, Frame)> {
-    let (Content::Whole(protocol), _) = ip.content() else { return None };
-    let quoted = ip.header_length() + 8;
-    let barred = quoted > 34 * 4 || is_from_agent(host, frame.from, ip);
+    let (Content::Whole(protocol) | Content::First(protocol), at) = ip.content() else {
+        return None;
+    };
+    let quoted = ip.header_length() + at + 8;
+    let barred = quoted > QUOTED || is_from_agent(host, frame.from, ip);
     if !frame.is_unicast() || !is_answerable(ip.source) || barred {
         return None;
     }
@@ -104,7 +109,7 @@ fn unreachable(host: &Host, frame: &Frame, ip: &Ip) -> Option<(Verdict, Frame)> 
         (false, true) => [1, 4],
         (false, false) => [1, 3],
     };
-    let quotation = frame.rest.iter().copied().chain([0; 34 * 4]).take(quoted);
+    let quotation = frame.rest.iter().copied().chain([0; QUOTED]).take(quoted);
     let mut message: Vec<u8> = kind.into_iter().chain([0; 6]).chain(quotation).collect();
     let check = if ip.icmp() == ICMPV6 {
         checksum(&pseudo(ip.destination, ip.source, ICMPV6, &message))
@@ -118,7 +123,7 @@ fn unreachable(host: &Host, frame: &Frame, ip: &Ip) -> Option<(Verdict, Frame)> 
 }
 
 fn closed(host: &mut Host, frame: &Frame, ip: &Ip) -> Option<(Verdict, Frame)> {
-    let tcp = tcp(ip)?;
+    let (tcp, at) = tcp(ip)?;
     let port = host.is.closed_port;
     let here = host.is.nodes.get(&THIS).copied().unwrap_or_default().address(ip.is_v4());
     if port == 0 || !is_answerable(here) {
@@ -137,8 +142,7 @@ fn closed(host: &mut Host, frame: &Frame, ip: &Ip) -> Option<(Verdict, Frame)> {
     let mut ip = ip.clone();
     ip.change(|ip| {
         ip.destination = here;
-        let at = ip.start() + 2;
-        ip.payload[at..at + 2].copy_from_slice(&port.to_be_bytes());
+        ip.set_port(at + 2, port);
         ip.ttl = ORDINARY;
     });
     Some((Verdict::Pass, Frame { rest: ip.bytes(), ..frame.clone() }))

@@ -14,10 +14,10 @@ pub(super) fn judge(host: &mut Host, frame: &Frame, ip: &Ip) -> End {
     if host.is_anothers(frame.to) {
         return End::Untouched;
     }
-    let (content, segment) = ip.content();
+    let (content, at) = ip.content();
     let transport = match content {
         Content::Whole(protocol @ (TCP | UDP)) | Content::First(protocol @ (TCP | UDP)) => {
-            Transport::parse(protocol, segment)
+            Transport::parse(protocol, ip.behind(at))
         }
         _ => None,
     };
@@ -92,7 +92,8 @@ fn direct(host: &mut Host, ip: &Ip, transport: &Transport) -> Vec<Reason> {
 /// Echo requests (RFC 792, RFC 4443 §4.1).
 fn echo(host: &Host, frame: &Frame, ip: &Ip, vip: Vip) -> Option<End> {
     let (request, reply) = if ip.is_v4() { (8, 0) } else { (128, 129) };
-    let (Content::Whole(protocol), message) = ip.content() else { return None };
+    let (Content::Whole(protocol), at) = ip.content() else { return None };
+    let message = ip.behind(at);
     let [kind, code, check @ ..] = *message.first_chunk::<4>()?;
     if (protocol, kind, code) != (ip.icmp(), request, 0) {
         return None;
@@ -107,16 +108,14 @@ fn echo(host: &Host, frame: &Frame, ip: &Ip, vip: Vip) -> Option<End> {
         ip.ttl = ORDINARY;
     });
     let covered = |message: &[u8]| {
-        let start = ip.start();
-        let end = ip.length().clamp(start + 4, ip.payload.len());
-        let mut message = message[..end - start].to_vec();
+        let length = ip.length().saturating_sub(at).clamp(4, message.len());
+        let mut message = message[..length].to_vec();
         message[2..4].fill(0);
         if ip.is_v4() { message } else { pseudo(ip.source, ip.destination, protocol, &message) }
     };
-    let at = answer.start();
-    let old = covered(&answer.payload[at..]);
+    let old = covered(answer.behind(at));
     answer.payload[at] = reply;
-    let check = follow(u16::from_be_bytes(check), &old, &covered(&answer.payload[at..]));
+    let check = follow(u16::from_be_bytes(check), &old, &covered(answer.behind(at)));
     answer.payload[at + 2..at + 4].copy_from_slice(&check.to_be_bytes());
     Some(End::Changed(
         Verdict::Transmit,

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
 use kube_vip_common::filter::{self, Bit, Filter};
-use kube_vip_common::vip::{HELD, SERVED, VIRTUAL, Vip};
+use kube_vip_common::vip::{HELD, OWN, SERVED, VIRTUAL, Vip};
 
 use super::super::object::Maps;
 use super::{LEASE, Mirror, SyncError, map_error};
@@ -32,7 +32,15 @@ pub(super) fn closed_ports(desired: &DataPlane, port: u16) -> impl Iterator<Item
     addresses.iter().map(move |ip| SocketAddr::new(*ip, port))
 }
 
-/// `VIPS` as it should be: the desired addresses, and those that packets are delivered to here.
+/// The addresses that other agents know this host by; none where there are no others.
+fn own(desired: &DataPlane) -> impl Iterator<Item = IpAddr> {
+    let others = desired.nodes.values().any(|node| !node.local);
+    let local = desired.nodes.values().filter(move |node| node.local && others);
+    local.flat_map(|node| node.addresses.iter().copied())
+}
+
+/// `VIPS` as it should be: the desired addresses, this host's own, and those that packets are
+/// delivered to here.
 pub(super) fn vips(
     desired: &DataPlane,
     served: &BTreeSet<SocketAddr>,
@@ -48,6 +56,10 @@ pub(super) fn vips(
             (*address, Vip { flags, lease: LEASE, owner })
         })
         .collect();
+    for address in own(desired) {
+        let vip = vips.entry(address).or_insert(Vip { flags: HELD, lease: LEASE, owner: 0 });
+        vip.flags |= OWN;
+    }
     for backend in served {
         let vip = vips.entry(backend.ip()).or_insert(Vip { flags: HELD, lease: LEASE, owner: 0 });
         vip.flags |= SERVED;

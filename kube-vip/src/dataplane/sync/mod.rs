@@ -64,6 +64,7 @@ pub struct Mirror {
     /// Hosts that an earlier agent numbered, not met again yet.
     leftover_nodes: BTreeMap<u32, Node>,
     peers: BTreeMap<MacAddress, u32>,
+    peer_ips: BTreeMap<IpAddr, u32>,
     backends: Ids<Server>,
     /// A change of size is a new table, so the size is part of the identity.
     frontends: Ids<(Port, TableSize)>,
@@ -104,6 +105,7 @@ impl Mirror {
             node_values: BTreeMap::new(),
             leftover_nodes: BTreeMap::new(),
             peers: BTreeMap::new(),
+            peer_ips: BTreeMap::new(),
             // 0 is nobody.
             backends: Ids::new(1, limits.backends),
             frontends: Ids::new(0, limits.frontends),
@@ -152,6 +154,12 @@ impl Mirror {
             .filter_map(Result::ok)
             .map(|(key, peer)| (key.mac, peer.node))
             .collect();
+        self.peer_ips = maps
+            .peer_ips
+            .iter()
+            .filter_map(Result::ok)
+            .map(|(address, peer)| (address.to_ip(), peer.node))
+            .collect();
     }
 
     /// The number of a frontend, for its counters.
@@ -177,9 +185,9 @@ impl Mirror {
     ) -> Result<Changes, SyncError> {
         let mut changes = Changes::default();
         let flags = if desired.logging { LOG } else { 0 };
-        maps.settings
-            .set(0, Settings { flags, closed_port: closed, pad: 0 }, 0)
-            .map_err(map_error("SETTINGS"))?;
+        let (probe_port, digest) = (desired.probe_port, desired.digest);
+        let settings = Settings { flags, closed_port: closed, probe_port, digest };
+        maps.settings.set(0, settings, 0).map_err(map_error("SETTINGS"))?;
         self.add_nodes(maps, desired)?;
         let recipes = self.add_backends(maps, desired)?;
         self.served.extend(local_backends(desired));

@@ -1,13 +1,16 @@
-//! `NODES` and `PEERS`.
+//! `NODES`, and by which addresses they are known: `PEERS` and `PEER_IPS`.
 
 use std::collections::BTreeSet;
+use std::net::IpAddr;
 
 use kube_vip_common::address::{Address, MacAddress};
-use kube_vip_common::node::{LINK, Node, Peer, PeerKey, Range4, Range6, THIS_NODE};
+use kube_vip_common::node::{
+    Hop, LINK, Node, Peer, PeerKey, Range4, Range6, THIS_NODE, TUNNEL, tunnelled,
+};
 
 use super::super::object::Maps;
 use super::{Mirror, SyncError, ignore_missing, map_error};
-use crate::plan::DataPlane;
+use crate::plan::{self, DataPlane, NextHop, Through};
 
 impl Mirror {
     pub(super) fn node_id(&self, desired: &DataPlane, name: &str) -> Option<u32> {
@@ -22,7 +25,8 @@ impl Mirror {
         maps: &mut Maps,
         desired: &DataPlane,
     ) -> Result<(), SyncError> {
-        let own = desired.nodes.values().find(|node| node.local).and_then(|node| node.hop);
+        let own = desired.nodes.values().find(|node| node.local).and_then(|node| node.hop(true));
+        let source_mac = own.map(|own| MacAddress::new(own.mac.0)).unwrap_or_default();
         for (name, node) in &desired.nodes {
             let first = |v4: bool| {
                 let mut family = node.addresses.iter().filter(|ip| ip.is_ipv4() == v4);
@@ -39,15 +43,10 @@ impl Mirror {
                 }
                 self.nodes.get_or_take(name, "nodes")?
             };
-            let (mac, ifindex) = node.hop.unwrap_or_default();
-            let source = own.map(|(mac, _)| mac).unwrap_or_default();
+            let hop = |v4| node.hop(v4).map(|hop| value(hop, node.local, source_mac));
             let value = Node {
-                mac: MacAddress::new(mac.0),
-                source_mac: MacAddress::new(source.0),
-                // Nothing is forwarded to this host.
-                ifindex: if node.local { 0 } else { ifindex },
-                way: LINK,
-                mtu: 0,
+                hop4: hop(true).unwrap_or_default(),
+                hop6: hop(false).unwrap_or_default(),
                 v4: first(true),
                 v6: first(false),
                 pods4: Range4::EMPTY,
@@ -57,11 +56,21 @@ impl Mirror {
                 maps.nodes.set(id, value, 0).map_err(map_error("NODES"))?;
                 self.node_values.insert(id, value);
             }
-            if node.hop.is_some() && self.peers.get(&value.mac) != Some(&id) {
-                maps.peers
-                    .insert(PeerKey::new(mac.0), Peer { node: id }, 0)
-                    .map_err(map_error("PEERS"))?;
-                self.peers.insert(value.mac, id);
+            for address in addresses(node) {
+                if self.peer_ips.get(&address) != Some(&id) {
+                    let peer = Peer { node: id };
+                    let added = maps.peer_ips.insert(Address::from(address), peer, 0);
+                    added.map_err(map_error("PEER_IPS"))?;
+                    self.peer_ips.insert(address, id);
+                }
+            }
+            for mac in macs(node, id) {
+                if self.peers.get(&mac) != Some(&id) {
+                    maps.peers
+                        .insert(PeerKey::new(mac.octets), Peer { node: id }, 0)
+                        .map_err(map_error("PEERS"))?;
+                    self.peers.insert(mac, id);
+                }
             }
         }
         Ok(())
@@ -74,8 +83,9 @@ impl Mirror {
     ) -> Result<(), SyncError> {
         let current: BTreeSet<_> = desired
             .nodes
-            .values()
-            .filter_map(|node| node.hop.map(|(mac, _)| MacAddress::new(mac.0)))
+            .iter()
+            .filter_map(|(name, node)| Some((node, self.node_id(desired, name)?)))
+            .flat_map(|(node, id)| macs(node, id))
             .collect();
         let stale: Vec<_> =
             self.peers.keys().filter(|mac| !current.contains(mac)).copied().collect();
@@ -83,6 +93,14 @@ impl Mirror {
             ignore_missing(maps.peers.remove(&PeerKey::new(mac.octets)))
                 .map_err(map_error("PEERS"))?;
             self.peers.remove(&mac);
+        }
+        let current: BTreeSet<_> = desired.nodes.values().flat_map(addresses).collect();
+        let stale: Vec<_> =
+            self.peer_ips.keys().filter(|ip| !current.contains(ip)).copied().collect();
+        for address in stale {
+            ignore_missing(maps.peer_ips.remove(&Address::from(address)))
+                .map_err(map_error("PEER_IPS"))?;
+            self.peer_ips.remove(&address);
         }
         let left = |name: &String| desired.nodes.get(name).is_none_or(|node| node.local);
         let gone: Vec<_> = self.nodes.iter().map(|(n, _)| n).filter(|n| left(n)).cloned().collect();
@@ -94,4 +112,32 @@ impl Mirror {
         }
         Ok(())
     }
+}
+
+fn value(hop: &NextHop, local: bool, source_mac: MacAddress) -> Hop {
+    Hop {
+        mac: MacAddress::new(hop.mac.0),
+        source_mac,
+        // Nothing is forwarded to this host.
+        ifindex: if local { 0 } else { hop.interface },
+        way: match hop.through {
+            Through::Link => LINK,
+            Through::Tunnel => TUNNEL,
+        },
+        mtu: hop.mtu,
+    }
+}
+
+/// The IP addresses that another host's frames out of tunnels, and its probes, come from.
+fn addresses(node: &plan::Node) -> impl Iterator<Item = IpAddr> {
+    node.addresses.iter().filter(|_| !node.local).copied()
+}
+
+/// The Ethernet addresses that frames of a host come from: its own where it is on a link with this
+/// one, and the one that stands for it when its frames come out of a tunnel.
+fn macs(node: &plan::Node, id: u32) -> impl Iterator<Item = MacAddress> {
+    let hops = [node.hop4.as_ref(), node.hop6.as_ref()].into_iter().flatten();
+    let links = hops.filter(|hop| hop.through == Through::Link);
+    let own = links.map(|hop| MacAddress::new(hop.mac.0)).next();
+    own.into_iter().chain((!node.local).then(|| tunnelled(id)))
 }

@@ -7,7 +7,7 @@ use rtnetlink::packet_route::neighbour::{
     NeighbourAttribute, NeighbourFlags, NeighbourMessage, NeighbourState,
 };
 use rtnetlink::packet_route::route::{
-    RouteAddress, RouteAttribute, RouteMessage, RouteType, RouteVia,
+    RouteAddress, RouteAttribute, RouteMessage, RouteMetric, RouteType, RouteVia,
 };
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 
@@ -96,8 +96,8 @@ fn family(address: IpAddr) -> AddressFamily {
     if address.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 }
 }
 
-fn read_way(route: &RouteMessage) -> Way {
-    let (mut oif, mut gateway) = (None, None);
+pub(super) fn read_way(route: &RouteMessage) -> Way {
+    let (mut oif, mut gateway, mut mtu) = (None, None, None);
     for attribute in &route.attributes {
         match attribute {
             RouteAttribute::Oif(index) => oif = Some(*index),
@@ -105,12 +105,23 @@ fn read_way(route: &RouteMessage) -> Way {
             | RouteAttribute::Via(RouteVia::Inet(address)) => gateway = Some((*address).into()),
             RouteAttribute::Gateway(RouteAddress::Inet6(address))
             | RouteAttribute::Via(RouteVia::Inet6(address)) => gateway = Some((*address).into()),
+            // A path MTU that the kernel has learnt is told as the route's own (`rt_fill_info` in
+            // net/ipv4/route.c, `rt6_fill_node` in net/ipv6/route.c).
+            RouteAttribute::Metrics(metrics) => {
+                let of = |metric: &RouteMetric| match metric {
+                    RouteMetric::Mtu(mtu) if *mtu != 0 => Some(*mtu),
+                    _ => None,
+                };
+                mtu = metrics.iter().find_map(of);
+            }
             _ => {}
         }
     }
     match (route.header.kind, oif, gateway) {
         (RouteType::Local, ..) => Way::Here,
-        (RouteType::Unicast, Some(interface), Some(gateway)) => Way::Via { gateway, interface },
+        (RouteType::Unicast, Some(interface), Some(gateway)) => {
+            Way::Via { gateway, interface, mtu }
+        }
         (RouteType::Unicast, Some(interface), None) => Way::OnLink { interface },
         _ => Way::None,
     }

@@ -18,7 +18,7 @@ use crate::view::{Hop, Mac};
 pub(super) enum Way {
     Here,
     OnLink { interface: u32 },
-    Via { gateway: IpAddr, interface: u32 },
+    Via { gateway: IpAddr, interface: u32, mtu: Option<u32> },
     None,
 }
 
@@ -177,6 +177,13 @@ impl Table {
         self.select(known).collect()
     }
 
+    /// Looks again at what is behind routers: a path MTU is learnt and forgotten without an event.
+    pub(super) fn dirty_routed(&mut self) {
+        for entry in self.0.values_mut() {
+            entry.dirty |= matches!(entry.way, Some(Way::Via { .. }));
+        }
+    }
+
     /// The ways, of all wanted addresses that were looked up.
     pub(super) fn hops(&self) -> BTreeMap<IpAddr, Hop> {
         let wanted = self.0.iter().filter(|(target, _)| target.router_on.is_none());
@@ -186,9 +193,9 @@ impl Table {
     fn hop(&self, entry: &Entry) -> Option<Hop> {
         Some(match entry.way? {
             Way::Here => Hop::Here,
-            Way::Via { gateway, interface } => {
+            Way::Via { gateway, interface, mtu } => {
                 let router = entry.router().and_then(|router| self.0.get(&router));
-                Hop::Routed { gateway, interface, mac: router.and_then(Entry::mac) }
+                Hop::Routed { gateway, interface, mac: router.and_then(Entry::mac), mtu }
             }
             Way::None => Hop::Unreachable,
             Way::OnLink { interface } => match entry.mac() {
@@ -295,7 +302,7 @@ impl Entry {
     /// The router on the way there.
     fn router(&self) -> Option<Target> {
         match self.way {
-            Some(Way::Via { gateway, interface }) => {
+            Some(Way::Via { gateway, interface, .. }) => {
                 Some(Target { address: gateway, router_on: Some(interface) })
             }
             _ => None,

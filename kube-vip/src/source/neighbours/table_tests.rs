@@ -94,10 +94,14 @@ fn only_routes_that_cover_an_address_have_it_looked_up() {
 #[test]
 fn the_router_on_the_way_is_resolved_too() {
     let far: IpAddr = [203, 0, 113, 7].into();
-    let routed = |mac| Hop::Routed { gateway: peer(), interface: 3, mac };
+    let routed = |mac| Hop::Routed { gateway: peer(), interface: 3, mac, mtu: None };
     let mut table = Table::default();
     table.want(&[far].into());
-    table.found(far.into(), Way::Via { gateway: peer(), interface: 3 }, Neighbour::Missing);
+    table.found(
+        far.into(),
+        Way::Via { gateway: peer(), interface: 3, mtu: None },
+        Neighbour::Missing,
+    );
     assert_eq!(table.hops(), [(far, routed(None))].into());
     let router = Target { address: peer(), router_on: Some(3) };
     assert_eq!(table.dirty_targets(), [router]);

@@ -170,7 +170,8 @@ fn routes_are_followed() {
         let routed = |v4: &str, v6: &str| {
             let known = v4.ends_with(".2").then_some(PEER_MAC);
             let [v4, v6] = [v4, v6].map(address);
-            let [v4, v6] = [v4, v6].map(|gateway| Hop::Routed { gateway, interface, mac: known });
+            let [v4, v6] =
+                [v4, v6].map(|gateway| Hop::Routed { gateway, interface, mac: known, mtu: None });
             move |hops: &Hops| hops.values().eq([&v4, &v6])
         };
 
@@ -219,7 +220,7 @@ fn lost_events_are_repaired() {
         }
         ip("route add default via 192.0.2.2");
         let (gateway, interface) = (address("192.0.2.2"), index());
-        let routed = Hop::Routed { gateway, interface, mac: Some(PEER_MAC) };
+        let routed = Hop::Routed { gateway, interface, mac: Some(PEER_MAC), mtu: None };
         until(&mut hops, SOON, |hops| hops.values().eq([&routed])).await;
     });
 }
