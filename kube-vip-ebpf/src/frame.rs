@@ -217,8 +217,16 @@ impl<'a> Cursor<'a> {
     }
 }
 
-/// Length of the frame in bytes, Ethernet header included, as far as it can be read directly.
+/// Length of the frame in bytes, Ethernet header included, given that of its packet by its own word:
+/// of a frame in several buffers (`xdp.frags`) only the first can be seen.
 #[inline(always)]
-pub fn length<F: Frame>(frame: &F) -> u64 {
+pub fn length<F: Frame>(frame: &F, packet: u32) -> u64 {
+    let (seen, told) = (visible(frame), u64::from(packet) + size_of::<EthHdr>() as u64);
+    if seen > told { seen } else { told }
+}
+
+/// Bytes that can be read directly.
+#[inline(always)]
+pub fn visible<F: Frame>(frame: &F) -> u64 {
     (frame.end() - frame.start()) as u64
 }

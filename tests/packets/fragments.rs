@@ -122,7 +122,9 @@ fn forwarded_where_the_first_went() {
         }
     }
     let mut desired: DataPlane = elsewhere(everywhere(&[At::Peer]));
-    desired.nodes.get_mut("peer").expect("peer").hop = Some((PEER, IFINDEX + 1));
+    let hop = Some(link(PEER, IFINDEX + 1));
+    let node = desired.nodes.get_mut("peer").expect("peer");
+    (node.hop4, node.hop6) = (hop.clone(), hop);
     let mut kernel = Kernel::new(&desired);
     for (packet, size) in FAMILIES.into_iter().flat_map(packets) {
         let out = packet.clone().ttl(240).link(HOST, PEER);

@@ -17,6 +17,7 @@ mod fence;
 mod forward;
 mod fragments;
 mod icmp_errors;
+mod jumbo;
 mod nd;
 mod passing;
 mod places;

@@ -65,6 +65,10 @@ fn about_delivered<F: Family>(ctx: &TcContext, network: usize) -> Option<Change<
     }
     let head = cursor.offset(ctx);
     let [[s0, s1, d0, d1], [_, _, c0, c1]] = *cursor.take::<[Word; 2]>()?;
+    // Beyond the packet's end by its own word nothing is under its checksum.
+    if (cursor.offset(ctx) - network) as u64 > F::length(ip).into() {
+        return None;
+    }
     let (client, backend) = (F::source(inner), F::destination(inner));
     // As the backend's own packets have them.
     let ports = Ports {

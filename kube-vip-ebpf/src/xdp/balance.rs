@@ -25,7 +25,8 @@ pub(super) fn handle<F: Family>(
     let Some(frontend) = maps::frontend(F::frontend_key(F::destination(ip), ports)) else {
         return Verdict::Unbalanced;
     };
-    count::frontend(frontend.id, length(ctx));
+    let bytes = length(ctx, F::length(ip));
+    count::frontend(frontend.id, bytes);
 
     let slot = match TABLES.get(frontend.id) {
         Some(table) => {
@@ -42,7 +43,7 @@ pub(super) fn handle<F: Family>(
     // Without any backend too: connections known here go on until they end.
     if ours || slot.was_here() {
         let goes_on = transport.has_connections() && !transport.opens;
-        if let Some(verdict) = deliver::known::<F>(ip, transport, length(ctx), chosen) {
+        if let Some(verdict) = deliver::known::<F>(ip, transport, bytes, chosen) {
             return verdict;
         }
         if ours {

@@ -48,14 +48,17 @@ fn handle<F: Family>(ctx: &XdpContext) -> Option<Verdict> {
     }
     let [from, to, _, check] = cursor.take::<Head>()?;
     let (client, vip) = (F::destination(quoted), F::source(quoted));
-    if vip != F::destination(ip) {
+    // Beyond the packet's end by its own word nothing is under its checksum.
+    let end = cursor.offset(ctx) - size_of::<EthHdr>();
+    if vip != F::destination(ip) || end as u64 > F::length(ip).into() {
         return None;
     }
     // As the client's own packets have them.
     let ports =
         Ports { source: u16::from_be_bytes(*to), destination: u16::from_be_bytes(*from), protocol };
     let frontend = maps::frontend(F::frontend_key(vip, ports))?;
-    count::frontend(frontend.id, length(ctx));
+    let bytes = length(ctx, F::length(ip));
+    count::frontend(frontend.id, bytes);
     let slot = match TABLES.get(frontend.id) {
         Some(table) => {
             let hash = balance::hash::<F>(frontend, client, vip, ports);
@@ -82,7 +85,7 @@ fn handle<F: Family>(ctx: &XdpContext) -> Option<Verdict> {
                 F::set_ttl(ip, ORDINARY_TTL);
                 count::reason(Reason::DeliveredForPeer);
             }
-            count::sent(backend, length(ctx));
+            count::sent(backend, bytes);
             return Some(Verdict::Done(Action::Pass));
         }
         if ours {

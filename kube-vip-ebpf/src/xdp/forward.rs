@@ -62,7 +62,7 @@ pub(super) fn handle<F: Family>(
     ethernet.dst_addr = hop.mac.octets;
     ethernet.src_addr = hop.source_mac.octets;
     F::set_ttl(ip, mark::ttl(0));
-    count::sent(slot.backend(), length(ctx));
+    count::sent(slot.backend(), length(ctx, F::length(ip)));
     out(ctx, hop)
 }
 

@@ -40,7 +40,8 @@ fn handle<F: Family>(ctx: &XdpContext, chosen: Chosen) -> Option<Verdict> {
         count::reason(Reason::FlowTableFull);
         return Some(Verdict::Done(Action::Drop));
     };
-    Some(deliver::to::<F>(ip, transport, &endpoint, length(ctx), chosen))
+    let bytes = length(ctx, F::length(ip));
+    Some(deliver::to::<F>(ip, transport, &endpoint, bytes, chosen))
 }
 
 /// A backend on this host, where the table's own is elsewhere and an agent sent the packet here.

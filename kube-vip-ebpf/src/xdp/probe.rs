@@ -35,7 +35,7 @@ fn handle<F: Family>(ctx: &mut XdpContext) -> Option<Action> {
     }
     let udp = *cursor.take::<UdpHdr>()?;
     let question = Message::read(cursor.peek::<[Word; WORDS]>()?)?;
-    let (asker, own) = (F::source(ip), F::destination(ip));
+    let (asker, own, packet) = (F::source(ip), F::destination(ip), F::length(ip));
     if question.kind != Kind::Question {
         return None;
     }
@@ -54,7 +54,7 @@ fn handle<F: Family>(ctx: &mut XdpContext) -> Option<Action> {
     // The question may be longer, to try whether such packets get here; the answer never is.
     let length = (size_of::<UdpHdr>() + WORDS * 4) as u16;
     let frame = size_of::<EthHdr>() + size_of::<F::Header>() + usize::from(length);
-    helpers::set_length(ctx, frame.max(SHORTEST_FRAME) as u64)?;
+    helpers::set_length(ctx, packet, frame.max(SHORTEST_FRAME) as u64)?;
     let mut cursor = Cursor::new(ctx);
     turn(cursor.take::<EthHdr>()?);
     let ip = cursor.take::<F::Header>()?;

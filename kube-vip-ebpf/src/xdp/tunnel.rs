@@ -42,7 +42,7 @@ fn handle<F: Family>(ctx: &mut XdpContext, Onward { slot, position }: Onward) ->
     }
     let ether_type = ethernet.ether_type;
     F::set_ttl(ip, mark::ttl(position));
-    count::sent(slot.backend(), length(ctx));
+    count::sent(slot.backend(), length(ctx, inner));
 
     helpers::grow_head(ctx, room as i32)?;
     let mut cursor = Cursor::new(ctx);

@@ -20,11 +20,11 @@ pub(super) fn judge(
     frontend: Frontend,
     transport: Transport,
 ) -> End {
-    add(&mut host.has.arrived, frontend.id, frame.length());
+    add(&mut host.has.arrived, frontend.id, frame.length(ip));
     let from_agent = is_from_agent(host, frame.from, ip);
     let hash = hash(&frontend, ip, &transport);
+    let slot = choose(host, &frontend, ip, &transport);
     let table = host.is.tables.get(&frontend.id);
-    let slot = table.map(|table| pick(&table.slots, hash)).unwrap_or_default();
     // Another agent's choice of node counts. Without any backend connections go on until they end.
     let ours = from_agent || slot.node == THIS || slot.node == 0;
     if (ours || slot.was_here)
@@ -55,6 +55,12 @@ pub(super) fn judge(
         return End::Untouched;
     }
     refuse::refuse(host, frame, ip, refusal)
+}
+
+/// The slot of a client's packet.
+pub(super) fn choose(host: &Host, frontend: &Frontend, ip: &Ip, transport: &Transport) -> Slot {
+    let table = host.is.tables.get(&frontend.id);
+    table.map(|table| pick(&table.slots, hash(frontend, ip, transport))).unwrap_or_default()
 }
 
 /// The slot of a hash among these: its upper half, scaled.
@@ -89,7 +95,7 @@ fn hash(frontend: &Frontend, ip: &Ip, transport: &Transport) -> u64 {
 }
 
 /// To a peer: new Ethernet addresses and the mark.
-fn forward(host: &mut Host, frame: &Frame, ip: &Ip, slot: Slot) -> End {
+pub(super) fn forward(host: &mut Host, frame: &Frame, ip: &Ip, slot: Slot) -> End {
     let node = host.is.nodes.get(&slot.node).copied().unwrap_or_default();
     if node.interface == 0 {
         return End::Dropped(Reason::NoNextHop);
@@ -102,9 +108,9 @@ fn forward(host: &mut Host, frame: &Frame, ip: &Ip, slot: Slot) -> End {
     if frame.from == node.mac {
         return End::Dropped(Reason::BackToSender);
     }
+    add(&mut host.has.sent, slot.backend, frame.length(ip));
     let mut ip = ip.clone();
     ip.change(|ip| ip.ttl = FORWARDED);
-    add(&mut host.has.sent, slot.backend, frame.length());
     let frame = Frame { to: node.mac, from: node.own, rest: ip.bytes(), ..frame.clone() };
     let verdict = if same_link { Verdict::Transmit } else { Verdict::Redirect };
     End::Changed(verdict, frame, vec![])
@@ -152,6 +158,7 @@ fn open(host: &mut Host, backend: Backend, id: u32, ip: &Ip, transport: &Transpo
 
 /// To a backend here: its address and port become the destination.
 fn deliver(host: &mut Host, frame: &Frame, ip: &Ip, endpoint: Endpoint, from_agent: bool) -> End {
+    add(&mut host.has.sent, endpoint.backend, frame.length(ip));
     let mut ip = ip.clone();
     ip.change(|ip| {
         ip.destination = endpoint.address;
@@ -160,7 +167,6 @@ fn deliver(host: &mut Host, frame: &Frame, ip: &Ip, endpoint: Endpoint, from_age
             ip.ttl = ORDINARY;
         }
     });
-    add(&mut host.has.sent, endpoint.backend, frame.length());
     let counted = if from_agent { vec![Reason::DeliveredForPeer] } else { vec![] };
     End::Delivered(Frame { rest: ip.bytes(), ..frame.clone() }, counted)
 }
