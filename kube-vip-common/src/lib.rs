@@ -11,6 +11,7 @@ extern crate std;
 pub mod address;
 pub mod backend;
 pub mod checksum;
+pub mod client;
 pub mod clock;
 pub mod event;
 pub mod filter;

@@ -4,6 +4,7 @@ use aya::Pod;
 
 use crate::address::Address;
 use crate::backend::Backend;
+use crate::client::{ClientEnd, ClientKey};
 use crate::clock::Clock;
 use crate::event::{Event, EventTime};
 use crate::filter::Filter;
@@ -31,6 +32,8 @@ pod!(
     Address,
     Backend,
     BackendTraffic,
+    ClientEnd,
+    ClientKey,
     Clock,
     Count,
     Endpoint4,

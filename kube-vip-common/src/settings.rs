@@ -6,7 +6,7 @@ use crate::assert_size;
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Settings {
-    /// [`LOG`].
+    /// [`LOG`], [`ALL_CLIENTS`].
     pub flags: u32,
     /// A TCP port of this host that is taken and never answers but with RST, host order; 0 while
     /// there is none.
@@ -15,9 +15,13 @@ pub struct Settings {
     pub probe_port: u16,
     /// What answers to probes say of the seeds, see [`crate::probe`].
     pub digest: u64,
+    /// The kernel's number of the agent's network namespace; 0 stands for the initial one.
+    pub namespace: u64,
 }
 
 /// Rare paths write log lines.
 pub const LOG: u32 = 1;
+/// Processes of all network namespaces are led to backends, not only those of the agent's.
+pub const ALL_CLIENTS: u32 = 2;
 
-assert_size!(Settings: 16);
+assert_size!(Settings: 24);

@@ -134,6 +134,12 @@ reasons! {
     ReplyFailed = "reply_failed",
     /// A frame whose VLAN tags could not be put on again: dropped.
     TagLost = "tag_lost",
+    /// A process on this host was led to a backend, by a connection or a datagram to the VIP.
+    ClientBalanced = "client_balanced",
+    /// A process on this host asked for a frontend without a ready backend: refused.
+    ClientRefused = "client_refused",
+    /// Where a process was led could not be remembered: it sees the backend's address, not the VIP.
+    ClientUnrecorded = "client_unrecorded",
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 //! the context, so nothing can keep one across a change of the frame's length.
 
 use aya_ebpf::programs::{TcContext, XdpContext};
+use kube_vip_common::client::ClientKey;
 use kube_vip_common::flow::{Tuple4, Tuple6};
 use kube_vip_common::fragment::FragmentKey;
 use kube_vip_common::frontend::FrontendKey;
@@ -157,6 +158,8 @@ unsafe impl Key<2> for Tuple4 {}
 unsafe impl Key<5> for Tuple6 {}
 // SAFETY: as above.
 unsafe impl Key<5> for FragmentKey {}
+// SAFETY: as above.
+unsafe impl Key<4> for ClientKey {}
 
 /// A place in a frame that moves towards its end.
 pub struct Cursor<'a> {

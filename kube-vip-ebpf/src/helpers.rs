@@ -1,6 +1,7 @@
 //! Kernel helpers without a safe form in aya.
 
 use aya_ebpf::EbpfContext as _;
+use aya_ebpf::Global;
 use aya_ebpf::helpers::generated as raw;
 use aya_ebpf::programs::{TcContext, XdpContext};
 
@@ -11,6 +12,33 @@ use aya_ebpf::programs::{TcContext, XdpContext};
 pub fn boot_time() -> u64 {
     // SAFETY: no arguments.
     unsafe { raw::bpf_ktime_get_boot_ns() }
+}
+
+/// A number that is different each time, not fit for secrets.
+///
+/// Minimum kernel: 4.1.
+#[inline(always)]
+pub fn random() -> u32 {
+    // SAFETY: no arguments.
+    unsafe { raw::bpf_get_prandom_u32() }
+}
+
+/// Not 0 where the kernel has `bpf_set_retval`; set by the agent when it loads the programs.
+#[unsafe(no_mangle)]
+static HAS_SET_RETVAL: Global<u8> = Global::new(0);
+
+/// Makes the system call that is refused end with `ECONNREFUSED`, where the kernel can; it ends with
+/// `EPERM` otherwise.
+///
+/// Minimum kernel: 5.18. On older ones the verifier leaves the call out, because the number is
+/// constant when it looks.
+#[inline(always)]
+pub fn connection_refused() {
+    const ECONNREFUSED: i32 = 111;
+    if HAS_SET_RETVAL.load() != 0 {
+        // SAFETY: a number only.
+        unsafe { raw::bpf_set_retval(-ECONNREFUSED) };
+    }
 }
 
 /// Brings the frame to `length` bytes, all of them in its first buffer, by moving its end; `packet` is

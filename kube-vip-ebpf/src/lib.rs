@@ -1,13 +1,15 @@
-//! The kernel side of kube-vip: what arrives ([`xdp`]) and what leaves ([`egress`]).
+//! The kernel side of kube-vip: what arrives ([`xdp`]), what leaves ([`egress`]), and what processes
+//! of this host ask for ([`cgroup`]).
 //!
 //! Each stage is a file and can be read alone. Packet bytes are reached through [`frame`], maps
-//! through [`maps`]; those two, [`count`] and [`helpers`] hold all the `unsafe` there is.
+//! through [`maps`]; those two, [`count`], [`helpers`] and `cgroup::socket` hold all the `unsafe` there is.
 #![no_std]
 #![expect(
     clippy::needless_pass_by_value,
     reason = "a stage that is a function of its own takes the context in a register, see frame::again"
 )]
 
+pub mod cgroup;
 pub mod count;
 pub mod egress;
 mod ethertype;

@@ -6,6 +6,7 @@ use aya_ebpf::btf_maps::{Array, ArrayOfMaps, HashMap, LruHashMap, PerCpuArray, R
 use aya_ebpf::macros::btf_map;
 use kube_vip_common::address::Address;
 use kube_vip_common::backend::Backend;
+use kube_vip_common::client::{ClientEnd, ClientKey};
 use kube_vip_common::clock::Clock;
 use kube_vip_common::event::{Event, EventTime, KINDS};
 use kube_vip_common::filter::Filter;
@@ -99,6 +100,10 @@ pub static FRAGS: LruHashMap<FragmentKey, Fate, FRAGMENTS> = LruHashMap::new();
 /// The key of the first fragment that this CPU is at, as it was before anything changed.
 #[btf_map]
 pub static FRAG_KEY: PerCpuArray<FragmentKey, 1> = PerCpuArray::new();
+
+/// Where sockets of this host were led, both ways.
+#[btf_map]
+pub static CLIENTS: LruHashMap<ClientKey, ClientEnd, 1024> = LruHashMap::new();
 
 /// Counters by [`Reason`].
 #[btf_map]

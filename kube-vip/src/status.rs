@@ -4,12 +4,12 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use crate::agent::State;
-use crate::config::Protocol;
+use crate::config::{LocalClients, Protocol};
 use crate::dataplane::{Attachment, Egress, Ingress, LEASE};
 use crate::plan::{Frontend, Way};
 use crate::publish::{
-    BackendState, BackendStatus, BackendWay, ConfigStatus, EgressMode, FrontendStatus, LeaseStatus,
-    Status, UplinkStatus, VipStatus, XdpMode,
+    BackendState, BackendStatus, BackendWay, ClientsStatus, ClientsWay, ConfigStatus, EgressMode,
+    FrontendStatus, LeaseStatus, Status, UplinkStatus, VipStatus, XdpMode,
 };
 
 /// What is true now; counters are read from the kernel at this moment.
@@ -27,6 +27,7 @@ pub(crate) fn of(state: &State) -> Status {
             refused: state.refused.clone(),
         },
         uplinks: uplinks(state),
+        clients: clients(state),
         vips: vips(state),
         frontends: frontends(state),
         counters: reasons.iter().map(|(r, count)| (r.name().to_owned(), *count)).collect(),
@@ -66,6 +67,21 @@ fn uplinks(state: &State) -> Vec<UplinkStatus> {
         },
     };
     state.desired.dataplane.uplinks.keys().map(of).collect()
+}
+
+fn clients(state: &State) -> ClientsStatus {
+    let sockets = state.driver.sockets();
+    let processes = match state.config.local_clients {
+        LocalClients::Host => "host",
+        LocalClients::All => "all",
+        LocalClients::None => "none",
+    };
+    ClientsStatus {
+        processes: processes.to_owned(),
+        way: if sockets.cgroup().is_some() { ClientsWay::Led } else { ClientsWay::Owner },
+        cgroup: sockets.cgroup().map(|path| path.display().to_string()),
+        reason: sockets.reason().map(str::to_owned).or_else(|| state.driver.unavailable.clone()),
+    }
 }
 
 fn vips(state: &State) -> Vec<VipStatus> {

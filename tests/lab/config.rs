@@ -19,6 +19,8 @@ pub struct Config {
     pub start_as_leader: bool,
     /// `native` unless said: every port of the wire has a program, so that works.
     pub xdp_mode: &'static str,
+    /// Whose sockets on the host are led to backends; `host` unless said.
+    pub local_clients: &'static str,
     /// Whether the network is told where the virtual addresses are.
     pub gratuitous_arp: bool,
     /// What is balanced.
@@ -73,6 +75,7 @@ impl Config {
             vips: VIPS.to_vec(),
             start_as_leader: host.name() == "n1",
             xdp_mode: "native",
+            local_clients: "host",
             gratuitous_arp: true,
             balancers: balancers.to_vec(),
             extra: String::new(),
@@ -110,6 +113,8 @@ impl fmt::Display for Config {
         }
         let vips = self.vips.iter().map(IpAddr::to_string).collect::<Vec<_>>().join(",");
         writeln!(out, "vip: \"{vips}\"\ninterface: eth0\nxdpMode: {}", self.xdp_mode)?;
+        // A host of the lab is below the root, like a container that is a host itself.
+        writeln!(out, "localClients: {}\ncgroupRoot: /sys/fs/cgroup", self.local_clients)?;
         writeln!(out, "gratuitousARP: {}", self.gratuitous_arp)?;
         writeln!(out, "startAsLeader: {}", self.start_as_leader)?;
         if !self.balancers.is_empty() {

@@ -105,6 +105,7 @@ fn desired(vip: &Vip, frontends: Frontends) -> DataPlane {
             ("peer".to_owned(), node(false, PEER, [PEER4.into(), PEER6.into()])),
         ]),
         frontends,
+        clients: Default::default(),
         logging: false,
         probe_port: PROBE,
         digest: DIGEST,

@@ -42,6 +42,7 @@ fn fields() -> BTreeMap<&'static str, &'static [&'static str]> {
     BTreeMap::from([
         ("BACKENDS", &["address", "port", "flags", "protocol"][..]),
         ("BACKEND_STATS", &["sent", "replies", "packets", "bytes"]),
+        ("CLIENTS", &["cookie", "address", "port", "protocol", "direction", "backend"]),
         ("CLOCK", &["seconds"]),
         ("EVENT_TIMES", &["time"]),
         ("FLOWS4", tuple),
@@ -54,7 +55,7 @@ fn fields() -> BTreeMap<&'static str, &'static [&'static str]> {
         ("PEER_IPS", &["octets", "node"]),
         ("REVERSE4", tuple),
         ("REVERSE6", tuple),
-        ("SETTINGS", &["flags", "closed_port", "probe_port", "digest"]),
+        ("SETTINGS", &["flags", "closed_port", "probe_port", "digest", "namespace"]),
         ("STATS", &["packets"]),
         ("TABLE", &["header", "slots", "locals"]),
         ("UPLINKS", &["mac"]),
@@ -73,6 +74,7 @@ fn every_map_shows_its_fields_by_name() -> Result<()> {
         }
         for node in ["n1", "n2"] {
             let host = cluster.host(node);
+            host.run(&[env!("CARGO_BIN_EXE_visitor"), "tcp", "10.77.0.100:80", "1"])?;
             let pins = host.pins()?.into_iter().filter(|path| path.matches('/').count() == 7);
             let pins = pins.map(|path| path.replace(PINS, "")).collect::<Vec<_>>();
             ensure!(pins.len() > 20, "{pins:?}");

@@ -56,7 +56,7 @@ impl Ports {
 
     /// As they end a key of `FRONTENDS`.
     #[inline(always)]
-    fn frontend_word(self) -> u64 {
+    pub fn frontend_word(self) -> u64 {
         let [a, b] = self.destination.to_ne_bytes();
         let [c, d] = u16::from(self.protocol).to_ne_bytes();
         u64::from_ne_bytes([a, b, c, d, 0, 0, 0, 0])

@@ -43,7 +43,7 @@ mod forward;
 pub(crate) mod fragments;
 pub(crate) mod nd;
 pub(crate) mod open;
-mod pick;
+pub(crate) mod pick;
 pub(crate) mod probe;
 pub(crate) mod refuse;
 mod reset;

@@ -10,7 +10,7 @@ type Table<const N: usize, const FLAGS: usize> = Array<Line, N, FLAGS>;
 
 /// The packet's slot.
 #[inline(always)]
-pub(super) fn slot<const N: usize, const FLAGS: usize>(
+pub(crate) fn slot<const N: usize, const FLAGS: usize>(
     table: &Table<N, FLAGS>,
     slots: u32,
     hash: FlowHash,

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use super::balancers::{self, Defaults};
@@ -10,10 +11,10 @@ use super::peers::{self, Peers};
 use super::reader::{Findings, Located, Section, address, quote};
 use super::retired;
 use super::yaml::{self, Value};
-use super::{Config, ConfigError, Limits, LoadBalancer, TableSize, XdpMode};
+use super::{Config, ConfigError, Limits, LoadBalancer, LocalClients, TableSize, XdpMode};
 
 /// Keys that have an effect; [`retired::KEYS`] are known too.
-const KEYS: [&str; 16] = [
+const KEYS: [&str; 18] = [
     "vip",
     "interface",
     "localPeer",
@@ -28,6 +29,8 @@ const KEYS: [&str; 16] = [
     "announceInterval",
     "logDataPlane",
     "xdpMode",
+    "localClients",
+    "cgroupRoot",
     "limits",
     "secret",
 ];
@@ -71,6 +74,8 @@ fn config(section: &Section<'_>, host: &str) -> Option<Config> {
     let start_as_leader = flag("startAsLeader", false);
     let log_data_plane = flag("logDataPlane", false);
     let xdp_mode = xdp_mode(section);
+    let local_clients = local_clients(section);
+    let cgroup_root = cgroup_root(section);
     let interface = interface(section);
     let instance = instance(section);
     let announce_interval = announce_interval(section);
@@ -88,6 +93,8 @@ fn config(section: &Section<'_>, host: &str) -> Option<Config> {
         start_as_leader,
         load_balancers,
         xdp_mode,
+        local_clients,
+        cgroup_root,
         log_data_plane,
         limits,
         notices: Vec::new(),
@@ -256,6 +263,34 @@ fn xdp_mode(section: &Section<'_>) -> XdpMode {
             XdpMode::default()
         }
     }
+}
+
+fn local_clients(section: &Section<'_>) -> LocalClients {
+    let Some(text) = section.text("localClients") else { return LocalClients::default() };
+    match text.value.as_str() {
+        "host" => LocalClients::Host,
+        "all" => LocalClients::All,
+        "none" => LocalClients::None,
+        other => {
+            let message = format!("{} is not known; write host, all or none", quote(other));
+            section.problem("localClients", message);
+            LocalClients::default()
+        }
+    }
+}
+
+/// Whether there is a cgroup is seen when it is needed: without one the host does without.
+fn cgroup_root(section: &Section<'_>) -> Option<PathBuf> {
+    let text = section.text("cgroupRoot")?.value;
+    if text.starts_with('/') && !text.contains(char::is_control) {
+        return Some(PathBuf::from(text));
+    }
+    let message = format!(
+        "{} is not an absolute path; write where the host's cgroup2 hierarchy is mounted,          like /sys/fs/cgroup",
+        quote(&text)
+    );
+    section.problem("cgroupRoot", message);
+    None
 }
 
 /// `1m30s`, `500ms`: whole numbers, each with its unit.

@@ -15,7 +15,7 @@ mod yaml;
 use std::fs::File;
 use std::io::Read;
 use std::net::IpAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub use error::{ConfigError, Problem};
@@ -52,6 +52,10 @@ pub struct Config {
     pub load_balancers: Vec<LoadBalancer>,
     /// How arriving packets are to be handled.
     pub xdp_mode: XdpMode,
+    /// Whose sockets on this host are led to backends.
+    pub local_clients: LocalClients,
+    /// The cgroup2 directory whose processes those are, where it is not to be looked for.
+    pub cgroup_root: Option<PathBuf>,
     /// Let the kernel programs write log lines on their rare paths.
     pub log_data_plane: bool,
     /// Sizes of the maps.
@@ -142,6 +146,18 @@ pub enum XdpMode {
     /// In the network stack.
     Generic,
     /// By the kernel alone.
+    None,
+}
+
+/// Whose sockets on a host are led to backends.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum LocalClients {
+    /// Those of processes in the agent's own network namespace.
+    #[default]
+    Host,
+    /// Those of all network namespaces.
+    All,
+    /// Nobody's: packets go through the owner.
     None,
 }
 

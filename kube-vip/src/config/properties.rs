@@ -127,6 +127,8 @@ prop_compose! {
         vips in 0..=2usize,
         peers in prop::collection::vec(peer(), 1..5),
         flags in any::<[bool; 3]>(),
+        local_clients in select(vec![LocalClients::Host, LocalClients::All, LocalClients::None]),
+        cgroup_root in prop::option::of("/[a-z /]{0,20}[a-z]"),
         interval in 100..=3_600_000u64,
         mut load_balancers in prop::collection::vec(balancer(), 0..5),
     ) -> Config {
@@ -160,6 +162,8 @@ prop_compose! {
             start_as_leader: flags[2],
             load_balancers,
             xdp_mode: XdpMode::Auto,
+            local_clients,
+            cgroup_root: cgroup_root.map(PathBuf::from),
             log_data_plane: flags[0],
             limits: Limits { frontends: 1024, backends: 8192, flows: 65536 },
             notices: Vec::new(),
@@ -186,6 +190,15 @@ fn render(config: &Config) -> String {
         config.start_as_leader,
         config.log_data_plane,
     );
+    if let Some(path) = &config.cgroup_root {
+        text.insert_str(0, &format!("cgroupRoot: '{}'\n", path.display()));
+    }
+    let whose = match config.local_clients {
+        LocalClients::Host => "host",
+        LocalClients::All => "all",
+        LocalClients::None => "none",
+    };
+    text.insert_str(0, &format!("localClients: {whose}\n"));
     for other in &config.remote_peers {
         writeln!(text, "- {}", peer(other)).unwrap();
     }

@@ -112,6 +112,7 @@ fn defaults_are_the_documented_ones() {
         good(&with("loadBalancers: [{port: 53, type: UDP, backends: [{address: 10.0.0.3}]}]"));
     assert!(config.gratuitous_arp && !config.single_node && !config.start_as_leader);
     assert!(!config.log_data_plane);
+    assert_eq!((config.local_clients, config.cgroup_root), (LocalClients::Host, None));
     let lb = &config.load_balancers[0];
     assert_eq!(lb.name, "udp-53");
     assert_eq!((lb.protocol, lb.bind_to_vip), (Protocol::Udp, false));
@@ -346,4 +347,23 @@ fn ten_thousand_load_balancers_fit() {
     let config = good(&text);
     assert_eq!(config.load_balancers.len(), 10_000);
     assert_eq!(config.limits, Limits { frontends: 32768, backends: 262_144, flows: 65536 });
+}
+
+#[test]
+fn whose_sockets_are_led_is_a_word_and_a_path() {
+    for (word, whose) in
+        [("host", LocalClients::Host), ("all", LocalClients::All), ("none", LocalClients::None)]
+    {
+        assert_eq!(good(&with(&format!("localClients: {word}"))).local_clients, whose);
+    }
+    let config = good(&with("cgroupRoot: /host/cgroup"));
+    assert_eq!(config.cgroup_root.as_deref(), Some(Path::new("/host/cgroup")));
+    for (line, expected) in [
+        ("localClients: pods", "localClients: \"pods\" is not known; write host, all or none"),
+        ("cgroupRoot: sys", "cgroupRoot: \"sys\" is not an absolute path"),
+        ("cgroupRoot: \"/a\\u0007\"", "is not an absolute path"),
+    ] {
+        let error = parse(&with(line)).unwrap_err();
+        assert!(error.contains(expected), "{error}");
+    }
 }

@@ -10,6 +10,7 @@ use kube_vip_common::stats::{BackendTraffic, Reason, Traffic};
 use tracing::{info, warn};
 
 use super::attach::Attachment;
+use super::cgroup::Sockets;
 use super::clock::Hand;
 use super::closed::ClosedPort;
 use super::counters;
@@ -32,6 +33,7 @@ pub struct Driver {
     pub unavailable: Option<String>,
     fence: Fence,
     attachments: BTreeMap<String, Attachment>,
+    sockets: Sockets,
 }
 
 struct Kernel {
@@ -71,6 +73,7 @@ impl Driver {
             unavailable: None,
             fence: Fence::none(),
             attachments: BTreeMap::new(),
+            sockets: Sockets::default(),
         };
         let opened = Kernel::open(instance, limits).and_then(|kernel| {
             let fence = kernel.object.maps.fence()?;
@@ -171,12 +174,18 @@ impl Driver {
         if grant.is_some() {
             self.fence.grant(LEASE, grant, term)?;
         }
+        self.sockets.apply(&mut kernel.object, kernel.pins.as_ref(), &desired.clients);
         Ok(changes)
     }
 
     /// The interfaces and how the programs are attached to them.
     pub fn attachments(&self) -> impl Iterator<Item = (&String, &Attachment)> {
         self.attachments.iter()
+    }
+
+    /// The programs for sockets of this host's processes.
+    pub fn sockets(&self) -> &Sockets {
+        &self.sockets
     }
 
     /// What arrived for a frontend.
@@ -211,6 +220,7 @@ impl Driver {
         if let Err(error) = self.fence.grant(LEASE, None, Duration::ZERO) {
             warn!("{error}");
         }
+        self.sockets.detach();
         let pins = self.kernel.as_ref().and_then(|kernel| kernel.pins.as_ref());
         let mut qdiscs = pins.map(Pins::qdiscs).unwrap_or_default();
         for (name, attachment) in std::mem::take(&mut self.attachments) {

@@ -1,6 +1,7 @@
 //! Driver: the kernel programs and their maps.
 
 mod attach;
+mod cgroup;
 mod clock;
 mod closed;
 pub mod counters;
@@ -15,6 +16,7 @@ mod sys;
 mod tables;
 
 pub use attach::{Attachment, Egress, Ingress};
+pub use cgroup::Sockets;
 pub use clock::Hand;
 pub use driver::{Driver, DriverError, Voices};
 pub use ids::Full;

@@ -4,7 +4,8 @@ use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 
 use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, RingBuf};
-use aya::programs::{ProgramError, SchedClassifier, Xdp};
+use aya::programs::{CgroupSockAddr, ProgramError, ProgramType, SchedClassifier, Xdp};
+use aya::sys::{BpfHelper, is_helper_supported};
 use aya::{Ebpf, EbpfLoader};
 use kube_vip_common::address::Address;
 use kube_vip_common::backend::Backend;
@@ -149,6 +150,7 @@ pub(super) const MAP_NAMES: &[&str] = &[
     "REVERSE6",
     "FRAGS",
     "FRAG_KEY",
+    "CLIENTS",
 ];
 
 impl Object {
@@ -201,6 +203,17 @@ impl Object {
     /// The XDP program.
     pub fn xdp(&mut self) -> Result<&mut Xdp, LoadError> {
         xdp(&mut self.programs)
+    }
+
+    /// A program for sockets, loaded when it is first asked for: a host without cgroups does without.
+    pub(super) fn socket(&mut self, name: &'static str) -> Result<&mut CgroupSockAddr, LoadError> {
+        let program = self.programs.program_mut(name).ok_or(LoadError::Missing(name))?;
+        let program: &mut CgroupSockAddr =
+            program.try_into().map_err(|error| refused(name, &error))?;
+        match program.load() {
+            Ok(()) | Err(ProgramError::AlreadyLoaded) => Ok(program),
+            Err(error) => Err(refused(name, &error)),
+        }
     }
 
     /// The TC egress program.
@@ -256,9 +269,13 @@ fn loader<'a>(limits: &Limits) -> EbpfLoader<'a> {
         ("FLOWS6", limits.flows),
         ("REVERSE4", limits.flows),
         ("REVERSE6", limits.flows),
+        ("CLIENTS", limits.flows),
     ] {
         loader.map_max_entries(map, size);
     }
+    let retval = is_helper_supported(ProgramType::CgroupSockAddr, BpfHelper::BPF_FUNC_set_retval);
+    let number = if retval.unwrap_or(false) { &1_u8 } else { &0 };
+    loader.override_global("HAS_SET_RETVAL", number, false);
     loader
 }
 

@@ -47,6 +47,24 @@ impl Pins {
         self.version.join(format!("{hook}-{ifindex}"))
     }
 
+    /// Where the link of a program for sockets is pinned, by the number of its cgroup.
+    pub(super) fn socket_link(&self, program: &str, cgroup: u64) -> PathBuf {
+        self.version.join(format!("{program}-{cgroup}"))
+    }
+
+    /// Where links of that program at other cgroups are pinned.
+    pub(super) fn other_socket_links(&self, program: &str, cgroup: Option<u64>) -> Vec<PathBuf> {
+        let entries = std::fs::read_dir(&self.version).into_iter().flatten().filter_map(Result::ok);
+        let number = |name: &str| -> Option<u64> {
+            name.strip_prefix(program)?.strip_prefix('-')?.parse().ok()
+        };
+        let other = |name: &str| number(name).is_some_and(|number| Some(number) != cgroup);
+        entries
+            .filter(|entry| entry.file_name().to_str().is_some_and(other))
+            .map(|entry| entry.path())
+            .collect()
+    }
+
     /// Remembers that the interface's clsact qdisc is ours, for whoever comes after a `kill -9`.
     /// bpffs holds no files but pins, so it is a directory.
     pub fn note_qdisc(&self, ifindex: u32) {

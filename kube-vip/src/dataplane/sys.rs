@@ -1,9 +1,12 @@
-//! The parts of the `bpf` system call that aya has no function for: batches, and maps made with the
-//! types of another map. All of the data plane's `unsafe` is here.
+//! The parts of the `bpf` system call that aya has no function for: batches, maps made with the types
+//! of another map, and another program for a cgroup's link. All of the data plane's `unsafe` is here.
 
-use std::ffi::c_long;
+use std::ffi::{CString, c_long};
 use std::io;
+use std::net::UdpSocket;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd as _, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
 
 use aya::Pod;
 use tokio::io::unix::AsyncFd;
@@ -12,9 +15,11 @@ use tokio::io::unix::AsyncFd;
 mod command {
     pub(super) const MAP_CREATE: i64 = 0;
     pub(super) const MAP_UPDATE_ELEM: i64 = 2;
+    pub(super) const OBJ_GET: i64 = 7;
     pub(super) const OBJ_GET_INFO_BY_FD: i64 = 15;
     pub(super) const BTF_GET_FD_BY_ID: i64 = 19;
     pub(super) const MAP_UPDATE_BATCH: i64 = 26;
+    pub(super) const LINK_UPDATE: i64 = 29;
 }
 
 /// `ENOTSUPP`, which the kernel answers and libc does not name (include/linux/errno.h).
@@ -69,6 +74,23 @@ struct GetById {
     id: u32,
     next_id: u32,
     open_flags: u32,
+}
+
+/// … for `BPF_OBJ_GET`.
+#[repr(C)]
+struct GetPinned {
+    path: u64,
+    fd: u32,
+    flags: u32,
+}
+
+/// … for `BPF_LINK_UPDATE`.
+#[repr(C)]
+struct LinkUpdate {
+    link_fd: u32,
+    program_fd: u32,
+    flags: u32,
+    old_program_fd: u32,
 }
 
 /// … for `BPF_MAP_UPDATE_ELEM`.
@@ -271,6 +293,49 @@ fn update<K: Pod, V: Pod>(
         what,
         source,
     })
+}
+
+/// Puts a program in the place of the one that a pinned link attaches; there is no moment without.
+///
+/// Minimum kernel: 5.7.
+///
+/// # Errors
+///
+/// Nothing is pinned there, or what it was attached to is gone (`ENOLINK`).
+pub(super) fn update_link(pin: &Path, program: BorrowedFd<'_>) -> Result<(), SysError> {
+    let error = |call| move |source| SysError { call, what: "a link", source };
+    let path = CString::new(pin.as_os_str().as_bytes())
+        .map_err(io::Error::from)
+        .map_err(error("BPF_OBJ_GET"))?;
+    let mut attr = GetPinned { path: path.as_ptr() as u64, fd: 0, flags: 0 };
+    let link = bpf(command::OBJ_GET, &mut attr).map(owned).map_err(error("BPF_OBJ_GET"))?;
+    let mut attr = LinkUpdate {
+        link_fd: number(link.as_fd()),
+        program_fd: number(program),
+        flags: 0,
+        old_program_fd: 0,
+    };
+    bpf(command::LINK_UPDATE, &mut attr).map(drop).map_err(error("BPF_LINK_UPDATE"))
+}
+
+/// The kernel's number of the calling thread's network namespace, as `bpf_get_netns_cookie` gives it.
+///
+/// Minimum kernel: 5.14. On older ones there is none.
+pub(super) fn network_namespace() -> Option<u64> {
+    let socket = UdpSocket::bind((std::net::Ipv4Addr::LOCALHOST, 0)).ok()?;
+    let mut cookie = 0_u64;
+    let mut length = size_of::<u64>() as libc::socklen_t;
+    // SAFETY: the kernel writes at most `length` bytes, which the number has.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_NETNS_COOKIE,
+            (&raw mut cookie).cast(),
+            &raw mut length,
+        )
+    };
+    (result == 0).then_some(cookie)
 }
 
 /// A value out of bytes, where they are enough.

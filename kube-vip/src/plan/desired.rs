@@ -2,11 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 
 use kube_vip_common::frontend::{Affinity, Protocol};
 use kube_vip_common::table::TableSize;
 
-use crate::config::XdpMode;
+use crate::config::{LocalClients, XdpMode};
 use crate::view::Mac;
 
 /// The output of the plan; each driver reads its own part.
@@ -51,12 +52,23 @@ pub struct DataPlane {
     pub nodes: BTreeMap<String, Node>,
     /// Balanced ports.
     pub frontends: BTreeMap<(IpAddr, u16, Protocol), Frontend>,
+    /// How processes of this host reach the VIPs.
+    pub clients: Clients,
     /// Rare paths write log lines.
     pub logging: bool,
     /// The UDP port that other agents' probes come to; 0 where there are no others.
     pub probe_port: u16,
     /// Of what seeds come from: hosts with the same digest have the same tables.
     pub digest: u64,
+}
+
+/// How processes of this host reach the VIPs.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Clients {
+    /// Whose sockets are led to backends.
+    pub whose: LocalClients,
+    /// The cgroup whose processes those are; looked for where it is not given.
+    pub cgroup: Option<PathBuf>,
 }
 
 /// An interface the programs are attached to.

@@ -16,8 +16,8 @@ use std::collections::BTreeSet;
 
 pub use self::nodes::wanted;
 pub use desired::{
-    Announcement, Backend, DataPlane, Desired, Frontend, Grant, HeldAddress, NextHop, Node,
-    Through, Uplink, Vip, Way,
+    Announcement, Backend, Clients, DataPlane, Desired, Frontend, Grant, HeldAddress, NextHop,
+    Node, Through, Uplink, Vip, Way,
 };
 
 use crate::view::{Standing, View};
@@ -52,6 +52,7 @@ pub fn plan(view: &View) -> Desired {
             vips: vips::plan(view),
             frontends: frontends::plan(view, &nodes),
             nodes,
+            clients: Clients { whose: config.local_clients, cgroup: config.cgroup_root.clone() },
             logging: config.log_data_plane,
             probe_port: if config.remote_peers.is_empty() { 0 } else { config.local_peer.port },
             digest: seed::of(config),

@@ -14,8 +14,8 @@ pub(crate) use lock::holder_of;
 pub use lock::{InstanceLock, LockError, VipLocks};
 pub use socket::{FetchError, SocketError, StatusSocket, fetch};
 pub use status::{
-    BackendState, BackendStatus, BackendWay, ConfigStatus, EgressMode, FrontendStatus, LeaseStatus,
-    Status, UplinkStatus, VipStatus, XdpMode,
+    BackendState, BackendStatus, BackendWay, ClientsStatus, ClientsWay, ConfigStatus, EgressMode,
+    FrontendStatus, LeaseStatus, Status, UplinkStatus, VipStatus, XdpMode,
 };
 pub use table::{Style, render};
 

@@ -22,6 +22,8 @@ pub struct Status {
     pub config: ConfigStatus,
     /// Interfaces packets arrive on.
     pub uplinks: Vec<UplinkStatus>,
+    /// How processes of this host reach the virtual addresses.
+    pub clients: ClientsStatus,
     /// The virtual addresses.
     pub vips: Vec<VipStatus>,
     /// The balanced ports.
@@ -76,6 +78,29 @@ pub enum EgressMode {
     Clsact,
     /// By the kernel alone.
     None,
+}
+
+/// How processes of this host reach the virtual addresses.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClientsStatus {
+    /// Whose sockets are meant, as configured: `host`, `all` or `none`.
+    pub processes: String,
+    /// How they get to a backend.
+    pub way: ClientsWay,
+    /// The cgroup whose processes are led.
+    pub cgroup: Option<String>,
+    /// Why they are not led, or what is not as configured.
+    pub reason: Option<String>,
+}
+
+/// How sockets of this host get to a backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ClientsWay {
+    /// Led by programs on this host, when they connect or send.
+    Led,
+    /// Like any client of the network, through the owner.
+    Owner,
 }
 
 /// A virtual address.
@@ -183,6 +208,7 @@ pub(super) mod tests {
         "instance": "default", "version": "0.1.0", "host": "n1", "pid": 1, "ready": true,
         "config": {"path": "/etc/kube-vip/config.yaml", "refused": null},
         "uplinks": [{"name": "eth0", "xdp": "native", "egress": "tcx", "reason": null}],
+        "clients": {"processes": "host", "way": "led", "cgroup": "/sys/fs/cgroup", "reason": null},
         "vips": [
             {"address": "10.77.0.100", "owned": true, "owner": "n1", "held": true,
              "interface": "eth0", "lease": {"epoch": 1, "remaining_ms": 2500}},

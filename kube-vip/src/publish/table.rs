@@ -4,7 +4,8 @@ use std::fmt::Write;
 use std::net::SocketAddr;
 
 use super::status::{
-    BackendState, BackendStatus, BackendWay, EgressMode, FrontendStatus, Status, XdpMode,
+    BackendState, BackendStatus, BackendWay, ClientsStatus, ClientsWay, EgressMode, FrontendStatus,
+    Status, XdpMode,
 };
 
 /// How much is shown, and with colours or without.
@@ -59,9 +60,23 @@ fn head(out: &mut String, status: &Status, style: Style) {
         }
         out.push('\n');
     }
+    clients(out, &status.clients);
     if let Some(reason) = &status.config.refused {
         let refused = not_ready("refused").paint(style);
         let _ = writeln!(out, "The newest {} is {refused}: {reason}", status.config.path);
+    }
+    out.push('\n');
+}
+
+fn clients(out: &mut String, clients: &ClientsStatus) {
+    let way = match (clients.way, clients.processes.as_str()) {
+        (ClientsWay::Led, "all") => "led to backends, in all network namespaces",
+        (ClientsWay::Led, _) => "led to backends",
+        (ClientsWay::Owner, _) => "through the owner",
+    };
+    let _ = write!(out, "clients on this host: {way}");
+    if let Some(reason) = &clients.reason {
+        let _ = write!(out, " ({reason})");
     }
     out.push('\n');
 }
@@ -255,6 +270,7 @@ mod tests {
         let expected = "\
 n1: ready (instance default, pid 1, version 0.1.0)
 eth0: native XDP, tcx
+clients on this host: led to backends
 
 VIP          OWNER    HERE   INTERFACE  LEASE
 10.77.0.100  n1       owned  eth0       epoch 1, 2.5 s left

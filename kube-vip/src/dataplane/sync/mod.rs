@@ -14,7 +14,7 @@ use kube_vip_common::address::{Address, MacAddress};
 use kube_vip_common::backend::{Backend, IN_USE};
 use kube_vip_common::frontend::{Frontend, Protocol};
 use kube_vip_common::node::{Node, THIS_NODE};
-use kube_vip_common::settings::{LOG, Settings};
+use kube_vip_common::settings::{ALL_CLIENTS, LOG, Settings};
 use kube_vip_common::table::TableSize;
 use kube_vip_common::vip::Vip;
 
@@ -24,9 +24,9 @@ use self::frontends::{port, protocol_of};
 use super::ids::{Full, Ids};
 use super::object::Maps;
 use super::places::Places;
-use super::sys::{Pattern, SysError};
+use super::sys::{Pattern, SysError, network_namespace};
 use super::tables::Recipe;
-use crate::config::Limits;
+use crate::config::{Limits, LocalClients};
 use crate::plan::DataPlane;
 
 /// Index into `LEASES` of the one lease there is while nobody but the file elects.
@@ -76,6 +76,8 @@ pub struct Mirror {
     /// go on until they end, so their replies are still looked for.
     served: BTreeSet<SocketAddr>,
     pattern: Pattern,
+    /// As in [`Settings::namespace`].
+    namespace: u64,
 }
 
 /// What a reconcile changed.
@@ -115,6 +117,7 @@ impl Mirror {
             vips: BTreeMap::new(),
             served: BTreeSet::new(),
             pattern: Pattern::of(maps.table.fd().as_fd(), "TABLE")?,
+            namespace: network_namespace().unwrap_or(0),
         })
     }
 
@@ -184,9 +187,15 @@ impl Mirror {
         closed: u16,
     ) -> Result<Changes, SyncError> {
         let mut changes = Changes::default();
-        let flags = if desired.logging { LOG } else { 0 };
-        let (probe_port, digest) = (desired.probe_port, desired.digest);
-        let settings = Settings { flags, closed_port: closed, probe_port, digest };
+        let mut flags = if desired.logging { LOG } else { 0 };
+        flags |= if desired.clients.whose == LocalClients::All { ALL_CLIENTS } else { 0 };
+        let settings = Settings {
+            flags,
+            closed_port: closed,
+            probe_port: desired.probe_port,
+            digest: desired.digest,
+            namespace: self.namespace,
+        };
         maps.settings.set(0, settings, 0).map_err(map_error("SETTINGS"))?;
         self.add_nodes(maps, desired)?;
         let recipes = self.add_backends(maps, desired)?;
