@@ -99,25 +99,39 @@ pub extern "C" fn push_tags(ctx: *mut xdp_md, tags: u64, action: u32) -> u32 {
     xdp::vlan::push(XdpContext::new(ctx), tags, action)
 }
 
-/// What leaves with VLAN tags in the frame itself.
+/// What leaves behind VLAN tags, and where it begins.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn tagged(ctx: *mut __sk_buff) -> i32 {
-    egress::tagged(TcContext::new(ctx)) as i32
+pub extern "C" fn behind_tags(ctx: *mut __sk_buff) -> u32 {
+    egress::unusual::behind_tags(TcContext::new(ctx))
+}
+
+/// A control message that leaves over IPv4; the number says where its IP header is.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn error_leaving4(ctx: *mut __sk_buff, network: u64) -> i32 {
+    egress::error::handle::<V4>(TcContext::new(ctx), network as usize) as i32
+}
+
+/// As [`error_leaving4`], over IPv6.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn error_leaving6(ctx: *mut __sk_buff, network: u64) -> i32 {
+    egress::error::handle::<V6>(TcContext::new(ctx), network as usize) as i32
 }
 
 /// What leaves and is no plain TCP or UDP over IPv4; the number says where its IP header is.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn unusual_reply4(ctx: *mut __sk_buff, network: u64) -> i32 {
-    egress::unusual::handle::<V4>(TcContext::new(ctx), network as usize) as i32
+    egress::unusual::handle::<V4>(TcContext::new(ctx), network as usize)
 }
 
 /// As [`unusual_reply4`], over IPv6.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn unusual_reply6(ctx: *mut __sk_buff, network: u64) -> i32 {
-    egress::unusual::handle::<V6>(TcContext::new(ctx), network as usize) as i32
+    egress::unusual::handle::<V6>(TcContext::new(ctx), network as usize)
 }
 
 /// Steps over IPv6 extension headers: see [`walk`].

@@ -32,8 +32,8 @@ struct Change<F: Family> {
     check: u16,
 }
 
-#[inline(never)]
-pub(super) fn handle<F: Family>(ctx: TcContext, network: usize) -> Action {
+#[inline(always)]
+pub(crate) fn handle<F: Family>(ctx: TcContext, network: usize) -> Action {
     let Some(change) = about_delivered::<F>(&ctx, network) else {
         return Action::Next;
     };
