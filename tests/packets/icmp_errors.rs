@@ -157,7 +157,9 @@ fn errors_about_unknown_flows_are_dropped() {
         }
     }
     // On a host's own address the kernel may have sent it.
-    let mut kernel = Kernel::new(&own_addresses(everywhere(&[At::Pod(1)])));
+    let mut frontends = everywhere(&[At::Pod(1)]);
+    frontends.values_mut().for_each(|frontend| frontend.host_address = true);
+    let mut kernel = Kernel::new(&own_addresses(frontends));
     for v6 in FAMILIES {
         let (_, seen) = replies(v6, At::Pod(1)).remove(2);
         let frame = error(&seen, kinds(v6)[0], 200, (router(v6), vip(v6))).frame();
