@@ -25,6 +25,7 @@ mod probe;
 mod reply;
 mod reset;
 mod sctp;
+mod sockets;
 mod tunnel;
 mod unbalanced;
 mod unreachable;

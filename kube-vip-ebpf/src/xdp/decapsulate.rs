@@ -58,5 +58,9 @@ fn handle<F: Family>(ctx: &mut XdpContext) -> Option<Verdict> {
     stripped.src_addr = node::tunnelled(sender).octets;
     stripped.ether_type = ethernet.ether_type;
     count::reason(Reason::Decapsulated);
-    Some(judge::<F>(ctx, stripped, cursor))
+    Some(match judge::<F>(ctx, stripped, cursor) {
+        // No agent puts one tunnel into another.
+        Verdict::Decapsulate => Verdict::Unbalanced,
+        verdict => verdict,
+    })
 }

@@ -21,11 +21,11 @@ use kube_vip_common::frontend::{
     CLIENT_AFFINITY, Frontend, FrontendKey, HOST_ADDRESS, Listed, place,
 };
 use kube_vip_common::lease::Lease;
-use kube_vip_common::node::{Hop, LINK, Node, Peer, PeerKey, Range4, Range6, Uplink};
+use kube_vip_common::node::{Hop, LINK, Node, Peer, PeerKey, Range4, Range6, TUNNEL, Uplink};
 use kube_vip_common::settings::Settings;
 use kube_vip_common::stats::{BackendTraffic, Count, Reason, Traffic};
 use kube_vip_common::table::{Geometry, Line, SLOTS_PER_LINE, Slot};
-use kube_vip_common::vip::{HELD, SERVED, VIRTUAL, Vip};
+use kube_vip_common::vip::{HELD, OWN, SERVED, VIRTUAL, Vip};
 
 use crate::reference::host::{self, Configuration, Endpoint, Memory, Port, THIS, Tuple};
 use crate::reference::packet::Mac;
@@ -70,6 +70,7 @@ pub(crate) struct Kernel {
     backends: Array<MapData, backend::Backend>,
     nodes: Array<MapData, Node>,
     peers: HashMap<MapData, PeerKey, Peer>,
+    peer_ips: HashMap<MapData, Address, Peer>,
     uplinks: HashMap<MapData, u32, Uplink>,
     settings: Array<MapData, Settings>,
     stats: PerCpuArray<MapData, Count>,
@@ -155,6 +156,7 @@ impl Kernel {
             backends: take(p, "BACKENDS"),
             nodes: take(p, "NODES"),
             peers: take(p, "PEERS"),
+            peer_ips: take(p, "PEER_IPS"),
             uplinks: take(p, "UPLINKS"),
             settings: take(p, "SETTINGS"),
             stats: take(p, "STATS"),
@@ -256,6 +258,13 @@ impl Kernel {
         for (mac, node) in changed(&old.peers, &new.peers) {
             self.peers.insert(PeerKey::new(*mac), Peer { node: *node }, 0).expect("PEERS");
         }
+        for address in old.peer_ips.keys().filter(|ip| !new.peer_ips.contains_key(*ip)) {
+            self.peer_ips.remove(&Address::from(*address)).expect("PEER_IPS");
+        }
+        for (address, node) in changed(&old.peer_ips, &new.peer_ips) {
+            let peer = Peer { node: *node };
+            self.peer_ips.insert(Address::from(*address), peer, 0).expect("PEER_IPS");
+        }
         match (old.uplink, new.uplink) {
             (old, new) if old == new => {}
             (_, Some(mac)) => {
@@ -264,7 +273,12 @@ impl Kernel {
             }
             (_, None) => self.uplinks.remove(&IFINDEX).expect("UPLINKS"),
         }
-        let settings = Settings { closed_port: new.closed_port, ..Settings::default() };
+        let settings = Settings {
+            closed_port: new.closed_port,
+            probe_port: new.probe_port,
+            digest: new.digest,
+            ..Settings::default()
+        };
         self.settings.set(0, settings, 0).expect("SETTINGS");
         let mut filter = Box::new(Filter::EMPTY);
         new.vips.keys().for_each(|ip| Bit::of_ip(*ip).set(&mut filter));
@@ -432,7 +446,7 @@ fn key((address, port, protocol): &Port) -> FrontendKey {
 }
 
 fn vip_of(vip: &host::Vip) -> Vip {
-    let flags = [(vip.is_virtual, VIRTUAL), (vip.held, HELD), (vip.served, SERVED)];
+    let flags = [(vip.is_virtual, VIRTUAL), (vip.held, HELD), (vip.served, SERVED), (vip.own, OWN)];
     let flags = flags.into_iter().filter(|(set, _)| *set).map(|(_, flag)| flag).sum();
     Vip { flags, lease: vip.lease, owner: vip.owner }
 }
@@ -474,16 +488,16 @@ fn backend_of(backend: &host::Backend) -> backend::Backend {
 }
 
 fn node_of(id: u32, node: &host::Node) -> Node {
-    let hop = Hop {
-        mac: MacAddress::new(node.mac),
-        source_mac: MacAddress::new(node.own),
-        ifindex: if id == THIS { 0 } else { node.interface },
-        way: LINK,
-        mtu: 1500,
+    let hop = |hop: &host::Hop| Hop {
+        mac: MacAddress::new(hop.mac),
+        source_mac: MacAddress::new(hop.own),
+        ifindex: if id == THIS { 0 } else { hop.interface },
+        way: if hop.tunnel.is_some() { TUNNEL } else { LINK },
+        mtu: hop.tunnel.unwrap_or(1500),
     };
     Node {
-        hop4: hop,
-        hop6: hop,
+        hop4: hop(&node.hop4),
+        hop6: hop(&node.hop6),
         v4: node.v4.map(Address::from_v4).unwrap_or_default(),
         v6: node.v6.map(Address::from_v6).unwrap_or_default(),
         pods4: Range4::EMPTY,

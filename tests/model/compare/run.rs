@@ -10,9 +10,9 @@ use super::show;
 use crate::generate::frame::{Body, Carries, Frame, Ip};
 use crate::generate::world::{self, HOSTS};
 use crate::generate::{Answer, Sequence, Step};
-use crate::reference::host::{Host, Memory};
+use crate::reference::host::Host;
 use crate::reference::packet::{self, ACK, Content, Mac, SYN, TCP, Transport, UDP};
-use crate::reference::{Conflict, Outcome, Verdict, arrive, leave};
+use crate::reference::{AGE, Conflict, Outcome, Verdict, arrive, leave};
 
 /// Most hosts a frame visits in a run: far more than it should.
 const HOPS: usize = 12;
@@ -83,7 +83,7 @@ impl Rig {
         for (kernel, configuration) in self.kernels.iter_mut().zip(&sequence.hosts) {
             kernel.forget();
             kernel.configure(configuration);
-            hosts.push(Host { is: configuration.clone(), has: Memory::default() });
+            hosts.push(Host { is: configuration.clone(), ..Host::default() });
         }
         let mut run = Run {
             rig: self,
@@ -164,8 +164,7 @@ impl Run<'_> {
             match outcome.verdict {
                 Verdict::Transmit | Verdict::Redirect if !frame.leaves => {
                     let to: Mac = *outcome.frame.first_chunk().unwrap_or(&[0; 6]);
-                    if let Some(next) = (0..HOSTS).find(|next| world::mac(*next) == to) {
-                        let bytes = outcome.frame;
+                    if let Some((next, bytes)) = received(to, outcome.frame) {
                         ways.push_back(Travelling {
                             host: next,
                             leaves: false,
@@ -189,11 +188,14 @@ impl Run<'_> {
 
     fn one(&mut self, frame: &Travelling) -> Result<Outcome, String> {
         let (host, kernel) = (&mut self.hosts[frame.host], &mut self.rig.kernels[frame.host]);
-        let (expected, (verdict, out)) = if frame.leaves {
-            (leave(host, &frame.bytes), kernel.leave(&frame.bytes))
-        } else {
-            (arrive(host, &frame.bytes), kernel.arrive(&frame.bytes))
-        };
+        let (verdict, out) =
+            if frame.leaves { kernel.leave(&frame.bytes) } else { kernel.arrive(&frame.bytes) };
+        host.age = age(&out).unwrap_or_default();
+        let expected =
+            if frame.leaves { leave(host, &frame.bytes) } else { arrive(host, &frame.bytes) };
+        if expected.counted.contains(&Reason::ProbeAnswered) {
+            is_about_now(host.age)?;
+        }
         self.agreed.packets += 1;
         let name = match (frame.leaves, verdict) {
             (false, Verdict::Drop) => "arriving, dropped",
@@ -286,6 +288,39 @@ fn told(frame: &Travelling, verdict: &Verdict, out: &[u8]) -> String {
         show::frame(bytes),
         show::frame(out)
     )
+}
+
+/// The host that gets a frame for that Ethernet address, and the frame as it gets it.
+fn received(to: Mac, bytes: Vec<u8>) -> Option<(usize, Vec<u8>)> {
+    if to != world::ROUTER {
+        return Some(((0..HOSTS).find(|next| world::mac(*next) == to)?, bytes));
+    }
+    let mut frame = packet::Frame::parse(&bytes)?;
+    let ip = match frame.kind {
+        packet::IPV4 => packet::Ip::parse_v4(&frame.rest)?,
+        _ => packet::Ip::parse_v6(&frame.rest)?,
+    };
+    let is_its = |host: &usize| world::address(*host, ip.is_v4()) == ip.destination;
+    let next = (0..HOSTS).find(is_its)?;
+    (frame.from, frame.to) = (world::ROUTER, world::mac(next));
+    Some((next, frame.bytes()))
+}
+
+/// What the answer to a probe says of the agent's last sign of life.
+fn age(answer: &[u8]) -> Option<u32> {
+    let frame = packet::Frame::parse(answer)?;
+    let at = AGE[usize::from(frame.kind == packet::IPV6)] - 14;
+    Some(u32::from_be_bytes(*frame.rest.get(at..)?.first_chunk()?))
+}
+
+/// The clock in the maps is never moved here, so the age is the time since boot.
+fn is_about_now(age: u32) -> Result<(), String> {
+    let uptime = std::fs::read_to_string("/proc/uptime").unwrap_or_default();
+    let seconds: u32 = uptime.split('.').next().and_then(|s| s.parse().ok()).unwrap_or_default();
+    if seconds.abs_diff(age) > 2 {
+        return Err(format!("an answer to a probe says {age} seconds, the host is up {seconds}"));
+    }
+    Ok(())
 }
 
 /// What a backend sends back.

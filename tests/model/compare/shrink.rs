@@ -202,7 +202,19 @@ fn simpler_configuration(configuration: &Configuration, number: usize) -> Option
 /// The sequence and its difference, as one reads them.
 pub(crate) fn told(sequence: &Sequence, difference: &Difference) -> String {
     let mut text = String::new();
+    let named = |host: usize| {
+        sequence.steps.iter().any(|step| match step {
+            Step::Arrive { host: at, .. }
+            | Step::Leave { host: at, .. }
+            | Step::Configure { host: at, .. } => *at == host,
+        })
+    };
+    // Where more than one is shown, the others may have been on the way.
+    let all = sequence.steps.len() > 1;
     for (host, configuration) in sequence.hosts.iter().enumerate() {
+        if !all && !named(host) {
+            continue;
+        }
         let _ = write!(text, "host {host} has{}", summary(configuration));
     }
     for (index, step) in sequence.steps.iter().enumerate() {

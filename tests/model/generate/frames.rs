@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use super::frame::{Body, Carries, Damage, Frame, Ip};
 use super::random::Random;
-use super::world::{CLOSED_PORT, HOSTS, World, address, mac, pod, vip};
+use super::world::{CLOSED_PORT, HOSTS, PROBE_PORT, ROUTER, World, address, mac, pod, vip};
 use crate::reference::checksum;
 use crate::reference::host::Port;
 use crate::reference::packet::{ACK, FIN, Mac, RST, SYN, TCP, UDP, pseudo};
@@ -162,7 +162,8 @@ impl Traffic {
             80..86 => self.error(random),
             86..92 => self.odd(random),
             92..95 => self.elsewhere(random),
-            95..97 => self.tunnelled(random),
+            95..97 => self.tunnelled(host, random),
+            97 => self.probe(host, random),
             _ => return self.foreign(host, random),
         };
         self.link(&mut frame, host, random);
@@ -184,7 +185,8 @@ impl Traffic {
     fn link(&self, frame: &mut Frame, host: usize, random: &mut Random) {
         frame.from = match random.below(20) {
             0..12 => random.one_of(&CLIENTS),
-            12..18 => mac((host + 1 + random.below(HOSTS - 1)) % HOSTS),
+            12..17 => mac((host + 1 + random.below(HOSTS - 1)) % HOSTS),
+            17 => ROUTER,
             18 => mac(random.below(HOSTS + 2)),
             _ => STRANGER,
         };
@@ -306,13 +308,39 @@ impl Traffic {
     }
 
     /// A packet for a frontend in a packet between hosts.
-    fn tunnelled(&self, random: &mut Random) -> Frame {
-        let Body::Ip(mut inner) = self.balanced(random).body else { return self.elsewhere(random) };
-        inner.ttl = random.weighted(&[(5, 240), (1, 64), (1, 241)]);
-        let v4 = random.percent(50);
-        let (from, to) = (random.below(HOSTS + 2), random.below(HOSTS));
+    fn tunnelled(&self, host: usize, random: &mut Random) -> Frame {
+        let inner = match random.below(12) {
+            0 => self.to_vip(random),
+            1 => self.odd(random),
+            2 => self.elsewhere(random),
+            _ => self.balanced(random),
+        };
+        let Body::Ip(mut inner) = inner.body else { return self.elsewhere(random) };
+        inner.ttl = random.weighted(&[(8, 240), (1, 64), (2, 241), (1, 245)]);
+        let v4 = if random.percent(95) { inner.source.is_ipv4() } else { random.percent(50) };
+        let from = random.below(HOSTS + 4);
+        let to = if random.percent(90) { address(host, v4) } else { random.one_of(&self.vips) };
+        if to.is_ipv4() != v4 {
+            return self.elsewhere(random);
+        }
         let carries = Carries::Inner(Box::new(inner));
-        frame(NOBODY, NOBODY, Body::Ip(Ip::new(address(from, v4), address(to, v4), carries)))
+        frame(NOBODY, NOBODY, Body::Ip(Ip::new(address(from, v4), to, carries)))
+    }
+
+    /// Another agent's question.
+    fn probe(&self, host: usize, random: &mut Random) -> Frame {
+        let v4 = random.percent(50);
+        let mut data = b"kvip\x01\x01\x00\x01".to_vec();
+        if random.percent(15) {
+            data[random.below(6)] ^= 1 << random.below(3);
+        }
+        let more = random_length(random);
+        data.extend(random.bytes(more));
+        let port = random.weighted(&[(15, PROBE_PORT), (1, 0), (1, 80)]);
+        let ports = (random.one_of(&[10000, 40000]), port);
+        let from = address(random.below(HOSTS + 3), v4);
+        let carries = Carries::Udp { ports, checked: true, data };
+        frame(NOBODY, NOBODY, Body::Ip(Ip::new(from, address(host, v4), carries)))
     }
 
     fn foreign(&self, host: usize, random: &mut Random) -> Frame {
@@ -459,6 +487,11 @@ impl Traffic {
         }
         frame(NOBODY, NOBODY, Body::Ip(Ip::new(from, to, carries)))
     }
+}
+
+/// Of what follows the fixed part of a probe: as it should be, too short, longer.
+fn random_length(random: &mut Random) -> usize {
+    random.weighted(&[(10, 24), (1, 23), (1, 0), (3, 600)])
 }
 
 /// Some frames are cut short, lie about their length, or have met a bit error.

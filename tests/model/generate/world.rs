@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use super::random::Random;
 use crate::compare::kernel::{LEASES, LOCALS, TABLES};
 use crate::reference::host::{
-    Backend, Configuration, Frontend, Lease, Node, Port, Slot, THIS, Table, Vip,
+    Backend, Configuration, Frontend, Hop, Lease, Node, Port, Slot, THIS, Table, Vip, tunnelled,
 };
 use crate::reference::packet::{Mac, TCP, UDP};
 
@@ -14,6 +14,11 @@ use crate::reference::packet::{Mac, TCP, UDP};
 pub(crate) const HOSTS: usize = 3;
 
 pub(crate) const CLOSED_PORT: u16 = 65000;
+
+pub(crate) const PROBE_PORT: u16 = 10000;
+
+/// Leads to hosts in other networks.
+pub(crate) const ROUTER: Mac = [2, 0, 0, 0, 0, 0xf0];
 
 /// Ethernet address of a host; those behind the last one run no programs.
 pub(crate) const fn mac(host: usize) -> Mac {
@@ -147,7 +152,7 @@ impl World {
         let owner = self.owner.map_or(0, |owner| Self::node(host, owner));
         let held = if random.percent(90) { self.owner == Some(host) } else { random.percent(50) };
         for address in &self.vips {
-            let vip = Vip { is_virtual: true, held, served: false, lease, owner };
+            let vip = Vip { is_virtual: true, held, lease, owner, ..Vip::default() };
             vips.insert(*address, vip);
         }
         let own = [address(host, true), address(host, false)];
@@ -172,9 +177,19 @@ impl World {
             let other = Vip { held: true, lease, ..Vip::default() };
             vips.entry(*address).or_insert(other).served = true;
         }
+        let probe_port = if random.percent(80) { PROBE_PORT } else { 0 };
+        for address in own.iter().filter(|_| random.percent(90)) {
+            let other = Vip { held: true, lease, ..Vip::default() };
+            vips.entry(*address).or_insert(other).own = true;
+        }
         let backends = (1..).zip(&self.backends).filter(|(_, (_, at))| *at != usize::MAX);
         let backends = backends.map(|(id, (backend, _))| (id, *backend)).collect();
         let (nodes, peers) = Self::nodes(host, random);
+        let others = (0..HOSTS + 2).filter(|other| *other != host);
+        let peer_ips = others
+            .flat_map(|other| [true, false].map(|v4| (address(other, v4), Self::node(host, other))))
+            .filter(|_| random.percent(95))
+            .collect();
         let uplink = random.percent(95).then_some(mac(host));
         let mut configuration = Configuration {
             vips,
@@ -184,9 +199,12 @@ impl World {
             backends,
             nodes,
             peers,
+            peer_ips,
             uplink,
             served,
             closed_port,
+            probe_port,
+            digest: random.next(),
         };
         configuration.tables = self.tables(host, &configuration, random);
         configuration
@@ -195,31 +213,37 @@ impl World {
     fn nodes(host: usize, random: &mut Random) -> (BTreeMap<u32, Node>, BTreeMap<Mac, u32>) {
         let (mut nodes, mut peers) = (BTreeMap::new(), BTreeMap::new());
         for other in 0..HOSTS + 2 {
-            let node = Self::node(host, other);
+            let number = Self::node(host, other);
             let octets = |v4| match address(other, v4) {
                 IpAddr::V4(ip) => (Some(ip.octets()), None),
                 IpAddr::V6(ip) => (None, Some(ip.octets())),
             };
-            let interface = match other {
-                _ if other == host => 0,
-                // One host is reached through another interface, one not at all now and then.
-                _ if other == HOSTS => 2,
-                _ if random.percent(4) => 0,
-                _ => 1,
-            };
-            nodes.insert(
-                node,
-                Node {
-                    mac: mac(other),
-                    own: mac(host),
-                    interface,
-                    v4: octets(true).0.filter(|_| random.percent(95)),
-                    v6: octets(false).1.filter(|_| random.percent(95)),
-                },
-            );
-            peers.insert(mac(other), node);
+            let [hop4, hop6] = [0; 2].map(|_| Self::hop(host, other, random));
+            for hop in [hop4, hop6].iter().filter(|hop| hop.tunnel.is_none()) {
+                peers.insert(hop.mac, number);
+            }
+            if other != host {
+                peers.insert(tunnelled(number), number);
+            }
+            let v4 = octets(true).0.filter(|_| random.percent(95));
+            let v6 = octets(false).1.filter(|_| random.percent(95));
+            nodes.insert(number, Node { hop4, hop6, v4, v6 });
         }
         (nodes, peers)
+    }
+
+    fn hop(host: usize, other: usize, random: &mut Random) -> Hop {
+        let interface = match other {
+            _ if other == host => 0,
+            // One host is reached through another interface, one not at all now and then.
+            _ if other == HOSTS => 2,
+            _ if random.percent(4) => 0,
+            _ => 1,
+        };
+        let routed = other == HOSTS + 1 || other != host && random.percent(15);
+        let mtu = random.weighted(&[(6, 1500), (1, 1280), (1, 60), (1, 100), (1, 0)]);
+        let mac = if routed { ROUTER } else { mac(other) };
+        Hop { mac, own: self::mac(host), interface, tunnel: routed.then_some(mtu) }
     }
 
     fn tables(

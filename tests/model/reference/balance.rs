@@ -2,13 +2,13 @@
 
 use kube_vip_common::stats::Reason;
 
-use super::host::{Backend, Endpoint, Frontend, Host, Slot, THIS, Tuple, add};
-use super::packet::{Frame, Ip, TCP, Transport, octets};
+use super::host::{Backend, Endpoint, Frontend, Host, Node, Slot, THIS, Tuple, add};
+use super::packet::{Frame, IP6IP6, IPIP, Ip, TCP, Transport, octets};
 use super::refuse::{self, Refusal};
 use super::{End, Verdict, is_from_agent};
 
-/// The mark of a frame that an agent sends on, as the first to do so.
-const FORWARDED: u8 = 240;
+/// TTL of a frame that an agent sends on at position 0.
+pub(super) const FIRST: u8 = 240;
 
 /// What the kernel is given where a mark was.
 pub(super) const ORDINARY: u8 = 64;
@@ -94,26 +94,68 @@ fn hash(frontend: &Frontend, ip: &Ip, transport: &Transport) -> u64 {
     })
 }
 
-/// To a peer: new Ethernet addresses and the mark.
+/// To a peer.
 pub(super) fn forward(host: &mut Host, frame: &Frame, ip: &Ip, slot: Slot) -> End {
     let node = host.is.nodes.get(&slot.node).copied().unwrap_or_default();
-    if node.interface == 0 {
+    let hop = node.hop(ip.is_v4());
+    if hop.interface == 0 {
         return End::Dropped(Reason::NoNextHop);
     }
-    let same_link = node.interface == 1;
-    if same_link && frame.to != node.own {
+    if hop.interface == 1 && frame.to != hop.own {
         // Only flooded here: the host it was for forwards it.
         return End::Untouched;
     }
-    if frame.from == node.mac {
+    if hop.tunnel.is_some() {
+        host.has.onward = Some(slot);
+        return tunnel(host, frame, ip, slot);
+    }
+    if frame.from == hop.mac {
         return End::Dropped(Reason::BackToSender);
     }
     add(&mut host.has.sent, slot.backend, frame.length(ip));
+    towards(host, frame, ip, &node, 0)
+}
+
+/// To a peer behind a router.
+pub(super) fn tunnel(host: &mut Host, frame: &Frame, ip: &Ip, slot: Slot) -> End {
+    let node = host.is.nodes.get(&slot.node).copied().unwrap_or_default();
+    let hop = node.hop(ip.is_v4());
+    let Some(mtu) = hop.tunnel.filter(|_| hop.interface != 0) else {
+        return End::Dropped(Reason::NoNextHop);
+    };
+    if host.is.peers.get(&frame.from) == Some(&slot.node) {
+        return End::Dropped(Reason::BackToSender);
+    }
+    if let Some(most) = too_big(ip, mtu) {
+        return refuse::refuse(host, frame, ip, Refusal::TooBig(most));
+    }
+    add(&mut host.has.sent, slot.backend, frame.length(ip));
+    towards(host, frame, ip, &node, 0)
+}
+
+/// The largest packet that fits into a tunnel, where this one does not.
+fn too_big(ip: &Ip, mtu: u32) -> Option<u16> {
+    let room = if ip.is_v4() { 20 } else { 40 };
+    (ip.total() as u32 + room > mtu).then(|| mtu.saturating_sub(room) as u16)
+}
+
+/// Out to a node, which gets the packet at that position: with new Ethernet addresses and the mark;
+/// if it is behind a router in another packet.
+fn towards(host: &Host, frame: &Frame, ip: &Ip, node: &Node, position: u8) -> End {
+    let (v4, hop) = (ip.is_v4(), node.hop(ip.is_v4()));
     let mut ip = ip.clone();
-    ip.change(|ip| ip.ttl = FORWARDED);
-    let frame = Frame { to: node.mac, from: node.own, rest: ip.bytes(), ..frame.clone() };
-    let verdict = if same_link { Verdict::Transmit } else { Verdict::Redirect };
-    End::Changed(verdict, frame, vec![])
+    ip.change(|ip| ip.ttl = FIRST + position);
+    let (mut rest, mut counted) = (ip.bytes(), vec![]);
+    if hop.tunnel.is_some() {
+        let here = host.is.nodes.get(&THIS).copied().unwrap_or_default();
+        let protocol = if v4 { IPIP } else { IP6IP6 };
+        let outer = Ip::around(here.address(v4), node.address(v4), protocol, ip.total());
+        rest = [outer.bytes(), rest].concat();
+        counted.push(Reason::Tunnelled);
+    }
+    let frame = Frame { to: hop.mac, from: hop.own, rest, ..frame.clone() };
+    let verdict = if hop.interface == 1 { Verdict::Transmit } else { Verdict::Redirect };
+    End::Changed(verdict, frame, counted)
 }
 
 fn flow(ip: &Ip, transport: &Transport) -> Tuple {

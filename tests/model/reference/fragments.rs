@@ -2,6 +2,7 @@
 
 use kube_vip_common::stats::Reason;
 
+use super::balance::tunnel;
 use super::host::{Fate, Host, Parts, add};
 use super::packet::{Frame, Ip};
 use super::{End, Verdict};
@@ -14,7 +15,10 @@ pub(super) fn parts(ip: &Ip, leaves: bool) -> Parts {
 /// What has become of a first fragment that arrived. One that was refused or dropped leaves the
 /// others without a way.
 pub(super) fn remember(host: &mut Host, frame: &Frame, ip: &Ip, end: &End) {
+    let tunnel = host.has.onward;
     let (verdict, after) = match end {
+        // As it came: each gets a header of its own, and is too big by itself.
+        _ if tunnel.is_some() => (Verdict::Transmit, frame),
         End::Untouched | End::Counted(_) | End::Many(_, Verdict::Pass) => {
             // On a host's own address the kernel gets the others anyway.
             if host.virtual_ip(ip.destination).is_none() {
@@ -37,12 +41,13 @@ pub(super) fn remember(host: &mut Host, frame: &Frame, ip: &Ip, end: &End) {
         from: after.from,
         ttl: now.ttl,
         backend: 0,
+        tunnel,
     };
     host.has.fragments.insert(parts(ip, false), fate);
 }
 
 /// Another fragment arrives.
-pub(super) fn follow(host: &Host, frame: &Frame, ip: &Ip) -> End {
+pub(super) fn follow(host: &mut Host, frame: &Frame, ip: &Ip) -> End {
     if host.is_anothers(frame.to) {
         return End::Untouched;
     }
@@ -63,6 +68,10 @@ pub(super) fn follow(host: &Host, frame: &Frame, ip: &Ip) -> End {
     ip.change(|ip| {
         (ip.source, ip.destination, ip.ttl) = (fate.source, fate.destination, fate.ttl);
     });
+    if let Some(slot) = fate.tunnel {
+        frame.rest = ip.bytes();
+        return tunnel(host, &frame, &ip, slot).and(Reason::FragmentFollowed);
+    }
     frame.rest = ip.bytes();
     End::Changed(fate.verdict, frame, vec![Reason::FragmentFollowed])
 }

@@ -28,6 +28,8 @@ pub(crate) struct Vip {
     pub(crate) held: bool,
     /// Backends listen on it.
     pub(crate) served: bool,
+    /// Other agents know this host by it: their probes and tunnels end here.
+    pub(crate) own: bool,
     pub(crate) lease: u32,
     /// Node of the owner, 0 where it is not known.
     pub(crate) owner: u32,
@@ -65,22 +67,42 @@ pub(crate) struct Backend {
     pub(crate) protocol: u8,
 }
 
+/// The way of one version's packets to a node.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Node {
+pub(crate) struct Hop {
+    /// The node's, or a router's.
     pub(crate) mac: Mac,
     /// This host's own on the way there.
     pub(crate) own: Mac,
     /// Interface it is reached through, 0 while there is no way.
     pub(crate) interface: u32,
+    /// It is behind a router: in a tunnel, whose packets are at most so long.
+    pub(crate) tunnel: Option<u32>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Node {
+    pub(crate) hop4: Hop,
+    pub(crate) hop6: Hop,
     pub(crate) v4: Option<[u8; 4]>,
     pub(crate) v6: Option<[u8; 16]>,
 }
 
 impl Node {
+    pub(crate) fn hop(&self, v4: bool) -> Hop {
+        if v4 { self.hop4 } else { self.hop6 }
+    }
+
     /// Its address of that family; the unspecified one where it has none.
     pub(crate) fn address(&self, v4: bool) -> IpAddr {
         if v4 { self.v4.unwrap_or_default().into() } else { self.v6.unwrap_or_default().into() }
     }
+}
+
+/// The Ethernet address of a frame that came out of a tunnel from that node.
+pub(crate) const fn tunnelled(node: u32) -> Mac {
+    let [.., high, low] = node.to_be_bytes();
+    [0x06, b'k', b'v', b'i', high, low]
 }
 
 /// Address, port, protocol.
@@ -97,12 +119,18 @@ pub(crate) struct Configuration {
     pub(crate) backends: BTreeMap<u32, Backend>,
     pub(crate) nodes: BTreeMap<u32, Node>,
     pub(crate) peers: BTreeMap<Mac, u32>,
+    /// By IP address, for what comes out of tunnels and for probes.
+    pub(crate) peer_ips: BTreeMap<IpAddr, u32>,
     /// Own Ethernet address of the interface that everything arrives on.
     pub(crate) uplink: Option<Mac>,
     /// Addresses and ports whose replies are looked for.
     pub(crate) served: Vec<(IpAddr, u16)>,
     /// A port that the kernel refuses, 0 without.
     pub(crate) closed_port: u16,
+    /// Where probes come to, 0 without.
+    pub(crate) probe_port: u16,
+    /// What answers to them say of the seeds.
+    pub(crate) digest: u64,
 }
 
 /// One direction of a connection.
@@ -146,6 +174,8 @@ pub(crate) struct Fate {
     pub(crate) ttl: u8,
     /// Of a reply.
     pub(crate) backend: u32,
+    /// Whose host it went to through a tunnel.
+    pub(crate) tunnel: Option<Slot>,
 }
 
 /// Packets and bytes.
@@ -159,6 +189,8 @@ pub(crate) struct Memory {
     /// Backend → client: the VIP.
     pub(crate) replies: BTreeMap<Tuple, Endpoint>,
     pub(crate) fragments: BTreeMap<Parts, Fate>,
+    /// Where the packet that is looked at was to go through a tunnel.
+    pub(crate) onward: Option<Slot>,
     pub(crate) arrived: BTreeMap<u32, Traffic>,
     pub(crate) sent: BTreeMap<u32, Traffic>,
     pub(crate) replied: BTreeMap<u32, Traffic>,
@@ -168,6 +200,9 @@ pub(crate) struct Memory {
 pub(crate) struct Host {
     pub(crate) is: Configuration,
     pub(crate) has: Memory,
+    /// Seconds since the agent's last sign of life, as the program has just said: only it knows when
+    /// it looked at the clock.
+    pub(crate) age: u32,
 }
 
 impl Host {

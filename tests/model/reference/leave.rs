@@ -102,6 +102,7 @@ fn reply(host: &mut Host, frame: &Frame, mut ip: Ip) -> End {
             from: frame.from,
             ttl: ip.ttl,
             backend: vip.backend,
+            tunnel: None,
         };
         host.has.fragments.insert(fragments::parts(&ip, true), fate);
     }

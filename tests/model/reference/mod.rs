@@ -13,7 +13,9 @@ pub(crate) mod host;
 mod leave;
 mod nd;
 pub(crate) mod packet;
+mod probe;
 mod refuse;
+mod tunnel;
 mod unbalanced;
 
 use std::net::IpAddr;
@@ -21,6 +23,7 @@ use std::net::IpAddr;
 pub(crate) use checksum::checksum;
 use kube_vip_common::stats::Reason;
 pub(crate) use leave::leave;
+pub(crate) use probe::AGE;
 
 use self::host::Host;
 use self::packet::{Content, Frame, Ip, Mac, Transport};
@@ -71,6 +74,23 @@ pub(crate) enum End {
 }
 
 impl End {
+    /// Something else was counted too.
+    fn and(self, reason: Reason) -> Self {
+        match self {
+            Self::Untouched => Self::Counted(reason),
+            Self::Counted(other) => Self::Many(vec![reason, other], Verdict::Pass),
+            Self::Dropped(other) => Self::Many(vec![reason, other], Verdict::Drop),
+            Self::Many(others, verdict) => Self::Many([vec![reason], others].concat(), verdict),
+            Self::Delivered(frame, counted) => {
+                Self::Delivered(frame, [vec![reason], counted].concat())
+            }
+            Self::Changed(verdict, frame, counted) => {
+                Self::Changed(verdict, frame, [vec![reason], counted].concat())
+            }
+            Self::Conflict(_) => self,
+        }
+    }
+
     fn outcome(self, bytes: &[u8]) -> Outcome {
         let mut outcome = Outcome {
             verdict: Verdict::Pass,
@@ -123,11 +143,21 @@ fn judge(host: &mut Host, bytes: &[u8]) -> End {
     if !host.is.vips.contains_key(&ip.destination) {
         return End::Untouched;
     }
+    match (ip.content(), frame.kind) {
+        ((Content::Whole(packet::IPIP), _), packet::IPV4)
+        | ((Content::Whole(packet::IP6IP6), 0), packet::IPV6) => tunnel::judge(host, &frame, &ip),
+        _ => ours(host, &frame, &ip),
+    }
+}
+
+/// For an address of ours.
+fn ours(host: &mut Host, frame: &Frame, ip: &Ip) -> End {
+    host.has.onward = None;
     let (content, at) = ip.content();
     if content == Content::Later {
-        return fragments::follow(host, &frame, &ip);
+        return fragments::follow(host, frame, ip);
     }
-    if let Some(end) = errors::judge(host, &frame, &ip) {
+    if let Some(end) = errors::judge(host, frame, ip) {
         return end;
     }
     let end = if let Some(protocol) = content.protocol()
@@ -135,12 +165,12 @@ fn judge(host: &mut Host, bytes: &[u8]) -> End {
         && let Some(frontend) =
             host.is.frontends.get(&(ip.destination, transport.destination, protocol)).copied()
     {
-        balance::judge(host, &frame, &ip, frontend, transport)
+        balance::judge(host, frame, ip, frontend, transport)
     } else {
-        unbalanced::judge(host, &frame, &ip)
+        unbalanced::judge(host, frame, ip)
     };
     if matches!(content, Content::First(_)) {
-        fragments::remember(host, &frame, &ip, &end);
+        fragments::remember(host, frame, ip, &end);
     }
     end
 }

@@ -8,10 +8,12 @@ use super::checksum::{checksum, follow, follow_udp};
 pub(crate) type Mac = [u8; 6];
 
 pub(crate) const ICMP: u8 = 1;
+pub(crate) const IPIP: u8 = 4;
 pub(crate) const TCP: u8 = 6;
 pub(crate) const UDP: u8 = 17;
 pub(crate) const HOP_BY_HOP: u8 = 0;
 pub(crate) const ROUTING: u8 = 43;
+pub(crate) const IP6IP6: u8 = 41;
 pub(crate) const FRAGMENT: u8 = 44;
 pub(crate) const DESTINATION: u8 = 60;
 pub(crate) const ICMPV6: u8 = 58;
@@ -153,7 +155,13 @@ impl Ip {
 
     /// A packet as a host makes it that has nothing to say of its own.
     pub(crate) fn new(source: IpAddr, destination: IpAddr, protocol: u8, payload: Vec<u8>) -> Self {
-        let length = payload.len() as u16;
+        let length = payload.len();
+        Self { payload, ..Self::around(source, destination, protocol, length) }
+    }
+
+    /// The header of one, of a payload of that length.
+    pub(crate) fn around(source: IpAddr, destination: IpAddr, protocol: u8, length: usize) -> Self {
+        let (length, payload) = (length as u16, vec![]);
         let version = if source.is_ipv4() {
             // Don't fragment, so that the identification may be 0 (RFC 6864 §4.1).
             let (id, fragment, check) = (0, 0x4000, 0);

@@ -19,6 +19,8 @@ const QUOTED: usize = 136;
 pub(super) enum Refusal {
     Reset(Reason),
     Unreachable(Reason),
+    /// Packets may be so big.
+    TooBig(u16),
     /// By a port of the kernel's that nobody listens on: an agent's frame does not say where its
     /// client is on the link.
     Closed(Reason),
@@ -36,7 +38,8 @@ pub(super) fn refuse(host: &mut Host, frame: &Frame, ip: &Ip, refusal: Refusal) 
     }
     let (answer, reason) = match refusal {
         Refusal::Reset(reason) => (reset(frame, ip), reason),
-        Refusal::Unreachable(reason) => (unreachable(host, frame, ip), reason),
+        Refusal::Unreachable(reason) => (unreachable(host, frame, ip, 0), reason),
+        Refusal::TooBig(mtu) => (unreachable(host, frame, ip, mtu), Reason::TooBig),
         Refusal::Closed(reason) => (closed(host, frame, ip), reason),
     };
     match answer {
@@ -93,8 +96,8 @@ fn reset(frame: &Frame, ip: &Ip) -> Option<(Verdict, Frame)> {
     Some((Verdict::Transmit, frame.returned(rest)))
 }
 
-/// "Destination unreachable" (RFC 792, RFC 4443 §3.1) with the headers and the eight bytes behind them.
-fn unreachable(host: &Host, frame: &Frame, ip: &Ip) -> Option<(Verdict, Frame)> {
+/// "Destination unreachable" (RFC 792, RFC 4443 §3.1), or with a size "too big", with the headers and the eight bytes behind them.
+fn unreachable(host: &Host, frame: &Frame, ip: &Ip, mtu: u16) -> Option<(Verdict, Frame)> {
     let (Content::Whole(protocol) | Content::First(protocol), at) = ip.content() else {
         return None;
     };
@@ -104,13 +107,17 @@ fn unreachable(host: &Host, frame: &Frame, ip: &Ip) -> Option<(Verdict, Frame)> 
         return None;
     }
     let kind = match (ip.is_v4(), protocol == UDP) {
+        // RFC 1191 §4, RFC 4443 §3.2.
+        (true, _) if mtu > 0 => [3, 4],
+        (false, _) if mtu > 0 => [2, 0],
         (true, true) => [3, 3],
         (true, false) => [3, 1],
         (false, true) => [1, 4],
         (false, false) => [1, 3],
     };
     let quotation = frame.rest.iter().copied().chain([0; QUOTED]).take(quoted);
-    let mut message: Vec<u8> = kind.into_iter().chain([0; 6]).chain(quotation).collect();
+    let mut message: Vec<u8> =
+        kind.into_iter().chain([0; 4]).chain(mtu.to_be_bytes()).chain(quotation).collect();
     let check = if ip.icmp() == ICMPV6 {
         checksum(&pseudo(ip.destination, ip.source, ICMPV6, &message))
     } else {

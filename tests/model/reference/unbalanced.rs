@@ -7,7 +7,7 @@ use super::checksum::follow;
 use super::host::{Host, Tuple, Vip};
 use super::packet::{Content, Frame, Ip, TCP, Transport, UDP, pseudo};
 use super::refuse::{self, Refusal};
-use super::{End, Verdict, is_from_agent};
+use super::{End, Verdict, is_from_agent, probe};
 
 pub(super) fn judge(host: &mut Host, frame: &Frame, ip: &Ip) -> End {
     let Some(vip) = host.is.vips.get(&ip.destination).copied() else { return End::Untouched };
@@ -21,10 +21,10 @@ pub(super) fn judge(host: &mut Host, frame: &Frame, ip: &Ip) -> End {
         }
         _ => None,
     };
-    let mut before = vec![];
-    if let (Some(transport), true) = (&transport, vip.served) {
-        before = direct(host, ip, transport);
+    if transport.is_some_and(|transport| vip.own && is_probe(host, &transport)) {
+        return probe::judge(host, frame, ip);
     }
+    let direct = transport.is_some_and(|transport| vip.served && direct(host, ip, &transport));
     let end = if is_from_agent(host, frame.from, ip) && (vip.is_virtual || !vip.held) {
         // Not known here yet. Never up: the kernel would route it in circles.
         End::Dropped(Reason::UnknownFromAgent)
@@ -37,26 +37,16 @@ pub(super) fn judge(host: &mut Host, frame: &Frame, ip: &Ip) -> End {
     } else {
         End::Counted(Reason::PassedUp)
     };
-    with(before, end)
+    if direct { end.and(Reason::FlowReplaced) } else { end }
 }
 
-/// Adds what was counted on the way.
-fn with(mut before: Vec<Reason>, end: End) -> End {
-    match (before.pop(), end) {
-        (None, end) => end,
-        (Some(reason), End::Untouched) => End::Counted(reason),
-        (Some(reason), End::Counted(other)) => End::Many(vec![reason, other], Verdict::Pass),
-        (Some(reason), End::Dropped(other)) => End::Many(vec![reason, other], Verdict::Drop),
-        (Some(reason), End::Changed(verdict, frame, counted)) => {
-            End::Changed(verdict, frame, [vec![reason], counted].concat())
-        }
-        (Some(_), end) => end,
-    }
+fn is_probe(host: &Host, transport: &Transport) -> bool {
+    transport.protocol == UDP && transport.destination == host.is.probe_port
 }
 
 /// The client speaks straight to a backend here, with a port that a balanced connection had before:
-/// the record of that one must not rewrite the backend's replies.
-fn direct(host: &mut Host, ip: &Ip, transport: &Transport) -> Vec<Reason> {
+/// the record of that one must not rewrite the backend's replies. Whether it ended at once.
+fn direct(host: &mut Host, ip: &Ip, transport: &Transport) -> bool {
     let reply = Tuple {
         source: ip.destination,
         source_port: transport.destination,
@@ -64,11 +54,11 @@ fn direct(host: &mut Host, ip: &Ip, transport: &Transport) -> Vec<Reason> {
         destination_port: transport.source,
         protocol: transport.protocol,
     };
-    let Some(vip) = host.has.replies.get_mut(&reply) else { return vec![] };
+    let Some(vip) = host.has.replies.get_mut(&reply) else { return false };
     if transport.protocol == TCP {
         // The backend's SYN-ACK will tell when the old connection is gone.
         vip.direct |= transport.opens();
-        return vec![];
+        return false;
     }
     let flow = Tuple {
         source: ip.source,
@@ -79,7 +69,7 @@ fn direct(host: &mut Host, ip: &Ip, transport: &Transport) -> Vec<Reason> {
     };
     host.has.flows.remove(&flow);
     host.has.replies.remove(&reply);
-    vec![Reason::FlowReplaced]
+    true
 }
 
 /// Echo requests (RFC 792, RFC 4443 §4.1).
