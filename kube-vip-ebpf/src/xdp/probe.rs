@@ -54,7 +54,11 @@ fn handle<F: Family>(ctx: &mut XdpContext) -> Option<Action> {
     // The question may be longer, to try whether such packets get here; the answer never is.
     let length = (size_of::<UdpHdr>() + WORDS * 4) as u16;
     let frame = size_of::<EthHdr>() + size_of::<F::Header>() + usize::from(length);
-    helpers::set_length(ctx, packet, frame.max(SHORTEST_FRAME) as u64)?;
+    if helpers::set_length(ctx, packet, frame.max(SHORTEST_FRAME) as u64).is_none() {
+        // Shorter than it says, and shorter still by now.
+        count::reason(Reason::Malformed);
+        return Some(Action::Drop);
+    }
     let mut cursor = Cursor::new(ctx);
     turn(cursor.take::<EthHdr>()?);
     let ip = cursor.take::<F::Header>()?;

@@ -4,7 +4,7 @@
 use aya_ebpf::programs::XdpContext;
 use network_types::eth::EthHdr;
 
-use super::{Action, FIRST_FRAGMENT, Verdict, balance, error, fragments, transport};
+use super::{Action, FIRST_FRAGMENT, Verdict, balance, error, fragments, is_anothers, transport};
 use crate::family::{Family, Payload, protocol};
 use crate::frame::Cursor;
 
@@ -27,7 +27,8 @@ fn handle<F: Family>(ctx: &XdpContext, first: &mut u64) -> Verdict {
         Payload::Protocol(protocol) if protocol == F::ICMP && error::is_one::<F>(&cursor) => {
             return Verdict::Error;
         }
-        Payload::FirstFragment(_) => {
+        // Of a packet that is only flooded here nothing is remembered.
+        Payload::FirstFragment(_) if !is_anothers(ctx, ethernet) => {
             fragments::begin::<F>(ip, cursor.fragment);
             *first = FIRST_FRAGMENT;
         }

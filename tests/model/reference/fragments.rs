@@ -15,6 +15,9 @@ pub(super) fn parts(ip: &Ip, leaves: bool) -> Parts {
 /// What has become of a first fragment that arrived. One that was refused or dropped leaves the
 /// others without a way.
 pub(super) fn remember(host: &mut Host, frame: &Frame, ip: &Ip, end: &End) {
+    if host.is_anothers(frame.to) {
+        return;
+    }
     let tunnel = host.has.onward;
     let (verdict, after) = match end {
         // As it came: each gets a header of its own, and is too big by itself.
