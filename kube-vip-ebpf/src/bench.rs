@@ -13,15 +13,17 @@
     reason = "aya's macros make the entry points public and undocumented"
 )]
 
-use aya_ebpf::bindings::xdp_action::XDP_PASS;
-use aya_ebpf::btf_maps::Array;
+use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS, XDP_TX};
+use aya_ebpf::btf_maps::{Array, PerCpuArray};
 use aya_ebpf::macros::{btf_map, classifier, xdp};
 use aya_ebpf::programs::{TcContext, XdpContext};
+use kube_vip_common::stats::Count;
 use kube_vip_ebpf as programs;
 use network_types::arp::ArpHdr;
 use network_types::eth::EthHdr;
 use network_types::ip::{Ipv4Hdr, Ipv6Hdr};
 use network_types::tcp::TcpHdr;
+use programs::count;
 use programs::egress::Action;
 use programs::frame::{Cursor, Frame};
 
@@ -42,6 +44,12 @@ pub struct Original {
 #[btf_map]
 static ORIGINAL: Array<Original, 1> = Array::new();
 
+/// Frames that were made, and that arrived.
+#[btf_map]
+static LIVE: PerCpuArray<Count, 2> = PerCpuArray::new();
+const MADE: u32 = 0;
+const ARRIVED: u32 = 1;
+
 /// Which end of the packet the flows differ in.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Client {
@@ -49,10 +57,10 @@ enum Client {
     Destination,
 }
 
-/// Makes the frame what it was, but for another flow. Their number is counted where no stage on
-/// the measured ways looks: in the sequence number.
+/// Makes the frame what it was, but for another flow. Without a number for it, flows are counted
+/// where no stage on the measured ways looks: in the sequence number.
 #[inline(always)]
-fn renew<F: Frame>(frame: &F, client: Client) -> Option<()> {
+fn renew<F: Frame>(frame: &F, client: Client, number: Option<u32>) -> Option<()> {
     /// Any odd number visits all flows; this one in no order, so that the records of flows are not
     /// read in the order they lie in memory.
     const STRIDE: u32 = 0x9e37_79b1;
@@ -80,9 +88,12 @@ fn renew<F: Frame>(frame: &F, client: Client) -> Option<()> {
         }
     };
     let tcp = cursor.take::<TcpHdr>()?;
-    let count = u32::from_ne_bytes(tcp.seq).wrapping_add(1);
+    let count = number.unwrap_or_else(|| u32::from_ne_bytes(tcp.seq).wrapping_add(1));
     *tcp = original.tcp;
-    tcp.seq = count.to_ne_bytes();
+    // A datagram has its length and checksum there.
+    if number.is_none() {
+        tcp.seq = count.to_ne_bytes();
+    }
     let flow = count.wrapping_mul(STRIDE) & original.mask;
     *address ^= (flow >> 16) as u8;
     let port = match client {
@@ -100,14 +111,14 @@ pub fn floor_xdp(_: XdpContext) -> u32 {
 
 #[xdp]
 pub fn null_xdp(ctx: XdpContext) -> u32 {
-    renew(&ctx, Client::Source);
+    renew(&ctx, Client::Source, None);
     XDP_PASS
 }
 
 #[xdp]
 pub fn run_xdp(mut ctx: XdpContext) -> u32 {
     let action = programs::xdp::handle(&mut ctx);
-    renew(&ctx, Client::Source);
+    renew(&ctx, Client::Source, None);
     action as u32
 }
 
@@ -124,14 +135,14 @@ pub fn floor_egress(_: TcContext) -> i32 {
 
 #[classifier]
 pub fn null_egress(ctx: TcContext) -> i32 {
-    renew(&ctx, Client::Destination);
+    renew(&ctx, Client::Destination, None);
     Action::Next as i32
 }
 
 #[classifier]
 pub fn run_egress(ctx: TcContext) -> i32 {
     let action = programs::egress::handle(&ctx);
-    renew(&ctx, Client::Destination);
+    renew(&ctx, Client::Destination, None);
     action as i32
 }
 
@@ -139,6 +150,35 @@ pub fn run_egress(ctx: TcContext) -> i32 {
 #[classifier]
 pub fn kube_vip_egress(ctx: TcContext) -> i32 {
     programs::egress::handle(&ctx) as i32
+}
+
+/// Sends one frame after the other, each of the next flow. The pages of frames are used again with
+/// whatever their last receiver left in them, so all of the headers is written.
+#[xdp]
+pub fn generate_xdp(ctx: XdpContext) -> u32 {
+    let number = count::next(&LIVE, MADE) as u32;
+    renew(&ctx, Client::Source, Some(number));
+    XDP_TX
+}
+
+/// Where frames end.
+#[xdp]
+pub fn sink_xdp(_: XdpContext) -> u32 {
+    count::next(&LIVE, ARRIVED);
+    XDP_DROP
+}
+
+/// Where they end when somebody else looks at them.
+#[xdp]
+pub fn seen_xdp(_: XdpContext) -> u32 {
+    count::next(&LIVE, ARRIVED);
+    XDP_PASS
+}
+
+/// The least a program can do that sends a frame on.
+#[xdp]
+pub fn bounce_xdp(_: XdpContext) -> u32 {
+    XDP_TX
 }
 
 #[unsafe(link_section = "license")]

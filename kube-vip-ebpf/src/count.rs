@@ -1,6 +1,7 @@
 //! Counters. Each CPU has its own, so adding needs no lock.
 
-use kube_vip_common::stats::{BackendTraffic, Reason, Traffic};
+use aya_ebpf::btf_maps::PerCpuArray;
+use kube_vip_common::stats::{BackendTraffic, Count, Reason, Traffic};
 
 use crate::maps::{BACKEND_STATS, FRONTEND_STATS, STATS};
 
@@ -13,11 +14,21 @@ pub fn reason(reason: Reason) {
 /// Counts one packet for the reason with that number.
 #[inline(always)]
 pub fn numbered(reason: u32) {
-    if let Some(count) = STATS.get_ptr_mut(reason) {
-        // SAFETY: this CPU's own value; XDP and TC run with migration and bottom halves off, so
-        // nothing comes between.
-        unsafe { (*count).packets += 1 };
-    }
+    next(&STATS, reason);
+}
+
+/// Counts one packet more and returns how many there were before on this CPU.
+#[inline(always)]
+pub fn next<const N: usize>(counts: &PerCpuArray<Count, N>, index: u32) -> u64 {
+    let Some(count) = counts.get_ptr_mut(index) else {
+        return 0;
+    };
+    // SAFETY: this CPU's own value; XDP and TC run with migration and bottom halves off, so
+    // nothing comes between.
+    let count = unsafe { &mut *count };
+    let before = count.packets;
+    count.packets += 1;
+    before
 }
 
 /// Counts one system call of a process for a reason that no packet is counted for.

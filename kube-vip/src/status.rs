@@ -6,10 +6,11 @@ use std::net::SocketAddr;
 use crate::agent::State;
 use crate::config::{LocalClients, Protocol};
 use crate::dataplane::{Attachment, Egress, Ingress, LEASE};
+use crate::observe::reverse_path;
 use crate::plan::{Frontend, Way};
 use crate::publish::{
     BackendState, BackendStatus, BackendWay, ClientsStatus, ClientsWay, ConfigStatus, EgressMode,
-    FrontendStatus, LeaseStatus, Status, UplinkStatus, VipStatus, XdpMode,
+    FrontendStatus, LeaseStatus, ReplyDeviceStatus, Status, UplinkStatus, VipStatus, XdpMode,
 };
 
 /// What is true now; counters are read from the kernel at this moment.
@@ -27,6 +28,7 @@ pub(crate) fn of(state: &State) -> Status {
             refused: state.refused.clone(),
         },
         uplinks: uplinks(state),
+        reply_devices: reply_devices(state),
         clients: clients(state),
         vips: vips(state),
         frontends: frontends(state),
@@ -38,35 +40,60 @@ pub(crate) fn of(state: &State) -> Status {
             .chain(&state.failures)
             .chain(&state.foreign)
             .cloned()
+            .chain(reverse_path::notices(config.interfaces()))
             .collect(),
     }
 }
 
 fn uplinks(state: &State) -> Vec<UplinkStatus> {
     let attached: BTreeMap<_, _> = state.driver.attachments().collect();
-    let of = |name: &String| match attached.get(name) {
-        Some(Attachment { ingress, egress, reason, .. }) => UplinkStatus {
-            name: name.clone(),
-            xdp: match ingress {
-                Ingress::Native => XdpMode::Native,
-                Ingress::Generic => XdpMode::Generic,
-                Ingress::None => XdpMode::None,
+    // The one with the VIPs first.
+    let names = state.config.interfaces();
+    let names = names.filter(|name| state.desired.dataplane.uplinks.contains_key(*name));
+    names
+        .map(|name| match attached.get(name) {
+            Some(Attachment { ingress, egress, reason, .. }) => UplinkStatus {
+                name: name.clone(),
+                xdp: match ingress {
+                    Ingress::Native => XdpMode::Native,
+                    Ingress::Generic => XdpMode::Generic,
+                    Ingress::None => XdpMode::None,
+                },
+                egress: egress_mode(*egress),
+                reason: reason.clone(),
             },
-            egress: match egress {
-                Egress::Tcx => EgressMode::Tcx,
-                Egress::Clsact => EgressMode::Clsact,
-                Egress::None => EgressMode::None,
+            None => UplinkStatus {
+                name: name.clone(),
+                xdp: XdpMode::None,
+                egress: EgressMode::None,
+                reason: state.driver.unavailable.clone(),
             },
-            reason: reason.clone(),
-        },
-        None => UplinkStatus {
+        })
+        .collect()
+}
+
+fn reply_devices(state: &State) -> Vec<ReplyDeviceStatus> {
+    let attached: BTreeMap<_, _> = state.driver.attachments().collect();
+    let of = |name: &String| {
+        let attachment = attached.get(name);
+        ReplyDeviceStatus {
             name: name.clone(),
-            xdp: XdpMode::None,
-            egress: EgressMode::None,
-            reason: state.driver.unavailable.clone(),
-        },
+            egress: attachment.map_or(EgressMode::None, |at| egress_mode(at.egress)),
+            reason: match attachment {
+                Some(attachment) => attachment.reason.clone(),
+                None => state.driver.unavailable.clone(),
+            },
+        }
     };
-    state.desired.dataplane.uplinks.keys().map(of).collect()
+    state.desired.dataplane.reply_devices.keys().map(of).collect()
+}
+
+fn egress_mode(egress: Egress) -> EgressMode {
+    match egress {
+        Egress::Tcx => EgressMode::Tcx,
+        Egress::Clsact => EgressMode::Clsact,
+        Egress::None => EgressMode::None,
+    }
 }
 
 fn clients(state: &State) -> ClientsStatus {

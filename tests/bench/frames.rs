@@ -1,6 +1,6 @@
 //! Frames to be judged. No stage verifies a checksum, they only follow changes; so none is computed.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use kube_vip::view::Mac;
 
@@ -45,6 +45,36 @@ impl Segment {
         frame.extend([5 << 4, self.flags, 0x20, 0, 0x12, 0x34, 0, 0]);
         padded(frame)
     }
+}
+
+/// An IPv4 datagram of the shortest frame's length, without a checksum.
+pub(crate) fn datagram(link: (Mac, Mac), from: (Ipv4Addr, u16), to: (Ipv4Addr, u16)) -> Vec<u8> {
+    const LENGTH: u16 = (SHORTEST - 14) as u16;
+    let mut frame = ethernet(link, 0x0800);
+    let mut header = vec![0x45, 0];
+    header.extend(LENGTH.to_be_bytes());
+    header.extend([0, 0, 0x40, 0, 64, 17, 0, 0]);
+    header.extend(from.0.octets());
+    header.extend(to.0.octets());
+    let sum =
+        header.chunks(2).map(|word| u32::from(word[0]) << 8 | u32::from(word[1])).sum::<u32>();
+    let folded = (sum & 0xffff) + (sum >> 16);
+    header[10..12].copy_from_slice(&(!(folded as u16)).to_be_bytes());
+    frame.extend(header);
+    frame.extend(from.1.to_be_bytes());
+    frame.extend(to.1.to_be_bytes());
+    frame.extend((LENGTH - 20).to_be_bytes());
+    frame.extend([0, 0]);
+    padded(frame)
+}
+
+/// Writes the checksum of an IPv4 header (RFC 791 §3.1).
+pub(crate) fn seal(header: &mut [u8]) {
+    header[10..12].fill(0);
+    let words = header.chunks(2).map(|word| u32::from(word[0]) << 8 | u32::from(word[1]));
+    let sum: u32 = words.sum();
+    let folded = (sum & 0xffff) + (sum >> 16);
+    header[10..12].copy_from_slice(&(!(folded as u16)).to_be_bytes());
 }
 
 /// A broadcast request for the hardware address of `target`.

@@ -3,9 +3,12 @@
 mod agent;
 mod frames;
 mod kernel;
+mod live;
 mod measure;
 mod report;
 mod setup;
+mod swaps;
+mod tcp;
 mod updates;
 mod verifier;
 mod ways;
@@ -52,6 +55,9 @@ fn main() -> ExitCode {
     add(ways(&plan, arguments.only.as_deref()));
     if arguments.only.is_none() {
         add(verifier());
+        add(live(arguments.quick));
+        add(tcp(arguments.quick));
+        add(swaps(arguments.quick));
         add(updates(arguments.quick));
         add(at_rest(arguments.quick));
     }
@@ -87,6 +93,40 @@ fn verifier() -> Section {
         key: "verifier",
         title: "The programs in the verifier".to_owned(),
         rows: reason(verifier::figures().map(|figures| report::verifier(&figures))),
+    }
+}
+
+fn live(quick: bool) -> Section {
+    let plan = live::Plan::new(quick);
+    Section {
+        key: "live",
+        title: format!(
+            "Live frames of 64 bytes on one core: {} samples of {} ms each",
+            plan.samples,
+            plan.each.as_millis()
+        ),
+        rows: reason(live::measure(&plan)),
+    }
+}
+
+fn tcp(quick: bool) -> Section {
+    let plan = tcp::Plan::new(quick);
+    Section {
+        key: "tcp",
+        title: format!(
+            "Real TCP, hosts as namespaces on one bridge: {} samples of {} ms each",
+            plan.samples,
+            plan.each.as_millis()
+        ),
+        rows: reason(tcp::measure(&plan)),
+    }
+}
+
+fn swaps(quick: bool) -> Section {
+    Section {
+        key: "swaps",
+        title: "No wrong packet while tables change".to_owned(),
+        rows: reason(swaps::rows(if quick { 50 } else { 200 })),
     }
 }
 

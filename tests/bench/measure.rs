@@ -53,3 +53,11 @@ impl Samples {
         self.quantile(1.0)
     }
 }
+
+impl FromIterator<f64> for Samples {
+    fn from_iter<I: IntoIterator<Item = f64>>(values: I) -> Self {
+        let mut samples = Self::default();
+        values.into_iter().for_each(|value| samples.add(value));
+        samples
+    }
+}

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::agent::AtRest;
 use crate::measure::Samples;
 use crate::updates::Latency;
-use crate::verifier::Figures;
+use crate::verifier::{Figures, Function};
 
 /// A figure with what it should be.
 #[derive(Clone, Debug)]
@@ -21,8 +21,31 @@ pub(crate) struct Row {
     pub(crate) ratio: Option<f64>,
     /// The same without what the wrapper costs beyond the floor.
     pub(crate) alone: Option<f64>,
-    /// Most the ratio may be, or the median where there is no ratio.
-    pub(crate) target: Option<f64>,
+    /// What the ratio should be, or the median where there is no ratio.
+    pub(crate) target: Option<Target>,
+}
+
+/// What a figure should be.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Target {
+    AtMost(f64),
+    AtLeast(f64),
+}
+
+impl Target {
+    fn is_met(self, value: f64) -> bool {
+        match self {
+            Self::AtMost(most) => value <= most,
+            Self::AtLeast(least) => value >= least,
+        }
+    }
+
+    fn parts(self) -> (&'static str, f64) {
+        match self {
+            Self::AtMost(most) => ("≤", most),
+            Self::AtLeast(least) => ("≥", least),
+        }
+    }
 }
 
 impl Row {
@@ -39,12 +62,17 @@ impl Row {
     }
 
     pub(crate) fn at_most(mut self, target: f64) -> Self {
-        self.target = Some(target);
+        self.target = Some(Target::AtMost(target));
+        self
+    }
+
+    pub(crate) fn at_least(mut self, target: f64) -> Self {
+        self.target = Some(Target::AtLeast(target));
         self
     }
 
     fn meets(&self) -> Option<bool> {
-        Some(self.ratio.unwrap_or(self.median) <= self.target?)
+        Some(self.target?.is_met(self.ratio.unwrap_or(self.median)))
     }
 
     fn verdict(&self) -> &'static str {
@@ -58,13 +86,18 @@ impl Row {
     fn line(&self) -> String {
         let ratio = |value: Option<f64>| value.map_or_else(String::new, |it| format!("{it:.2}"));
         // Counts have no fractions.
-        let digits = if matches!(self.unit, "" | "B") { 0 } else { 1 };
+        let digits = match self.unit {
+            "" | "B" => 0,
+            "×" | "Mpps" => 2,
+            _ => 1,
+        };
         let spread = if self.low < self.high {
             format!("{:.digits$}–{:.digits$}", self.low, self.high)
         } else {
             String::new()
         };
-        let target = self.target.map_or_else(String::new, |target| format!("≤ {target}"));
+        let target = self.target.map(Target::parts);
+        let target = target.map_or_else(String::new, |(sign, value)| format!("{sign} {value}"));
         let line = format!(
             "{:>7}  {:>6}  {target:<10}{:<6}{:<50}{:>9.digits$} {:<3}{spread:>16}",
             ratio(self.ratio),
@@ -86,7 +119,8 @@ impl Row {
             "max": self.high,
             "ratio": self.ratio,
             "ratioWithoutWrapper": self.alone,
-            "target": self.target,
+            "target": self.target.map(|target| target.parts().1),
+            "targetIs": self.target.map(|target| target.parts().0),
             "ok": self.meets(),
         })
     }
@@ -147,15 +181,23 @@ impl Report {
 
 /// What the verifier says.
 pub(crate) fn verifier(figures: &[Figures]) -> Vec<Row> {
-    let rows = figures.iter().flat_map(|Figures { program, walked, stack, deepest }| {
-        [
+    let rows = figures.iter().flat_map(|figures| {
+        let Figures { program, walked, stack, deepest, functions } = figures;
+        let whole = [
             Row::single(format!("{program}: instructions verified"), "", f64::from(*walked))
                 .at_most(1e6),
             Row::single(format!("{program}: stack, with its deepest function"), "B", {
                 f64::from(stack + deepest)
             })
             .at_most(512.0),
-        ]
+        ];
+        let functions = functions.iter().flat_map(|Function { name, walked, stack }| {
+            [
+                Row::single(format!("  {name}: instructions verified"), "", f64::from(*walked)),
+                Row::single(format!("  {name}: stack"), "B", f64::from(*stack)),
+            ]
+        });
+        whole.into_iter().chain(functions)
     });
     rows.collect()
 }

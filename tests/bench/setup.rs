@@ -17,6 +17,8 @@ pub(crate) const CLIENT: Mac = Mac([2, 0, 0, 0, 0, 0xc1]);
 const VIPS: u16 = 400;
 const BACKENDS: u8 = 10;
 const PEERS: u8 = 3;
+/// Number of the first backend on another host.
+const FIRST_ELSEWHERE: u8 = 100;
 
 /// The ports of the first virtual address, by what becomes of their packets.
 pub(crate) mod port {
@@ -58,10 +60,15 @@ pub(crate) fn backend(v6: bool, number: u8) -> SocketAddr {
 
 /// The measured frontends among as many others as the prototypes had.
 pub(crate) fn configuration() -> DataPlane {
+    configuration_on(IFINDEX)
+}
+
+/// The same with all hosts behind that interface.
+pub(crate) fn configuration_on(ifindex: u32) -> DataPlane {
     let vip_of = || Vip { host_address: false, held: true, grant: None, owner: None };
     let mut desired = DataPlane::default();
     let node = |local, mac, host| {
-        let hop = NextHop { mac, interface: IFINDEX, through: Through::Link, mtu: 1500 };
+        let hop = NextHop { mac, interface: ifindex, through: Through::Link, mtu: 1500 };
         let addresses = vec![address(false, 0, host), address(true, 0, host)];
         Node { local, hop4: Some(hop.clone()), hop6: Some(hop), addresses }
     };
@@ -77,6 +84,8 @@ pub(crate) fn configuration() -> DataPlane {
             let key = (address, port::FORWARD, Protocol::Tcp);
             desired.frontends.insert(key, frontend(v6, TableSize::default(), elsewhere()));
         }
+        let key = (vip(v6), port::FORWARD, Protocol::Udp);
+        desired.frontends.insert(key, frontend(v6, TableSize::default(), elsewhere()));
         for (port, size, backends) in [
             (port::FORWARD_LARGE, TableSize::S65537, elsewhere()),
             (port::DELIVER, TableSize::default(), here(BACKENDS)),
@@ -89,6 +98,12 @@ pub(crate) fn configuration() -> DataPlane {
     desired
 }
 
+/// The backends of `port::FORWARD` by address, with the Ethernet addresses of their hosts.
+pub(crate) fn forwarded(v6: bool) -> Vec<(SocketAddr, Mac)> {
+    let one = |number| (backend(v6, FIRST_ELSEWHERE + number), peer(1 + number % PEERS));
+    (0..BACKENDS).map(one).collect()
+}
+
 /// Numbers of backends with the node each is on.
 type Backends = Vec<(u8, String, Way)>;
 
@@ -98,7 +113,7 @@ fn here(count: u8) -> Backends {
 
 fn elsewhere() -> Backends {
     let peer = |number| format!("peer{}", 1 + number % PEERS);
-    (0..BACKENDS).map(|number| (100 + number, peer(number), Way::Peer)).collect()
+    (0..BACKENDS).map(|number| (FIRST_ELSEWHERE + number, peer(number), Way::Peer)).collect()
 }
 
 fn frontend(v6: bool, size: TableSize, backends: Backends) -> Frontend {

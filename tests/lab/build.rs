@@ -154,7 +154,7 @@ impl Drop for Lab {
     }
 }
 
-fn join(
+pub(crate) fn join(
     batch: &mut String,
     bridge: &str,
     port: &str,
@@ -217,7 +217,7 @@ fn before_links(host: &Host, forwards: bool) -> Result<()> {
 
 /// veth would leave checksums to a card that is not there, and drops what XDP sends unless the
 /// receiving end polls.
-fn plain_frames(link: &str) -> Result<()> {
+pub(crate) fn plain_frames(link: &str) -> Result<()> {
     sys::set_offload(link, sys::TX_CHECKSUM, false)
         .and_then(|()| sys::set_offload(link, sys::GRO, true))
         .with_context(|| format!("switching the offloads of {link}"))

@@ -15,6 +15,8 @@ pub struct Config {
     pub remotes: Vec<Peer>,
     /// The virtual addresses.
     pub vips: Vec<IpAddr>,
+    /// The uplinks, with commas between.
+    pub interface: &'static str,
     /// Whether this host owns the virtual addresses as long as nothing else decides.
     pub start_as_leader: bool,
     /// `native` unless said: every port of the wire has a program, so that works.
@@ -73,6 +75,7 @@ impl Config {
             local: peer(host),
             remotes: lab.nodes().filter(|node| node.name() != host.name()).map(peer).collect(),
             vips: VIPS.to_vec(),
+            interface: "eth0",
             start_as_leader: host.name() == "n1",
             xdp_mode: "native",
             local_clients: "host",
@@ -112,7 +115,8 @@ impl fmt::Display for Config {
             writeln!(out, "- {peer}")?;
         }
         let vips = self.vips.iter().map(IpAddr::to_string).collect::<Vec<_>>().join(",");
-        writeln!(out, "vip: \"{vips}\"\ninterface: eth0\nxdpMode: {}", self.xdp_mode)?;
+        writeln!(out, "vip: \"{vips}\"\ninterface: {}", self.interface)?;
+        writeln!(out, "xdpMode: {}", self.xdp_mode)?;
         // A host of the lab is below the root, like a container that is a host itself.
         writeln!(out, "localClients: {}\ncgroupRoot: /sys/fs/cgroup", self.local_clients)?;
         writeln!(out, "gratuitousARP: {}", self.gratuitous_arp)?;

@@ -2,7 +2,7 @@
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 
 use crate::frame::Mac;
 use crate::host::Addresses;
@@ -44,6 +44,14 @@ impl Topology {
             .map(|(group, number)| group.iter().map(|name| Spec::new(name, number)).collect())
             .collect::<Result<_>>()?;
         Ok(Self { segments, routed: true, bare: false })
+    }
+
+    /// With one host more on the first bridge.
+    pub fn with(mut self, name: &str) -> Result<Self> {
+        let number = u8::from(self.routed);
+        let spec = Spec::new(name, number)?;
+        self.segments.first_mut().context("a topology without a bridge")?.push(spec);
+        Ok(self)
     }
 
     /// Without XDP programs at the wire's end of each link: as with any veth, what a host's native

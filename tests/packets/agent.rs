@@ -54,6 +54,20 @@ fn delivered_with_an_ordinary_ttl() {
 }
 
 #[test]
+fn an_agent_may_send_through_another_interface_than_it_is_reached_at() {
+    const OTHER: Mac = Mac([2, 0, 0, 0, 1, 2]);
+    let mut desired = held(everywhere(&[At::Pod(1)]));
+    for (mac, expected) in [(None, false), (Some(OTHER), true), (None, false)] {
+        desired.senders = mac.into_iter().map(|mac| (mac, "peer".to_owned())).collect();
+        let mut kernel = Kernel::new(&desired);
+        for packet in FAMILIES.into_iter().flat_map(|v6| both(v6, SOURCE)) {
+            let counted = kernel.xdp(&packet.link(OTHER, HOST).frame()).counted;
+            assert_eq!(counted.contains_key(&Reason::DeliveredForPeer), expected);
+        }
+    }
+}
+
+#[test]
 fn tables_choice_counts_if_it_is_here() {
     let here = [At::Pod(1), At::Pod(2), At::Pod(3)];
     let mut kernel = Kernel::new(&elsewhere(everywhere(&here)));

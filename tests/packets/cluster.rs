@@ -98,17 +98,15 @@ pub(crate) fn everywhere(backends: &[At]) -> Frontends {
 
 fn desired(vip: &Vip, frontends: Frontends) -> DataPlane {
     DataPlane {
-        uplinks: BTreeMap::new(),
         vips: BTreeMap::from([(VIP4.into(), vip.clone()), (VIP6.into(), vip.clone())]),
         nodes: BTreeMap::from([
             ("host".to_owned(), node(true, HOST, [HOST4.into(), HOST6.into()])),
             ("peer".to_owned(), node(false, PEER, [PEER4.into(), PEER6.into()])),
         ]),
         frontends,
-        clients: Default::default(),
-        logging: false,
         probe_port: PROBE,
         digest: DIGEST,
+        ..DataPlane::default()
     }
 }
 

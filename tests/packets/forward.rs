@@ -1,6 +1,7 @@
 //! To a peer on this L2: Ethernet addresses and the mark change, nothing else.
 
-use kube_vip::plan::DataPlane;
+use kube_vip::config::XdpMode;
+use kube_vip::plan::{DataPlane, Uplink};
 use kube_vip::view::Mac;
 use kube_vip_common::frontend::Protocol;
 use kube_vip_common::stats::{BackendTraffic, Reason, Traffic};
@@ -128,6 +129,24 @@ fn peer_on_another_interface() {
     for packet in FAMILIES.into_iter().flat_map(packets) {
         let expected = packet.clone().ttl(MARK).link(HOST, PEER);
         kernel.xdp(&packet.frame()).is(Verdict::Redirect, &expected.frame(), &[]);
+    }
+}
+
+#[test]
+fn peer_on_another_uplink() {
+    const OTHER: Mac = Mac([2, 0, 0, 0, 1, 1]);
+    let mut desired = peer_behind(Some((PEER, IFINDEX + 1)));
+    let (index, mac) = (IFINDEX + 1, OTHER);
+    let uplink = Uplink { index, mac, xdp: XdpMode::Auto, reason: None };
+    desired.uplinks.insert("eth1".to_owned(), uplink);
+    let mut kernel = Kernel::new(&desired);
+    for packet in FAMILIES.into_iter().flat_map(packets) {
+        // It leaves with the Ethernet address this host has there.
+        let expected = packet.clone().ttl(MARK).link(OTHER, PEER);
+        kernel.xdp(&packet.frame()).is(Verdict::Redirect, &expected.frame(), &[]);
+        // A switch floods it: whom it is for sends it on.
+        let flooded = packet.link(CLIENT, Mac([2, 0, 0, 0, 0, 0x55])).frame();
+        kernel.xdp(&flooded).untouched(&flooded);
     }
 }
 

@@ -8,7 +8,7 @@ use kube_vip_common::stats::Reason;
 use kube_vip_common::table::Slot;
 use network_types::eth::EthHdr;
 
-use super::{Action, Verdict};
+use super::{Action, Verdict, is_anothers};
 use crate::family::Family;
 use crate::frame::length;
 use crate::maps::NODES;
@@ -49,8 +49,10 @@ pub(super) fn handle<F: Family>(
         return dropped(ctx, Reason::NoNextHop, ethernet.src_addr);
     };
     let stays = hop.ifindex == ctx.ingress_ifindex() as u32;
-    if stays && ethernet.dst_addr != hop.source_mac.octets {
-        // For another host, and only flooded here: it forwards it itself.
+    // For another host, and only flooded here: it forwards it itself.
+    let flooded =
+        if stays { ethernet.dst_addr != hop.source_mac.octets } else { is_anothers(ctx, ethernet) };
+    if flooded {
         return Verdict::Done(Action::Pass);
     }
     if hop.way != LINK {

@@ -10,13 +10,16 @@ use super::limits;
 use super::peers::{self, Peers};
 use super::reader::{Findings, Located, Section, address, quote};
 use super::retired;
+use super::uplinks;
 use super::yaml::{self, Value};
-use super::{Config, ConfigError, Limits, LoadBalancer, LocalClients, TableSize, XdpMode};
+use super::{Config, ConfigError, Limits, LoadBalancer, LocalClients, TableSize};
 
 /// Keys that have an effect; [`retired::KEYS`] are known too.
-const KEYS: [&str; 18] = [
+const KEYS: [&str; 20] = [
     "vip",
     "interface",
+    "uplinks",
+    "replyDevices",
     "localPeer",
     "remotePeers",
     "loadBalancers",
@@ -73,17 +76,21 @@ fn config(section: &Section<'_>, host: &str) -> Option<Config> {
     let gratuitous_arp = flag("gratuitousARP", true);
     let start_as_leader = flag("startAsLeader", false);
     let log_data_plane = flag("logDataPlane", false);
-    let xdp_mode = xdp_mode(section);
+    let xdp_mode = uplinks::xdp_mode(section);
+    let reply_devices = uplinks::reply_devices(section);
+    let interfaces = uplinks::read(section);
     let local_clients = local_clients(section);
     let cgroup_root = cgroup_root(section);
-    let interface = interface(section);
     let instance = instance(section);
     let announce_interval = announce_interval(section);
     let limits = limits(section, &vips, peers.as_ref(), &load_balancers);
     let Peers { local, remote } = peers?;
+    let (interface, uplinks) = interfaces?;
     Some(Config {
         instance: instance?,
-        interface: interface?,
+        interface,
+        uplinks,
+        reply_devices,
         local_peer: local,
         remote_peers: remote,
         vips,
@@ -184,27 +191,6 @@ fn enough_to_do(section: &Section<'_>, vips: &[IpAddr], load_balancers: &[LoadBa
     }
 }
 
-fn interface(section: &Section<'_>) -> Option<String> {
-    let missing = "write the name of the network interface for the virtual IP, like eth0";
-    let name = section.required_text("interface", missing)?;
-    let name = name.value;
-    if name.len() > 15 {
-        let length = name.len();
-        let message =
-            format!("{} has {length} bytes; interface names have at most 15", quote(&name));
-        section.problem("interface", message);
-        return None;
-    }
-    let bad = |c: char| c.is_whitespace() || c.is_control() || matches!(c, '/' | ':');
-    if name.contains(bad) || name == "." || name == ".." {
-        let message =
-            format!("{} is not the name of an interface; `ip link` lists them", quote(&name));
-        section.problem("interface", message);
-        return None;
-    }
-    Some(name)
-}
-
 fn instance(section: &Section<'_>) -> Option<String> {
     let Some(name) = section.text("instance") else { return Some("default".into()) };
     let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
@@ -245,22 +231,6 @@ fn announce_interval(section: &Section<'_>) -> Duration {
                 format!("{shown} is not a time from 100ms to 1h; write one like 3s or 500ms");
             section.problem("announceInterval", message);
             DEFAULT
-        }
-    }
-}
-
-fn xdp_mode(section: &Section<'_>) -> XdpMode {
-    let Some(text) = section.text("xdpMode") else { return XdpMode::default() };
-    match text.value.as_str() {
-        "auto" => XdpMode::Auto,
-        "native" => XdpMode::Native,
-        "generic" => XdpMode::Generic,
-        "none" => XdpMode::None,
-        other => {
-            let message =
-                format!("{} is not known; write auto, native, generic or none", quote(other));
-            section.problem("xdpMode", message);
-            XdpMode::default()
         }
     }
 }

@@ -34,6 +34,15 @@ pub fn check_host(config: &Config, links: &BTreeMap<String, Link>) -> Result<(),
             }
         }
     }
+    for name in &config.uplinks {
+        let message = match links.get(name) {
+            None => Some(missing_interface(name, links)),
+            Some(link) => unfit_interface(name, link, links),
+        };
+        if let Some(message) = message {
+            refuse("uplinks", message);
+        }
+    }
     for vip in &config.vips {
         if let Some(message) = vip_elsewhere(*vip, &config.interface, links) {
             refuse("vip", message);
@@ -260,6 +269,21 @@ mod tests {
         for (file, links, expected) in cases {
             assert_eq!(verdict(file, &links), Err(expected.to_owned()));
         }
+    }
+
+    #[test]
+    fn each_uplink_must_be_there() {
+        let file = format!("{FILE}uplinks: [eth1, eth2]\n");
+        let wrong = "uplinks: interface \"eth2\" does not exist; this host has eth0, eth1";
+        let links = [("eth0", link(1, &OWN)), ("eth1", link(2, &[]))];
+        assert_eq!(verdict(&file, &links), Err(wrong.to_owned()));
+        let links = [("eth0", link(1, &OWN)), ("eth1", link(2, &[])), ("eth2", link(0, &[]))];
+        assert_eq!(
+            verdict(&file, &links),
+            Err("uplinks: interface \"eth2\" has no hardware address: no VIP can be found there; \
+                 this host has eth0, eth1"
+                .to_owned())
+        );
     }
 
     #[test]

@@ -10,6 +10,7 @@ mod peers;
 mod reader;
 mod retired;
 mod sample;
+mod uplinks;
 mod yaml;
 
 use std::fs::File;
@@ -32,8 +33,12 @@ pub(crate) const MAX_FILE_BYTES: usize = 16 << 20;
 pub struct Config {
     /// Tells several agents on one host apart: pins, locks and sockets carry it.
     pub instance: String,
-    /// The uplink: VIPs are held, answered and announced there.
+    /// The first uplink: VIPs are held and announced there.
     pub interface: String,
+    /// Further interfaces where packets arrive, and through which peers are reached.
+    pub uplinks: Vec<String>,
+    /// Where replies leave besides.
+    pub reply_devices: ReplyDevices,
     /// This host.
     pub local_peer: Peer,
     /// The other hosts.
@@ -107,6 +112,11 @@ impl Config {
         Self::parse_bytes(&bytes, &source, &host_name())
     }
 
+    /// The uplinks, the first one first.
+    pub fn interfaces(&self) -> impl Iterator<Item = &String> {
+        std::iter::once(&self.interface).chain(&self.uplinks)
+    }
+
     /// This host and the others.
     pub fn peers(&self) -> impl Iterator<Item = &Peer> {
         std::iter::once(&self.local_peer).chain(&self.remote_peers)
@@ -147,6 +157,21 @@ pub enum XdpMode {
     Generic,
     /// By the kernel alone.
     None,
+}
+
+/// Devices through which replies leave instead of an uplink, an overlay's for example.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReplyDevices {
+    /// Those of the usual kinds.
+    pub by_kind: bool,
+    /// Those with these names; `*` stands for any characters.
+    pub names: Vec<String>,
+}
+
+impl Default for ReplyDevices {
+    fn default() -> Self {
+        Self { by_kind: true, names: Vec::new() }
+    }
 }
 
 /// Whose sockets on a host are led to backends.

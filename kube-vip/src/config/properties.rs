@@ -124,6 +124,8 @@ prop_compose! {
     fn config()(
         instance in "[a-z0-9-]{1,32}",
         interface in "[a-z][a-z0-9.@-]{0,14}",
+        uplinks in prop::collection::btree_set("[A-Z][a-z0-9.@-]{0,14}", 0..3),
+        replies in prop::collection::vec("[A-Z*][a-z0-9.*]{0,20}", 0..3),
         vips in 0..=2usize,
         peers in prop::collection::vec(peer(), 1..5),
         flags in any::<[bool; 3]>(),
@@ -153,6 +155,12 @@ prop_compose! {
         Config {
             instance,
             interface,
+            uplinks: uplinks.into_iter().collect(),
+            reply_devices: if replies.is_empty() {
+                ReplyDevices::default()
+            } else {
+                ReplyDevices { by_kind: flags[1], names: replies }
+            },
             local_peer: peers.remove(0),
             single_node: peers.is_empty() && flags[0],
             remote_peers: peers,
@@ -201,6 +209,12 @@ fn render(config: &Config) -> String {
     text.insert_str(0, &format!("localClients: {whose}\n"));
     for other in &config.remote_peers {
         writeln!(text, "- {}", peer(other)).unwrap();
+    }
+    writeln!(text, "uplinks: '{}'", config.uplinks.join(", ")).unwrap();
+    let ReplyDevices { by_kind, names } = &config.reply_devices;
+    if !names.is_empty() {
+        let kinds = if *by_kind { ", auto" } else { "" };
+        writeln!(text, "replyDevices: '{}{kinds}'", names.join(",")).unwrap();
     }
     text += "loadBalancers:\n";
     for lb in &config.load_balancers {

@@ -232,6 +232,11 @@ fn every_mistake_is_named_with_its_value_and_the_way_out() {
         (head("eth0", "''"), "f: interface: missing; write the name of the network interface for the virtual IP, like eth0".into()),
         (head("eth0", "a234567890123456"), r#"f, line 5: interface: "a234567890123456" has 16 bytes; interface names have at most 15"#.into()),
         (head("eth0", "'eth 0'"), r#"f, line 5: interface: "eth 0" is not the name of an interface; `ip link` lists them"#.into()),
+        (head("eth0", "','"), "f: interface: missing; write the name of the network interface for the virtual IP, like eth0".into()),
+        (head("eth0", "eth0,eth0"), "f, line 5: interface: eth0 is there twice; write it once".into()),
+        (with("uplinks: [eth1, eth0]"), "f, line 6: uplinks[1]: eth0 is there twice; write it once".into()),
+        (with("uplinks: eth/1"), r#"f, line 6: uplinks: "eth/1" is not the name of an interface; `ip link` lists them"#.into()),
+        (with("replyDevices: vxlan 1"), r#"f, line 6: replyDevices: "vxlan 1" is neither the name of an interface nor a pattern like vxlan*, nor auto"#.into()),
         // Peers.
         (head("localPeer: {id: a, address: 10.0.0.1}\n", ""), "f: localPeer: missing; write this host's id and address (or `singleNode: true` if there are no other hosts)".into()),
         (head("id: b", "id: a"), r#"f, line 3: remotePeers[0].id: "a" is the id of localPeer too; give each host its own"#.into()),
@@ -286,6 +291,34 @@ fn every_mistake_is_named_with_its_value_and_the_way_out() {
         );
         assert!(!error.contains('\n'));
     }
+}
+
+#[test]
+fn uplinks_stand_beside_the_interface_or_behind_it() {
+    for text in [
+        head("eth0", "eth0, eth1,eth2"),
+        head("eth0", "[eth0, eth1, eth2]"),
+        with("uplinks: [eth1, eth2]"),
+        head("eth0", "eth0,eth1") + "uplinks: eth2\n",
+    ] {
+        let config = good(&text);
+        assert_eq!(config.interface, "eth0");
+        assert_eq!(config.uplinks, ["eth1", "eth2"]);
+    }
+    assert_eq!(good(HEAD).uplinks, Vec::<String>::new());
+}
+
+#[test]
+fn reply_devices_are_named_or_known_by_their_kind() {
+    let of = |more: &str| good(&with(more)).reply_devices;
+    let named = |by_kind, names: &[&str]| ReplyDevices {
+        by_kind,
+        names: names.iter().map(|name| (*name).to_owned()).collect(),
+    };
+    assert_eq!(of(""), named(true, &[]));
+    assert_eq!(of("replyDevices: []"), named(false, &[]));
+    assert_eq!(of("replyDevices: [flannel.1, vxlan*]"), named(false, &["flannel.1", "vxlan*"]));
+    assert_eq!(of("replyDevices: auto, tun*"), named(true, &["tun*"]));
 }
 
 #[test]

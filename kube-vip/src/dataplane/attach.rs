@@ -1,4 +1,4 @@
-//! Attaches the programs to an uplink, as well as that goes, and says how well it went.
+//! Attaches the programs to an interface, as well as that goes, and says how well it went.
 
 use std::path::Path;
 use std::time::Instant;
@@ -37,10 +37,30 @@ pub enum Egress {
     None,
 }
 
-/// The programs on one uplink; dropping it leaves what is pinned.
+/// What an interface is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// Packets arrive and leave there.
+    Uplink,
+    /// Replies leave there: only the egress program is attached.
+    Replies,
+}
+
+/// Where something is attached.
+pub(super) struct Place<'a> {
+    pub(super) pins: Option<&'a Pins>,
+    /// Tells this instance's filters from another's.
+    pub(super) tag: u32,
+    /// The interface's name.
+    pub(super) name: &'a str,
+}
+
+/// The programs on one interface; dropping it leaves what is pinned.
 pub struct Attachment {
     /// The interface.
     pub uplink: Uplink,
+    /// What it is for.
+    pub role: Role,
     /// How arriving packets are handled.
     pub ingress: Ingress,
     /// How leaving packets are handled.
@@ -51,6 +71,8 @@ pub struct Attachment {
     pub added_clsact: bool,
     /// When it was attached, or tried to.
     pub tried: Instant,
+    /// Why a native program is not tried, where another interface is the reason.
+    generic: Option<String>,
     links: Vec<Hold>,
 }
 
@@ -62,39 +84,37 @@ enum Hold {
 }
 
 impl Attachment {
-    /// Attaches to that uplink. Whatever does not go is left out, with the reason.
-    pub fn new(
+    /// Attaches to that interface. Whatever does not go is left out, with the reason. With `generic`,
+    /// the reason for it, a native program is not tried.
+    pub(super) fn new(
         object: &mut Object,
-        pins: Option<&Pins>,
-        instance: u32,
-        name: &str,
+        place: &Place<'_>,
         uplink: &Uplink,
+        role: Role,
+        generic: Option<String>,
     ) -> Self {
         let mut attachment = Self {
             uplink: uplink.clone(),
+            role,
             ingress: Ingress::None,
             egress: Egress::None,
             reason: None,
             added_clsact: false,
             tried: Instant::now(),
+            generic: generic.filter(|_| uplink.xdp == XdpMode::Auto),
             links: Vec::new(),
         };
-        attachment.complete(object, pins, instance, name);
+        attachment.complete(object, place);
         attachment
     }
 
     /// Attaches what is not attached yet: whoever was in the place may have left it.
-    pub fn complete(
-        &mut self,
-        object: &mut Object,
-        pins: Option<&Pins>,
-        instance: u32,
-        name: &str,
-    ) {
+    pub(super) fn complete(&mut self, object: &mut Object, place: &Place<'_>) {
         self.tried = Instant::now();
-        let mut reasons: Vec<_> = self.uplink.reason.iter().cloned().collect();
-        if self.ingress == Ingress::None {
-            match attach_xdp(object, &self.uplink, pins) {
+        let mut reasons: Vec<_> = self.uplink.reason.iter().chain(&self.generic).cloned().collect();
+        if self.ingress == Ingress::None && self.role == Role::Uplink {
+            let mode = if self.generic.is_some() { XdpMode::Generic } else { self.uplink.xdp };
+            match attach_xdp(object, self.uplink.index, mode, place.pins) {
                 Ok((ingress, hold, note)) => {
                     self.ingress = ingress;
                     self.links.extend(hold);
@@ -104,15 +124,15 @@ impl Attachment {
             }
         }
         if self.egress == Egress::None {
-            let pin = pins.map(|pins| pins.link("egress-tcx", self.uplink.index));
+            let pin = place.pins.map(|pins| pins.link("egress-tcx", self.uplink.index));
             let egress = object
                 .egress()
                 .map_err(|error| chain(&error))
-                .and_then(|program| attach_egress(program, name, pin.as_deref(), instance));
+                .and_then(|program| attach_egress(program, place.name, pin.as_deref(), place.tag));
             match egress {
                 Ok((egress, hold, added)) => {
                     (self.egress, self.added_clsact) = (egress, added);
-                    if let Some(pins) = pins.filter(|_| added) {
+                    if let Some(pins) = place.pins.filter(|_| added) {
                         pins.note_qdisc(self.uplink.index);
                     }
                     self.links.push(hold);
@@ -125,7 +145,9 @@ impl Attachment {
 
     /// Whether nothing would be gained by trying again.
     pub fn is_whole(&self) -> bool {
-        let ingress = self.ingress != Ingress::None || self.uplink.xdp == XdpMode::None;
+        let ingress = self.ingress != Ingress::None
+            || self.uplink.xdp == XdpMode::None
+            || self.role == Role::Replies;
         ingress && self.egress != Egress::None
     }
 
@@ -143,17 +165,18 @@ type XdpOutcome = (Ingress, Option<Hold>, Option<String>);
 
 fn attach_xdp(
     object: &mut Object,
-    uplink: &Uplink,
+    ifindex: u32,
+    mode: XdpMode,
     pins: Option<&Pins>,
 ) -> Result<XdpOutcome, String> {
     let program = object.xdp().map_err(|error| chain(&error))?;
-    let modes: &[Mode] = match uplink.xdp {
+    let modes: &[Mode] = match mode {
         XdpMode::None => &[],
         XdpMode::Native => &[NATIVE],
         XdpMode::Generic => &[GENERIC],
         XdpMode::Auto => &[NATIVE, GENERIC],
     };
-    let pin = |mode: &Mode| pins.map(|pins| pins.link(mode.pin, uplink.index));
+    let pin = |mode: &Mode| pins.map(|pins| pins.link(mode.pin, ifindex));
     // The mode of a link cannot be changed: one that is not wanted any more makes room.
     for mode in [NATIVE, GENERIC].iter().filter(|mode| !modes.contains(mode)) {
         if let Some(pin) = pin(mode) {
@@ -170,7 +193,7 @@ fn attach_xdp(
     }
     let mut notes = Vec::new();
     for mode in modes {
-        match program.attach_to_if_index(uplink.index, mode.xdp) {
+        match program.attach_to_if_index(ifindex, mode.xdp) {
             Ok(id) => {
                 let note = (!notes.is_empty()).then(|| notes.join("; "));
                 let hold = hold_xdp(program, id, pin(mode).as_deref())?;

@@ -1,11 +1,9 @@
 //! Keeps the kernel programs and their maps as desired.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use aya::maps::{MapData, RingBuf};
-use kube_vip_common::address::MacAddress;
-use kube_vip_common::node::Uplink;
 use kube_vip_common::stats::{BackendTraffic, Reason, Traffic};
 use tracing::{info, warn};
 
@@ -14,6 +12,7 @@ use super::cgroup::Sockets;
 use super::clock::Hand;
 use super::closed::ClosedPort;
 use super::counters;
+use super::interfaces::{Interfaces, Means};
 use super::leases::{Fence, FenceError};
 use super::object::{LoadError, Object};
 use super::pins::Pins;
@@ -23,16 +22,13 @@ use crate::instance::tag;
 use crate::observe::capabilities;
 use crate::plan::DataPlane;
 
-/// An interface that could not be attached to is tried again this often.
-const RETRY: Duration = Duration::from_secs(10);
-
 /// The data plane of one instance on this host.
 pub struct Driver {
     kernel: Option<Kernel>,
     /// Why there are no kernel programs.
     pub unavailable: Option<String>,
     fence: Fence,
-    attachments: BTreeMap<String, Attachment>,
+    interfaces: Interfaces,
     sockets: Sockets,
 }
 
@@ -72,7 +68,7 @@ impl Driver {
             kernel: None,
             unavailable: None,
             fence: Fence::none(),
-            attachments: BTreeMap::new(),
+            interfaces: Interfaces::default(),
             sockets: Sockets::default(),
         };
         let opened = Kernel::open(instance, limits).and_then(|kernel| {
@@ -133,44 +129,9 @@ impl Driver {
         }
         let closed = kernel.closed.as_ref().map_or(0, ClosedPort::number);
         let changes = kernel.mirror.apply(&mut kernel.object.maps, desired, closed)?;
-        let gone = |name: &String, attachment: &Attachment| {
-            desired.uplinks.get(name).is_none_or(|uplink| *uplink != attachment.uplink)
-        };
-        let gone: Vec<_> =
-            self.attachments.iter().filter(|(n, a)| gone(n, a)).map(|(n, _)| n.clone()).collect();
-        for name in gone {
-            if let Some(attachment) = self.attachments.remove(&name) {
-                let _ = kernel.object.maps.uplinks.remove(&attachment.uplink.index);
-                detach(&name, attachment);
-            }
-        }
-        for (name, uplink) in &desired.uplinks {
-            let old = self.attachments.remove(name);
-            let state = |at: &Attachment| (at.ingress, at.egress, at.reason.clone());
-            let before = old.as_ref().map(state);
-            let (object, pins) = (&mut kernel.object, kernel.pins.as_ref());
-            let attachment = match old {
-                Some(mut old) => {
-                    if !old.is_whole() && old.tried.elapsed() >= RETRY {
-                        old.complete(object, pins, kernel.tag, name);
-                    }
-                    old
-                }
-                None => {
-                    let own = Uplink { mac: MacAddress::new(uplink.mac.0), pad: [0; 2] };
-                    let added = object.maps.uplinks.insert(uplink.index, own, 0);
-                    added.map_err(|source| SyncError::Map { map: "UPLINKS", source })?;
-                    Attachment::new(object, pins, kernel.tag, name, uplink)
-                }
-            };
-            let (ingress, egress) = (attachment.ingress, attachment.egress);
-            match &attachment.reason {
-                _ if before == Some(state(&attachment)) => {}
-                None => info!("{name}: XDP {ingress:?}, egress {egress:?}"),
-                Some(reason) => warn!("{name}: XDP {ingress:?}, egress {egress:?}: {reason}"),
-            }
-            self.attachments.insert(name.clone(), attachment);
-        }
+        let means =
+            Means { object: &mut kernel.object, pins: kernel.pins.as_ref(), tag: kernel.tag };
+        self.interfaces.apply(means, desired)?;
         if grant.is_some() {
             self.fence.grant(LEASE, grant, term)?;
         }
@@ -180,7 +141,7 @@ impl Driver {
 
     /// The interfaces and how the programs are attached to them.
     pub fn attachments(&self) -> impl Iterator<Item = (&String, &Attachment)> {
-        self.attachments.iter()
+        self.interfaces.iter()
     }
 
     /// The programs for sockets of this host's processes.
@@ -223,22 +184,13 @@ impl Driver {
         self.sockets.detach();
         let pins = self.kernel.as_ref().and_then(|kernel| kernel.pins.as_ref());
         let mut qdiscs = pins.map(Pins::qdiscs).unwrap_or_default();
-        for (name, attachment) in std::mem::take(&mut self.attachments) {
-            qdiscs.extend(attachment.added_clsact.then_some(attachment.uplink.index));
-            detach(&name, attachment);
-        }
+        qdiscs.extend(self.interfaces.clear());
         if let Some(pins) = self.kernel.take().and_then(|kernel| kernel.pins)
             && let Err(error) = pins.remove()
         {
             warn!("pins stay behind: {error}");
         }
         qdiscs
-    }
-}
-
-fn detach(name: &str, attachment: Attachment) {
-    if let Err(error) = attachment.detach() {
-        warn!("{name}: programs stay attached: {error}");
     }
 }
 

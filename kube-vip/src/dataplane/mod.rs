@@ -7,6 +7,7 @@ mod closed;
 pub mod counters;
 mod driver;
 mod ids;
+mod interfaces;
 mod leases;
 mod object;
 mod pins;

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use aya::maps::MapData;
 use kube_vip_common::LAYOUT_VERSION;
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
+use tracing::warn;
 
 use super::object::MAP_NAMES;
 use super::sys::map_info;
@@ -20,14 +21,14 @@ const CLSACT: &str = "clsact";
 
 /// The pins of one instance.
 #[derive(Clone, Debug)]
-pub struct Pins {
+pub(super) struct Pins {
     instance: PathBuf,
     version: PathBuf,
 }
 
 impl Pins {
     /// The pins of that instance, of this layout; nothing where bpffs is not mounted.
-    pub fn of(instance: &str) -> Option<Self> {
+    pub(super) fn of(instance: &str) -> Option<Self> {
         if !statfs(BPFFS).is_ok_and(|fs| fs.filesystem_type() == BPF_FS_MAGIC) {
             return None;
         }
@@ -37,13 +38,13 @@ impl Pins {
     }
 
     /// The directory maps are pinned in.
-    pub fn maps(&self) -> &PathBuf {
+    pub(super) fn maps(&self) -> &PathBuf {
         &self.version
     }
 
     /// Where the link of an interface is pinned. Interface names may hold dots, which bpffs keeps
     /// for itself, so it goes by number.
-    pub fn link(&self, hook: &str, ifindex: u32) -> PathBuf {
+    pub(super) fn link(&self, hook: &str, ifindex: u32) -> PathBuf {
         self.version.join(format!("{hook}-{ifindex}"))
     }
 
@@ -67,15 +68,38 @@ impl Pins {
 
     /// Remembers that the interface's clsact qdisc is ours, for whoever comes after a `kill -9`.
     /// bpffs holds no files but pins, so it is a directory.
-    pub fn note_qdisc(&self, ifindex: u32) {
+    pub(super) fn note_qdisc(&self, ifindex: u32) {
         let _ = std::fs::create_dir(self.link(CLSACT, ifindex));
     }
 
     /// The interfaces whose clsact qdisc is ours.
-    pub fn qdiscs(&self) -> BTreeSet<u32> {
+    pub(super) fn qdiscs(&self) -> BTreeSet<u32> {
         let entries = std::fs::read_dir(&self.version).into_iter().flatten().filter_map(Result::ok);
         let index = |name: &str| name.strip_prefix(CLSACT)?.strip_prefix('-')?.parse().ok();
         entries.filter_map(|entry| index(entry.file_name().to_str()?)).collect()
+    }
+
+    /// Removes the links of interfaces that are not among these: XDP's, egress'. That detaches what
+    /// an earlier agent attached there.
+    pub(super) fn keep_links(&self, xdp: &BTreeSet<u32>, egress: &BTreeSet<u32>) {
+        let entries = std::fs::read_dir(&self.version).into_iter().flatten().filter_map(Result::ok);
+        for entry in entries {
+            let name = entry.file_name();
+            let Some((hook, index)) = name.to_str().and_then(|name| name.rsplit_once('-')) else {
+                continue;
+            };
+            let kept = match hook {
+                "xdp-native" | "xdp-generic" => xdp,
+                "egress-tcx" => egress,
+                _ => continue,
+            };
+            let Ok(index) = index.parse::<u32>() else { continue };
+            if !kept.contains(&index)
+                && let Err(error) = std::fs::remove_file(entry.path())
+            {
+                warn!("{} stays behind: {error}", entry.path().display());
+            }
+        }
     }
 
     /// Makes the directory.
@@ -83,18 +107,18 @@ impl Pins {
     /// # Errors
     ///
     /// The file system's.
-    pub fn create(&self) -> io::Result<()> {
+    pub(super) fn create(&self) -> io::Result<()> {
         std::fs::create_dir_all(&self.version)
     }
 
     /// Whether an earlier agent of this layout left anything.
-    pub fn exist(&self) -> bool {
+    pub(super) fn exist(&self) -> bool {
         self.version.join("VIPS").exists()
     }
 
     /// Whether each pinned map is of the type and size of the one given by that name. aya takes over
     /// whatever it finds at a pin, so this is asked first.
-    pub fn fit<'a>(&self, wanted: impl Fn(&str) -> Option<BorrowedFd<'a>>) -> bool {
+    pub(super) fn fit<'a>(&self, wanted: impl Fn(&str) -> Option<BorrowedFd<'a>>) -> bool {
         MAP_NAMES.iter().all(|name| {
             let pinned = MapData::from_pin(self.version.join(name)).ok();
             let infos = pinned.as_ref().zip(wanted(name)).map(|(pinned, wanted)| {
@@ -109,7 +133,7 @@ impl Pins {
     /// # Errors
     ///
     /// The first entry that could not be removed; the others are.
-    pub fn remove(&self) -> io::Result<()> {
+    pub(super) fn remove(&self) -> io::Result<()> {
         let result = remove_tree(&self.instance);
         // Shared with other instances: goes with the last one.
         if let Some(parent) = self.instance.parent() {
@@ -123,7 +147,7 @@ impl Pins {
     /// # Errors
     ///
     /// As [`remove`](Self::remove).
-    pub fn remove_others(&self) -> io::Result<()> {
+    pub(super) fn remove_others(&self) -> io::Result<()> {
         let Ok(versions) = std::fs::read_dir(&self.instance) else {
             return Ok(());
         };

@@ -1,4 +1,5 @@
 //! What the agent notices of its host, for people: nothing here changes anything.
 
 pub mod capabilities;
+pub(crate) mod reverse_path;
 pub mod voices;

@@ -46,8 +46,12 @@ pub struct Announcement {
 pub struct DataPlane {
     /// Interfaces the programs are attached to, by name.
     pub uplinks: BTreeMap<String, Uplink>,
+    /// Interfaces through which replies leave besides, by name: only the egress program is there.
+    pub reply_devices: BTreeMap<String, Uplink>,
     /// Addresses that are ours to judge.
     pub vips: BTreeMap<IpAddr, Vip>,
+    /// Ethernet addresses that hosts may send from, besides the one each is reached at: id by address.
+    pub senders: BTreeMap<Mac, String>,
     /// Hosts that take part, by id.
     pub nodes: BTreeMap<String, Node>,
     /// Balanced ports.

@@ -49,6 +49,8 @@ pub fn plan(view: &View) -> Desired {
         announcements,
         dataplane: DataPlane {
             uplinks: uplinks::plan(view),
+            reply_devices: uplinks::reply_devices(view),
+            senders: nodes::senders(view),
             vips: vips::plan(view),
             frontends: frontends::plan(view, &nodes),
             nodes,

@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use super::{NextHop, Node, Through};
+use super::{NextHop, Node, Through, uplinks};
 use crate::config::{Config, Peer};
-use crate::view::{Hop, View};
+use crate::view::{Hop, Mac, View};
 
 /// The smallest MTU of IPv6 (RFC 8200 §5): a smaller one is not believed, because anybody can send
 /// the error that it is learnt from.
@@ -34,14 +34,33 @@ pub(super) fn plan(view: &View) -> BTreeMap<String, Node> {
     std::iter::once((view.config.local_peer.id.clone(), local)).chain(remote).collect()
 }
 
+/// The Ethernet addresses that frames of each host may come from: it may send through another
+/// interface than the one it is reached at.
+pub(super) fn senders(view: &View) -> BTreeMap<Mac, String> {
+    let config = &view.config;
+    let own = config.interfaces().filter_map(|name| view.links.get(name));
+    let own = own.map(|link| (link.mac, config.local_peer.id.clone()));
+    let known = |address: &IpAddr| match view.hops.get(address) {
+        Some(Hop::Neighbour { mac, .. }) => Some(*mac),
+        _ => None,
+    };
+    let of_peer = |peer: &Peer| {
+        let macs: Vec<_> = peer.addresses.iter().filter_map(known).collect();
+        macs.into_iter().map(|mac| (mac, peer.id.clone())).collect::<Vec<_>>()
+    };
+    own.chain(config.remote_peers.iter().flat_map(of_peer)).collect()
+}
+
 fn link(view: &View, address: IpAddr) -> Option<NextHop> {
     match view.hops.get(&address) {
-        Some(Hop::Neighbour { mac, interface }) => Some(NextHop {
-            mac: *mac,
-            interface: *interface,
-            through: Through::Link,
-            mtu: mtu(view, *interface),
-        }),
+        Some(Hop::Neighbour { mac, interface }) if uplinks::is_one(view, *interface) => {
+            Some(NextHop {
+                mac: *mac,
+                interface: *interface,
+                through: Through::Link,
+                mtu: mtu(view, *interface),
+            })
+        }
         _ => None,
     }
 }
@@ -50,12 +69,13 @@ fn tunnel(view: &View, peer: &Peer, v4: bool) -> Option<NextHop> {
     // Its ends are the first addresses of the family on both hosts.
     first(&view.config.local_peer, v4)?;
     match view.hops.get(&first(peer, v4)?) {
-        Some(Hop::Routed { mac: Some(mac), interface, mtu: learnt, .. }) => Some(NextHop {
-            mac: *mac,
-            interface: *interface,
-            through: Through::Tunnel,
-            mtu: learnt.map_or(u32::MAX, |mtu| mtu.max(SMALLEST_MTU)).min(mtu(view, *interface)),
-        }),
+        Some(Hop::Routed { mac: Some(mac), interface, mtu: learnt, .. })
+            if uplinks::is_one(view, *interface) =>
+        {
+            let learnt = learnt.map_or(u32::MAX, |mtu| mtu.max(SMALLEST_MTU));
+            let (mac, interface, through) = (*mac, *interface, Through::Tunnel);
+            Some(NextHop { mac, interface, through, mtu: learnt.min(mtu(view, interface)) })
+        }
         _ => None,
     }
 }
@@ -75,6 +95,13 @@ pub(super) fn obstacle(view: &View, peer: &Peer, v4: bool) -> String {
         return format!("{} has no address of this family", peer.id);
     };
     match view.hops.get(&address) {
+        Some(Hop::Neighbour { interface, .. } | Hop::Routed { interface, .. })
+            if !uplinks::is_one(view, *interface) =>
+        {
+            let name = view.links.iter().find(|(_, link)| link.index == *interface);
+            let name = name.map_or("an interface", |(name, _)| name.as_str());
+            format!("{address} is reached through {name}, which is no uplink: add it to `uplinks`")
+        }
         Some(Hop::Routed { gateway, mac: None, .. }) => {
             format!("{address} is behind router {gateway}, and nobody answers for that")
         }

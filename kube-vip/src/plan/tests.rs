@@ -5,7 +5,7 @@ use std::sync::Arc;
 use proptest::prelude::*;
 
 use super::*;
-use crate::config::Config;
+use crate::config::{Config, XdpMode};
 use crate::view::{Hop, Link, Mac};
 
 fn address(host: u8) -> IpAddr {
@@ -175,4 +175,115 @@ fn a_link_without_carrier_is_not_announced_on() {
     let desired = plan(&view);
     assert!(desired.announcements.is_empty());
     assert!(!desired.addresses.is_empty(), "the address stays: the lease says who owns it");
+}
+
+fn link(index: u32, kind: &str) -> Link {
+    Link {
+        index,
+        mac: Mac([2, 0, 0, 0, 1, index as u8]),
+        mtu: 1500,
+        up: true,
+        carrier: true,
+        addresses: Vec::new(),
+        kind: kind.to_owned(),
+    }
+}
+
+/// A host with these further links, and with this at the end of its file.
+fn host_with(links: &[(&str, u32, &str)], more: &str) -> View {
+    let mut view = view(1, &[1, 2], &[(1, 80), (2, 80)], true);
+    let text = file(1, &[1, 2], &[(1, 80), (2, 80)], true) + more;
+    view.config = Arc::new(Config::parse(&text, "test", "test").expect("valid"));
+    view.links.extend(links.iter().map(|(name, index, kind)| ((*name).into(), link(*index, kind))));
+    view
+}
+
+#[test]
+fn the_kind_of_an_uplink_says_how_it_is_attached_to() {
+    use crate::config::XdpMode::{Auto, Generic, Native};
+    for (kind, more, mode, reason) in [
+        // A device of its own: its driver is asked.
+        ("", "", Auto, ""),
+        // The driver passes the program on to its ports, or refuses.
+        ("bond", "", Auto, ""),
+        ("veth", "", Generic, "xdpMode: native"),
+        ("bridge", "", Generic, "a bridge"),
+        ("vlan", "", Generic, "a vlan"),
+        ("macvlan", "", Generic, "a macvlan"),
+        ("veth", "xdpMode: native", Native, ""),
+        ("macvlan", "xdpMode: native", Native, ""),
+        ("", "xdpMode: generic", Generic, ""),
+    ] {
+        let mut view = host_with(&[], more);
+        view.links.get_mut("eth0").expect("the uplink").kind = kind.to_owned();
+        let uplink = &plan(&view).dataplane.uplinks["eth0"];
+        assert_eq!(uplink.xdp, mode, "{kind} {more}");
+        let said = uplink.reason.as_deref().unwrap_or_default();
+        assert!(said.contains(reason) && said.is_empty() == reason.is_empty(), "{kind}: {said}");
+    }
+}
+
+#[test]
+fn one_generic_uplink_makes_all_generic() {
+    let links = [("eth1", 3, ""), ("eth0.5", 4, "vlan")];
+    let uplinks = plan(&host_with(&links, "uplinks: [eth1]")).dataplane.uplinks;
+    assert!(uplinks.len() == 2 && uplinks.values().all(|one| one.xdp == XdpMode::Auto));
+    let uplinks = plan(&host_with(&links, "uplinks: [eth1, eth0.5]")).dataplane.uplinks;
+    assert!(uplinks.len() == 3 && uplinks.values().all(|one| one.xdp == XdpMode::Generic));
+    let reason = |name: &str| uplinks[name].reason.clone().expect("a reason");
+    assert!(reason("eth0.5").contains("a vlan"), "{}", reason("eth0.5"));
+    assert!(reason("eth1").contains("eth0.5 is generic"), "{}", reason("eth1"));
+}
+
+#[test]
+fn vips_are_held_and_announced_on_the_first_uplink_alone() {
+    let desired = plan(&host_with(&[("eth1", 3, "")], "uplinks: [eth1]"));
+    assert_eq!(desired.addresses.iter().map(|held| &held.interface).collect::<Vec<_>>(), ["eth0"]);
+    let announced = desired.announcements.iter().map(|one| (one.interface, one.mac));
+    assert_eq!(announced.collect::<Vec<_>>(), [(2, Mac([2, 0, 0, 0, 0, 1]))]);
+}
+
+#[test]
+fn a_peer_is_reached_through_any_uplink_but_nothing_else() {
+    let links = [("eth1", 3, ""), ("eth2", 4, "")];
+    let at = |interface| {
+        let mut view = host_with(&links, "uplinks: [eth1]");
+        let mac = Mac([2, 0, 0, 0, 0, 2]);
+        view.hops.insert(address(2), Hop::Neighbour { mac, interface });
+        view
+    };
+    let desired = plan(&at(3));
+    for v4 in [true, false] {
+        let hop = desired.dataplane.nodes["n2"].hop(v4).expect("a way");
+        assert_eq!((hop.mac, hop.interface), (Mac([2, 0, 0, 0, 0, 2]), 3));
+    }
+    assert_eq!(way_of(&at(3), "10.0.0.2:80"), Way::Peer);
+    let Way::None(reason) = way_of(&at(4), "10.0.0.2:80") else { panic!("through eth2") };
+    assert!(reason.contains("eth2") && reason.contains("`uplinks`"), "{reason}");
+    // Its own ones are known as its own, whatever arrives from there.
+    let senders = &desired.dataplane.senders;
+    assert_eq!(senders[&Mac([2, 0, 0, 0, 1, 3])], "n1");
+    assert_eq!(senders[&Mac([2, 0, 0, 0, 0, 2])], "n2");
+}
+
+#[test]
+fn replies_are_looked_for_on_overlays_and_where_the_file_says() {
+    let links = [
+        ("eth1", 3, ""),
+        ("flannel.1", 4, "vxlan"),
+        ("genev_sys", 5, "geneve"),
+        ("cni0", 6, "bridge"),
+        ("tunl7", 7, "ipip"),
+    ];
+    let devices = |more: &str| {
+        let mut view = host_with(&links, more);
+        // No Ethernet there.
+        view.links.get_mut("tunl7").expect("it").mac = Mac::default();
+        plan(&view).dataplane.reply_devices.into_keys().collect::<Vec<_>>()
+    };
+    assert_eq!(devices(""), ["flannel.1", "genev_sys"]);
+    assert_eq!(devices("replyDevices: []"), [""; 0]);
+    assert_eq!(devices("replyDevices: [cni*, tunl7, eth0]"), ["cni0"]);
+    assert_eq!(devices("replyDevices: auto,cni0"), ["cni0", "flannel.1", "genev_sys"]);
+    assert_eq!(devices("uplinks: [flannel.1]"), ["genev_sys"]);
 }

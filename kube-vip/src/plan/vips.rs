@@ -41,10 +41,10 @@ fn own_addresses(view: &View) -> Vec<IpAddr> {
     links.flat_map(|link| link.addresses.iter().map(ipnet::IpNet::addr)).collect()
 }
 
-/// This host's own addresses that clients may use: as the file names them, and the uplink's.
+/// This host's own addresses that clients may use: as the file names them, and the uplinks'.
 pub(super) fn host_addresses(view: &View) -> impl Iterator<Item = IpAddr> {
-    let uplink = view.links.get(&view.config.interface);
-    let linked = uplink.into_iter().flat_map(|link| &link.addresses).map(ipnet::IpNet::addr);
+    let uplinks = view.config.interfaces().filter_map(|name| view.links.get(name));
+    let linked = uplinks.flat_map(|link| &link.addresses).map(ipnet::IpNet::addr);
     let usable = |address: &IpAddr| match address {
         IpAddr::V4(v4) => !v4.is_link_local(),
         IpAddr::V6(v6) => !v6.is_unicast_link_local(),

@@ -15,7 +15,7 @@ pub use lock::{InstanceLock, LockError, VipLocks};
 pub use socket::{FetchError, SocketError, StatusSocket, fetch};
 pub use status::{
     BackendState, BackendStatus, BackendWay, ClientsStatus, ClientsWay, ConfigStatus, EgressMode,
-    FrontendStatus, LeaseStatus, Status, UplinkStatus, VipStatus, XdpMode,
+    FrontendStatus, LeaseStatus, ReplyDeviceStatus, Status, UplinkStatus, VipStatus, XdpMode,
 };
 pub use table::{Style, render};
 

@@ -22,6 +22,8 @@ pub struct Status {
     pub config: ConfigStatus,
     /// Interfaces packets arrive on.
     pub uplinks: Vec<UplinkStatus>,
+    /// Interfaces through which replies leave besides.
+    pub reply_devices: Vec<ReplyDeviceStatus>,
     /// How processes of this host reach the virtual addresses.
     pub clients: ClientsStatus,
     /// The virtual addresses.
@@ -50,6 +52,17 @@ pub struct UplinkStatus {
     pub name: String,
     /// How arriving packets are handled.
     pub xdp: XdpMode,
+    /// How leaving packets are handled.
+    pub egress: EgressMode,
+    /// Why it is not the best of the modes.
+    pub reason: Option<String>,
+}
+
+/// An interface through which replies leave, but nothing arrives.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReplyDeviceStatus {
+    /// Interface name.
+    pub name: String,
     /// How leaving packets are handled.
     pub egress: EgressMode,
     /// Why it is not the best of the modes.
@@ -208,6 +221,7 @@ pub(super) mod tests {
         "instance": "default", "version": "0.1.0", "host": "n1", "pid": 1, "ready": true,
         "config": {"path": "/etc/kube-vip/config.yaml", "refused": null},
         "uplinks": [{"name": "eth0", "xdp": "native", "egress": "tcx", "reason": null}],
+        "reply_devices": [],
         "clients": {"processes": "host", "way": "led", "cgroup": "/sys/fs/cgroup", "reason": null},
         "vips": [
             {"address": "10.77.0.100", "owned": true, "owner": "n1", "held": true,

@@ -49,21 +49,25 @@ fn head(out: &mut String, status: &Status, style: Style) {
             XdpMode::Generic => "generic XDP",
             XdpMode::None => "no XDP",
         };
-        let egress = match uplink.egress {
-            EgressMode::Tcx => "tcx",
-            EgressMode::Clsact => "clsact",
-            EgressMode::None => "no egress program",
-        };
-        let _ = write!(out, "{}: {xdp}, {egress}", uplink.name);
-        if let Some(reason) = &uplink.reason {
-            let _ = write!(out, " ({reason})");
-        }
-        out.push('\n');
+        let said = format!("{xdp}, {}", egress(uplink.egress));
+        interface(out, &uplink.name, &said, uplink.reason.as_deref());
+    }
+    for device in &status.reply_devices {
+        let said = format!("replies only, {}", egress(device.egress));
+        interface(out, &device.name, &said, device.reason.as_deref());
     }
     clients(out, &status.clients);
     if let Some(reason) = &status.config.refused {
         let refused = not_ready("refused").paint(style);
         let _ = writeln!(out, "The newest {} is {refused}: {reason}", status.config.path);
+    }
+    out.push('\n');
+}
+
+fn interface(out: &mut String, name: &str, said: &str, reason: Option<&str>) {
+    let _ = write!(out, "{name}: {said}");
+    if let Some(reason) = reason {
+        let _ = write!(out, " ({reason})");
     }
     out.push('\n');
 }
@@ -79,6 +83,14 @@ fn clients(out: &mut String, clients: &ClientsStatus) {
         let _ = write!(out, " ({reason})");
     }
     out.push('\n');
+}
+
+fn egress(mode: EgressMode) -> &'static str {
+    match mode {
+        EgressMode::Tcx => "tcx",
+        EgressMode::Clsact => "clsact",
+        EgressMode::None => "no egress program",
+    }
 }
 
 fn vips(out: &mut String, status: &Status, style: Style) {
@@ -262,6 +274,7 @@ impl Table {
 
 #[cfg(test)]
 mod tests {
+    use super::super::status::ReplyDeviceStatus;
     use super::super::status::tests::example;
     use super::*;
 
@@ -293,6 +306,19 @@ web       10.77.0.100:80/tcp                                   1204
         assert!(text.contains("arp_answered        1"), "{text}");
         assert!(!text.contains("dropped"), "{text}");
         assert!(text.ends_with("note: vipCidr: comes with BGP\n"), "{text}");
+    }
+
+    #[test]
+    fn devices_for_replies_stand_below_the_uplinks() {
+        let mut status = example();
+        let name = "flannel.1".to_owned();
+        let device = ReplyDeviceStatus { name, egress: EgressMode::Tcx, reason: None };
+        status.reply_devices.push(device);
+        let text = render(&status, Style::default());
+        assert!(
+            text.contains("\neth0: native XDP, tcx\nflannel.1: replies only, tcx\n\n"),
+            "{text}"
+        );
     }
 
     #[test]

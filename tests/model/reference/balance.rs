@@ -101,8 +101,10 @@ pub(super) fn forward(host: &mut Host, frame: &Frame, ip: &Ip, slot: Slot) -> En
     if hop.interface == 0 {
         return End::Dropped(Reason::NoNextHop);
     }
-    if hop.interface == 1 && frame.to != hop.own {
-        // Only flooded here: the host it was for forwards it.
+    let same_link = hop.interface == 1;
+    let flooded = if same_link { frame.to != hop.own } else { host.is_anothers(frame.to) };
+    if flooded {
+        // The host it was for forwards it.
         return End::Untouched;
     }
     if hop.tunnel.is_some() {

@@ -1,6 +1,6 @@
 //! `NODES`, and by which addresses they are known: `PEERS` and `PEER_IPS`.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use kube_vip_common::address::{Address, MacAddress};
@@ -20,13 +20,28 @@ impl Mirror {
         }
     }
 
+    /// Which host a frame from an Ethernet address is from.
+    fn senders(&self, desired: &DataPlane) -> BTreeMap<MacAddress, u32> {
+        let known = desired.senders.iter();
+        let known = known
+            .filter_map(|(mac, name)| Some((MacAddress::new(mac.0), self.node_id(desired, name)?)));
+        let nodes = desired.nodes.iter();
+        let nodes = nodes.filter_map(|(name, node)| Some((node, self.node_id(desired, name)?)));
+        let hops = nodes.flat_map(|(node, id)| macs(node, id).map(move |mac| (mac, id)));
+        known.chain(hops).collect()
+    }
+
     pub(super) fn add_nodes(
         &mut self,
         maps: &mut Maps,
         desired: &DataPlane,
     ) -> Result<(), SyncError> {
         let own = desired.nodes.values().find(|node| node.local).and_then(|node| node.hop(true));
-        let source_mac = own.map(|own| MacAddress::new(own.mac.0)).unwrap_or_default();
+        let source = |ifindex: u32| {
+            let uplink = desired.uplinks.values().find(|uplink| uplink.index == ifindex);
+            let mac = uplink.map(|uplink| uplink.mac).or(own.map(|own| own.mac));
+            MacAddress::new(mac.unwrap_or_default().0)
+        };
         for (name, node) in &desired.nodes {
             let first = |v4: bool| {
                 let mut family = node.addresses.iter().filter(|ip| ip.is_ipv4() == v4);
@@ -43,7 +58,10 @@ impl Mirror {
                 }
                 self.nodes.get_or_take(name, "nodes")?
             };
-            let hop = |v4| node.hop(v4).map(|hop| value(hop, node.local, source_mac));
+            let hop = |v4| {
+                let hop = node.hop(v4)?;
+                Some(value(hop, node.local, source(hop.interface)))
+            };
             let value = Node {
                 hop4: hop(true).unwrap_or_default(),
                 hop6: hop(false).unwrap_or_default(),
@@ -64,13 +82,13 @@ impl Mirror {
                     self.peer_ips.insert(address, id);
                 }
             }
-            for mac in macs(node, id) {
-                if self.peers.get(&mac) != Some(&id) {
-                    maps.peers
-                        .insert(PeerKey::new(mac.octets), Peer { node: id }, 0)
-                        .map_err(map_error("PEERS"))?;
-                    self.peers.insert(mac, id);
-                }
+        }
+        for (mac, id) in self.senders(desired) {
+            if self.peers.get(&mac) != Some(&id) {
+                maps.peers
+                    .insert(PeerKey::new(mac.octets), Peer { node: id }, 0)
+                    .map_err(map_error("PEERS"))?;
+                self.peers.insert(mac, id);
             }
         }
         Ok(())
@@ -81,14 +99,9 @@ impl Mirror {
         maps: &mut Maps,
         desired: &DataPlane,
     ) -> Result<(), SyncError> {
-        let current: BTreeSet<_> = desired
-            .nodes
-            .iter()
-            .filter_map(|(name, node)| Some((node, self.node_id(desired, name)?)))
-            .flat_map(|(node, id)| macs(node, id))
-            .collect();
+        let current = self.senders(desired);
         let stale: Vec<_> =
-            self.peers.keys().filter(|mac| !current.contains(mac)).copied().collect();
+            self.peers.keys().filter(|mac| !current.contains_key(mac)).copied().collect();
         for mac in stale {
             ignore_missing(maps.peers.remove(&PeerKey::new(mac.octets)))
                 .map_err(map_error("PEERS"))?;
