@@ -15,6 +15,8 @@ pub enum Protocol {
     Tcp = 6,
     /// RFC 768.
     Udp = 17,
+    /// RFC 9260.
+    Sctp = 132,
 }
 
 impl Protocol {
@@ -23,6 +25,7 @@ impl Protocol {
         match self {
             Self::Tcp => "tcp",
             Self::Udp => "udp",
+            Self::Sctp => "sctp",
         }
     }
 }

@@ -124,7 +124,7 @@ pub fn run_xdp(mut ctx: XdpContext) -> u32 {
 }
 
 /// As the agent loads it.
-#[xdp]
+#[xdp(frags)]
 pub fn kube_vip_xdp(mut ctx: XdpContext) -> u32 {
     programs::xdp::handle(&mut ctx) as u32
 }

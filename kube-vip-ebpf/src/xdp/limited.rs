@@ -11,7 +11,7 @@ use network_types::eth::EthHdr;
 
 use super::{Action, Chosen, Verdict, forward, is_anothers, transport};
 use crate::count;
-use crate::family::{Family, Payload, Ports};
+use crate::family::{Family, Ports};
 use crate::frame::Cursor;
 use crate::maps;
 
@@ -27,9 +27,7 @@ fn handle<F: Family>(ctx: &XdpContext, chosen: Chosen) -> Option<Verdict> {
     let mut cursor = Cursor::new(ctx);
     let ethernet = cursor.take::<EthHdr>()?;
     let ip = cursor.take::<F::Header>()?;
-    let Payload::Protocol(protocol) = F::payload(ip, &mut cursor) else {
-        return None;
-    };
+    let protocol = F::payload(ctx, ip, &mut cursor).protocol()?;
     let ports = transport::parse(&mut cursor, protocol)?.ports;
     if is_anothers(ctx, ethernet) {
         return Some(Verdict::Done(Action::Pass));

@@ -6,7 +6,9 @@
 //!         ├─ judge ─┬─ filter: not ours ────────────────> up, untouched
 //!         │         ├─ balance: a frontend's packet ─┬─> deliver: its flow is known here, up
 //!         │         │                                └─> forward: to a peer, out again
-//!         │         └─ unusual: no plain TCP or UDP ───> balance, where it is a frontend's
+//!         │         └─ unusual: no plain TCP or UDP ─┬─> balance, where it is a frontend's
+//!         │                                          ├─> follow: a fragment, after its first
+//!         │                                          └─> error: an ICMP error, to whom it concerns
 //!         └─ finish ┬─ decapsulate: out of a tunnel ──> judge
 //!                   ├─ open: a flow begins here ──────> deliver
 //!                   ├─ stray: a connection goes on, unknown here
@@ -21,11 +23,11 @@ use aya_ebpf::programs::XdpContext;
 use kube_vip_common::filter::ADDRESSES;
 use network_types::eth::EthHdr;
 
-use crate::ethertype;
 use crate::family::{Family, V4, V6, protocol};
 use crate::frame::Cursor;
 use crate::maps::{self, FILTER};
 use crate::stage::{self, Stages};
+use crate::{ethertype, helpers};
 
 mod agent;
 pub(crate) mod arp;
@@ -36,7 +38,9 @@ pub(crate) mod decapsulate;
 mod deliver;
 mod direct;
 mod echo;
+pub(crate) mod error;
 mod forward;
+pub(crate) mod fragments;
 pub(crate) mod limited;
 pub(crate) mod nd;
 pub(crate) mod open;
@@ -87,10 +91,16 @@ impl Action {
 pub enum Verdict {
     /// The frame is done with.
     Done(Action),
+    /// The frame goes out through this interface.
+    Redirect(u32),
     /// It is no plain TCP or UDP.
     Unusual,
     /// It opens a connection where clients may not open as many as they like.
     Limited(Chosen),
+    /// It is a fragment, but not its packet's first.
+    Follow,
+    /// It is an ICMP error.
+    Error,
     /// It is the first packet of a flow to be delivered here.
     Open(Chosen),
     /// It is the middle of a connection that has no record here.
@@ -118,7 +128,13 @@ const TUNNEL: u64 = 7 << 56;
 const PROBE: u64 = 8 << 56;
 const UNUSUAL: u64 = 5 << 56;
 const LIMITED: u64 = 32 << 56;
-const KIND: u64 = 0xff << 56;
+const FOLLOW: u64 = 9 << 56;
+const ERROR: u64 = 10 << 56;
+const REDIRECT: u64 = 11 << 56;
+const KIND: u64 = 0x7f << 56;
+
+/// Flag of a packed verdict: it is about a first fragment.
+const FIRST_FRAGMENT: u64 = 1 << 63;
 
 impl Verdict {
     /// As a number, for a stage's answer.
@@ -129,9 +145,12 @@ impl Verdict {
             Self::Limited(chosen) => LIMITED | chosen.pack(),
             Self::Open(chosen) => OPEN | chosen.pack(),
             Self::Stray(chosen) => STRAY | chosen.pack(),
+            Self::Redirect(ifindex) => REDIRECT | ifindex as u64,
             Self::Decapsulate => DECAPSULATE,
             Self::Tunnel(onward) => TUNNEL | onward.pack(),
             Self::Unusual => UNUSUAL,
+            Self::Follow => FOLLOW,
+            Self::Error => ERROR,
             Self::Unbalanced => UNBALANCED,
             Self::Probe => PROBE,
             Self::Refuse(refusal) => REFUSE | refusal.pack(),
@@ -211,13 +230,23 @@ fn judge<F: Family>(ctx: &XdpContext, ethernet: &mut EthHdr, mut cursor: Cursor<
 fn finish<F: Family + Stages>(ctx: &XdpContext, verdict: Verdict) -> Action {
     let mut word = match verdict {
         Verdict::Done(action) => return action,
+        Verdict::Redirect(ifindex) => return redirect(ifindex),
         verdict => verdict.pack(),
     };
+    let mut is_first_fragment = false;
     if word & KIND == DECAPSULATE {
         word = F::decapsulate(ctx, 0);
     }
     if word & KIND == UNUSUAL {
         word = F::unusual(ctx, 0);
+        is_first_fragment = word & FIRST_FRAGMENT != 0;
+        word &= !FIRST_FRAGMENT;
+    }
+    if word & KIND == FOLLOW {
+        word = F::follow(ctx, 0);
+    }
+    if word & KIND == ERROR {
+        word = F::error(ctx, 0);
     }
     if word & KIND == LIMITED {
         word = F::limited(ctx, word & !KIND);
@@ -228,19 +257,29 @@ fn finish<F: Family + Stages>(ctx: &XdpContext, verdict: Verdict) -> Action {
     if word & KIND == STRAY {
         word = F::stray(ctx, word & !KIND);
     }
-    if word & KIND == TUNNEL {
-        word = F::tunnel(ctx, word & !KIND);
-    }
     if word & KIND == UNBALANCED {
         word = F::unbalanced(ctx, 0);
     }
     if word & KIND == PROBE {
         word = F::probe(ctx, 0);
     }
+    // The others of a refused packet are not answered as well.
+    if is_first_fragment && word & KIND != REFUSE {
+        word = F::remember(ctx, word);
+    }
+    if word & KIND == TUNNEL {
+        word = F::tunnel(ctx, word & !KIND);
+    }
     if word & KIND == REFUSE {
         word = F::refuse(ctx, word & !KIND);
     }
-    Action::from_number(word)
+    if word & KIND == REDIRECT { redirect(word as u32) } else { Action::from_number(word) }
+}
+
+#[inline(always)]
+fn redirect(ifindex: u32) -> Action {
+    helpers::redirect(ifindex);
+    Action::Redirect
 }
 
 /// Whether the frame was for this host alone: errors are never sent about others (RFC 1122 §3.2.2).

@@ -25,11 +25,6 @@ pub(super) fn judge(host: &mut Host, frame: &Frame, ip: &Ip) -> End {
         return probe::judge(host, frame, ip);
     }
     let direct = transport.is_some_and(|transport| vip.served && direct(host, ip, &transport));
-    let first_of_frontend = matches!(content, Content::First(_))
-        && transport.is_some_and(|transport| {
-            let port = (ip.destination, transport.destination, transport.protocol);
-            host.is.frontends.contains_key(&port)
-        });
     let end = if is_from_agent(host, frame.from, ip) && (vip.is_virtual || !vip.held) {
         // Not known here yet. Never up: the kernel would route it in circles.
         End::Dropped(Reason::UnknownFromAgent)
@@ -39,8 +34,6 @@ pub(super) fn judge(host: &mut Host, frame: &Frame, ip: &Ip) -> End {
         end
     } else if !vip.held {
         not_held(host, frame, ip, content)
-    } else if first_of_frontend {
-        End::Dropped(Reason::Fragment)
     } else {
         End::Counted(Reason::PassedUp)
     };
@@ -118,11 +111,13 @@ fn echo(host: &Host, frame: &Frame, ip: &Ip, vip: Vip) -> Option<End> {
 fn not_held(host: &mut Host, frame: &Frame, ip: &Ip, content: Content) -> End {
     let refusal = match content {
         Content::Whole(TCP) if frame.is_unicast() => Refusal::Reset(Reason::NoFrontendReset),
-        Content::Whole(protocol) if protocol != ip.icmp() && frame.is_unicast() => {
+        Content::Whole(protocol) | Content::First(protocol)
+            if protocol != ip.icmp() && protocol != TCP && frame.is_unicast() =>
+        {
             Refusal::Unreachable(Reason::NoFrontendUnreachable)
         }
-        Content::Whole(_) => return End::Dropped(Reason::Unanswerable),
-        Content::First(_) | Content::Later => return End::Dropped(Reason::Fragment),
+        Content::Whole(_) | Content::First(_) => return End::Dropped(Reason::Unanswerable),
+        Content::Later => return End::Dropped(Reason::Fragment),
         Content::Malformed => return End::Dropped(Reason::Malformed),
     };
     refuse::refuse(host, frame, ip, refusal)
