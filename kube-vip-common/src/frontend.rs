@@ -64,7 +64,7 @@ pub struct Frontend {
     pub id: u32,
     /// Slots of its table. A change of size comes with a new id, so that the two always fit.
     pub slots: u32,
-    /// [`CLIENT_AFFINITY`], [`HOST_ADDRESS`], [`SILENT`].
+    /// Any of [`CLIENT_AFFINITY`], [`HOST_ADDRESS`], [`FROM_NODE`], [`SILENT`].
     pub flags: u32,
     /// Nanoseconds from one new connection of a client to its next; 0 where they are not limited.
     /// See [`rate`](crate::rate).
@@ -109,6 +109,10 @@ pub const CLIENT_AFFINITY: u32 = 1;
 /// Flag of [`Frontend`]: it is on a host's own address, where the kernel may have connections of its
 /// own at that port: what has no flow here is left to it.
 pub const HOST_ADDRESS: u32 = 2;
+
+/// Flag of [`Frontend`]: connections that are translated come from this host's own address, with
+/// ports from `SETTINGS`, not from the VIP.
+pub const FROM_NODE: u32 = 4;
 
 /// Flag of [`Frontend`]: a client that finds no backend is not answered.
 pub const SILENT: u32 = 1 << 8;

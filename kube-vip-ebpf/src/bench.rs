@@ -216,8 +216,18 @@ alone! {
 }
 
 #[classifier]
-pub fn only_tagged(ctx: TcContext) -> i32 {
-    stage::tagged(ctx.skb.skb)
+pub fn only_behind_tags(ctx: TcContext) -> i32 {
+    stage::behind_tags(ctx.skb.skb) as i32
+}
+
+#[classifier]
+pub fn only_error_leaving4(ctx: TcContext) -> i32 {
+    stage::error_leaving4(ctx.skb.skb, 14)
+}
+
+#[classifier]
+pub fn only_error_leaving6(ctx: TcContext) -> i32 {
+    stage::error_leaving6(ctx.skb.skb, 14)
 }
 
 #[classifier]

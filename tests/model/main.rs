@@ -34,6 +34,8 @@ const NEVER: &[Reason] = &[
     Reason::FlowTableFull,
     Reason::TagLost,
     Reason::TunnelFailed,
+    Reason::NatPortsExhausted,
+    Reason::NatClientUnknown,
     Reason::ClientBalanced,
     Reason::ClientRefused,
     Reason::ClientUnrecorded,

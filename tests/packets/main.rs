@@ -19,6 +19,7 @@ mod fragments;
 mod health;
 mod icmp_errors;
 mod jumbo;
+mod nat;
 mod nd;
 mod passing;
 mod places;

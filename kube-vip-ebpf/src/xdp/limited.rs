@@ -38,7 +38,7 @@ fn handle<F: Family>(ctx: &XdpContext, chosen: Chosen) -> Option<Verdict> {
     if chosen.slot.node() == THIS_NODE || !chosen.slot.is_some() {
         return Some(Verdict::Open(chosen));
     }
-    Some(forward::handle::<F>(ctx, ethernet, ip, chosen.slot))
+    Some(forward::handle::<F>(ctx, ethernet, ip, chosen))
 }
 
 /// Whether the client has used up what the frontend allows it; one more is counted either way.

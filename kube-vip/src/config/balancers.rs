@@ -6,10 +6,11 @@ use std::net::IpAddr;
 use kube_vip_common::table::MAX_MEMBERS;
 
 use super::file::table_size;
+use super::forwarding;
 use super::reader::{Section, address, quote};
 use super::{Affinity, AllDown, Backend, LoadBalancer, NoBackend, Protocol, TableSize, health};
 
-const KEYS: [&str; 12] = [
+const KEYS: [&str; 14] = [
     "name",
     "type",
     "port",
@@ -22,6 +23,8 @@ const KEYS: [&str; 12] = [
     "allDown",
     "noBackend",
     "rateLimit",
+    "forwardingMethod",
+    "natSource",
 ];
 const BACKEND_KEYS: [&str; 4] = ["address", "port", "url", "weight"];
 
@@ -35,6 +38,8 @@ const MOST_RATE: u32 = 1_000_000;
 pub(super) struct Defaults<'a> {
     pub(super) vips: &'a [IpAddr],
     pub(super) table_size: TableSize,
+    /// There are ports for translated connections from the hosts' own addresses.
+    pub(super) nat_ports: bool,
 }
 
 /// Reads all load balancers but those of type http.
@@ -84,6 +89,8 @@ fn load_balancer(entry: &Section<'_>, defaults: &Defaults<'_>) -> Option<LoadBal
     let all_down = word(entry, "allDown", [("keep", AllDown::Keep), ("refuse", AllDown::Refuse)]);
     let no_backend =
         word(entry, "noBackend", [("refuse", NoBackend::Refuse), ("drop", NoBackend::Drop)]);
+    let forwarding = forwarding::method(entry);
+    let nat_source = forwarding::source(entry, defaults.nat_ports);
     let backends = backends(entry, port, defaults);
     let name = match (entry.text("name"), protocol, port) {
         (Some(name), ..) => name.value,
@@ -102,6 +109,8 @@ fn load_balancer(entry: &Section<'_>, defaults: &Defaults<'_>) -> Option<LoadBal
         all_down,
         no_backend,
         rate_limit: entry.number("rateLimit", 1, MOST_RATE),
+        forwarding,
+        nat_source,
         backends,
     };
     fits(entry, &lb);

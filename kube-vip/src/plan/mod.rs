@@ -6,6 +6,7 @@
 mod checks;
 mod desired;
 mod frontends;
+mod nat;
 mod nodes;
 mod peers;
 mod seed;
@@ -32,6 +33,7 @@ pub fn plan(view: &View) -> Desired {
     let uplink = view.links.get(&config.interface);
     let owner = matches!(view.standing, Standing::Owner { .. });
     let nodes = nodes::plan(view);
+    let frontends = frontends::plan(view, &nodes);
     let held = config.vips.iter().filter(|_| owner && uplink.is_some());
     let addresses = held
         .map(|address| HeldAddress { interface: config.interface.clone(), address: *address })
@@ -56,7 +58,9 @@ pub fn plan(view: &View) -> Desired {
             reply_devices: uplinks::reply_devices(view),
             senders: nodes::senders(view),
             vips: vips::plan(view),
-            frontends: frontends::plan(view, &nodes),
+            hops: nat::hops(&frontends, view),
+            nat_ports: config.nat_ports.unwrap_or_default(),
+            frontends,
             nodes,
             clients: Clients { whose: config.local_clients, cgroup: config.cgroup_root.clone() },
             logging: config.log_data_plane,

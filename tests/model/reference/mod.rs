@@ -11,6 +11,7 @@ mod errors;
 mod fragments;
 pub(crate) mod host;
 mod leave;
+mod nat;
 mod nd;
 pub(crate) mod packet;
 mod probe;

@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 
 use kube_vip_common::frontend::{
-    Affinity, CLIENT_AFFINITY, Frontend, FrontendKey, HOST_ADDRESS, Protocol, SILENT,
+    Affinity, CLIENT_AFFINITY, FROM_NODE, Frontend, FrontendKey, HOST_ADDRESS, Protocol, SILENT,
 };
 use kube_vip_common::rate;
 use kube_vip_common::table::{Line, TableSize};
@@ -52,6 +52,7 @@ impl Mirror {
             let affinity = frontend.affinity == Affinity::ClientIp;
             let flags = if affinity { CLIENT_AFFINITY } else { 0 }
                 | if frontend.host_address { HOST_ADDRESS } else { 0 }
+                | if frontend.from_node { FROM_NODE } else { 0 }
                 | if frontend.silent { SILENT } else { 0 };
             let (seed, slots) = (frontend.seed, frontend.size.slots());
             let interval = frontend.rate_limit.map_or(0, rate::interval);
