@@ -110,21 +110,26 @@ fn place(
         (Forwarding::Masquerade, _) | (Forwarding::Auto, None) => nat::way(view, balancer, address),
         (Forwarding::Tunnel | Forwarding::DirectRoute, None) => excluded("no peer has the address"),
         (_, Some(peer)) => {
-            let hop = nodes.get(&peer.id).and_then(|node| node.hop(address.is_ipv4()));
-            match hop.map(|hop| hop.through) {
-                Some(Through::Tunnel) if method == Forwarding::DirectRoute => {
+            let v4 = address.is_ipv4();
+            let hop = nodes.get(&peer.id).and_then(|node| node.hop(v4));
+            let through = hop.map(|hop| hop.through);
+            match (through, peers::obstacle(&view.config, &view.probes, peer, v4)) {
+                (Some(Through::Tunnel), _) if method == Forwarding::DirectRoute => {
                     excluded("the peer is behind a router")
                 }
-                Some(Through::Link) if method == Forwarding::Tunnel => {
+                (Some(Through::Link), _) if method == Forwarding::Tunnel => {
                     excluded("tunnels to peers on this L2 network come later")
                 }
-                Some(_) => match peers::obstacle(config, &view.probes, peer, address.is_ipv4()) {
-                    None => Way::Peer,
-                    // No data plane there: a host like any other.
-                    Some(_) if method == Forwarding::Auto => nat::way(view, balancer, address),
-                    Some(reason) => Way::None(reason),
-                },
-                None => Way::None(nodes::obstacle(view, peer, address.is_ipv4())),
+                (Some(_), None) => Way::Peer,
+                (None, None) => Way::None(nodes::obstacle(view, peer, v4)),
+                // As long as it is no peer it is a host without agent.
+                (_, Some(why)) if method == Forwarding::Auto => {
+                    match nat::way(view, balancer, address) {
+                        Way::None(_) => Way::None(why),
+                        way => way,
+                    }
+                }
+                (_, Some(why)) => Way::None(why),
             }
         }
         (Forwarding::Bypass, None) => excluded("packets are left to the kernel"),

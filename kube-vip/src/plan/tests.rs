@@ -182,7 +182,19 @@ fn a_host_is_a_peer_while_its_data_plane_answers() {
         (answered(Answer { age: 31, ..good }), Some("has not been running for 31 s")),
     ] {
         view.probes = [(address(2), probe)].into();
-        match (way_of(&view, "10.0.0.2:80"), expected) {
+        let [(_, _, reason)] = &standings(&view.config, &view.probes)[..] else {
+            panic!("one address of one host");
+        };
+        match (way_of(&view, "10.0.0.2:80"), expected, reason) {
+            (Way::Peer, None, None) => {}
+            // It is a host without agent, then.
+            (Way::Nat(_), Some(words), Some(reason)) => assert!(reason.contains(words), "{reason}"),
+            (way, ..) => panic!("{probe:?}: {way:?}"),
+        }
+        // Where only peers will do it is left out.
+        let mut direct = view.clone();
+        Arc::make_mut(&mut direct.config).load_balancers[0].forwarding = Forwarding::DirectRoute;
+        match (way_of(&direct, "10.0.0.2:80"), expected) {
             (Way::Peer, None) => {}
             (Way::None(reason), Some(words)) => assert!(reason.contains(words), "{reason}"),
             (way, _) => panic!("{probe:?}: {way:?}"),
