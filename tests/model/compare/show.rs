@@ -7,7 +7,7 @@ use crate::reference::packet::{
     self, ACK, Content, FIN, Frame, Ip, Mac, RST, SYN, TCP, Transport, UDP,
 };
 
-fn mac(mac: Mac) -> String {
+pub(crate) fn mac(mac: Mac) -> String {
     mac.map(|byte| format!("{byte:02x}")).join(":")
 }
 

@@ -7,7 +7,7 @@ use super::run::{Difference, Rig};
 use super::show;
 use crate::generate::frame::{Body, Carries, Frame};
 use crate::generate::{Answer, Sequence, Step};
-use crate::reference::host::Configuration;
+use crate::reference::host::{Configuration, Hop};
 use crate::reference::packet::{ACK, SYN};
 
 /// Most runs, and the most time, that are spent on it.
@@ -279,7 +279,15 @@ fn summary(configuration: &Configuration) -> String {
         let _ = writeln!(text, "  {port:?}: {frontend:?}, {}", slots.unwrap_or("no table".into()));
     }
     for (id, node) in &configuration.nodes {
-        let _ = writeln!(text, "  node {id}: {node:x?}");
+        let hop = |hop: &Hop| match (hop.interface, hop.tunnel) {
+            (0, _) => "no way".to_owned(),
+            (interface, None) => format!("{} on {interface}", show::mac(hop.mac)),
+            (interface, Some(mtu)) => {
+                format!("{} on {interface}, tunnel {mtu}", show::mac(hop.mac))
+            }
+        };
+        let (v4, v6) = (node.address(true), node.address(false));
+        let _ = writeln!(text, "  node {id}: {v4} {}; {v6} {}", hop(&node.hop4), hop(&node.hop6));
     }
     text
 }

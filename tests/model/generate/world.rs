@@ -60,6 +60,8 @@ pub(crate) struct World {
     pub(crate) backends: Vec<(Backend, usize)>,
     owner: Option<usize>,
     tables: u64,
+    /// Who shares a link, for good.
+    links: u64,
 }
 
 impl World {
@@ -105,7 +107,7 @@ impl World {
             frontends.push((port, frontend));
         }
         let owner = if random.percent(80) { Some(random.below(HOSTS)) } else { None };
-        Self { vips, frontends, backends, owner, tables: random.next() }
+        Self { vips, frontends, backends, owner, tables: random.next(), links: random.next() }
     }
 
     /// Something happens to it.
@@ -123,7 +125,7 @@ impl World {
                 let at = random.below(world.frontends.len());
                 world.frontends.remove(at);
             }
-            _ => return Self { tables: random.next(), ..Self::random(random) },
+            _ => return Self { tables: random.next(), links: self.links, ..Self::random(random) },
         }
         world
     }
@@ -187,7 +189,7 @@ impl World {
         let backends = backends
             .map(|(id, (backend, _))| (id, Backend { down: random.percent(10), ..*backend }))
             .collect();
-        let (nodes, peers) = Self::nodes(host, random);
+        let (nodes, peers) = self.nodes(host, random);
         let others = (0..HOSTS + 2).filter(|other| *other != host);
         let peer_ips = others
             .flat_map(|other| [true, false].map(|v4| (address(other, v4), Self::node(host, other))))
@@ -213,7 +215,7 @@ impl World {
         configuration
     }
 
-    fn nodes(host: usize, random: &mut Random) -> (BTreeMap<u32, Node>, BTreeMap<Mac, u32>) {
+    fn nodes(&self, host: usize, random: &mut Random) -> (BTreeMap<u32, Node>, BTreeMap<Mac, u32>) {
         let (mut nodes, mut peers) = (BTreeMap::new(), BTreeMap::new());
         for other in 0..HOSTS + 2 {
             let number = Self::node(host, other);
@@ -221,7 +223,7 @@ impl World {
                 IpAddr::V4(ip) => (Some(ip.octets()), None),
                 IpAddr::V6(ip) => (None, Some(ip.octets())),
             };
-            let [hop4, hop6] = [0; 2].map(|_| Self::hop(host, other, random));
+            let [hop4, hop6] = [true, false].map(|v4| self.hop((host, other, v4), random));
             for hop in [hop4, hop6].iter().filter(|hop| hop.tunnel.is_none()) {
                 peers.insert(hop.mac, number);
             }
@@ -235,7 +237,7 @@ impl World {
         (nodes, peers)
     }
 
-    fn hop(host: usize, other: usize, random: &mut Random) -> Hop {
+    fn hop(&self, (host, other, v4): (usize, usize, bool), random: &mut Random) -> Hop {
         let interface = match other {
             _ if other == host => 0,
             // One host is reached through another interface, one not at all now and then.
@@ -243,7 +245,10 @@ impl World {
             _ if random.percent(4) => 0,
             _ => 1,
         };
-        let routed = other == HOSTS + 1 || other != host && random.percent(15);
+        // Both sides know whether they share a link.
+        let pair = (host.min(other) << 4 | host.max(other) << 1 | usize::from(v4)) as u64;
+        let routed = other != host && Random::new(self.links ^ pair << 32).percent(15);
+        let routed = other == HOSTS + 1 || routed;
         let mtu = random.weighted(&[(6, 1500), (1, 1280), (1, 60), (1, 100), (1, 0)]);
         let mac = if routed { ROUTER } else { mac(other) };
         Hop { mac, own: self::mac(host), interface, tunnel: routed.then_some(mtu) }
