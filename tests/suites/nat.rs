@@ -1,8 +1,9 @@
 //! Hosts without agent serve too, and clients on a backend's own host are served: the owner
 //! translates addresses.
 
-use std::io::{Read as _, Write as _};
+use std::io::{BufRead as _, BufReader, Lines, Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::process::{Child, ChildStdout, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -11,7 +12,7 @@ use lab::{
     BACKEND_PORT, Balancer, Burst, Client, Cluster, Connection, Host, Lab, Server, Setup, Topology,
     Transport, VIPS, backends, eventually,
 };
-use nix::sys::resource::{Resource, setrlimit};
+use socket2::{Domain, Socket, Type};
 
 /// Nodes with agents, a client c1, and x1 without an agent.
 fn lab(nodes: usize) -> Result<Lab> {
@@ -112,7 +113,7 @@ fn exhausted_ports_are_told_and_disturb_nobody() -> Result<()> {
     let backends = backends([lab.host("x1")], BACKEND_PORT);
     let few = Balancer::new("few", Transport::Tcp, 80, backends.clone()).with("natSource: node");
     let balancers = [few, Balancer::new("many", Transport::Tcp, 81, backends)];
-    let adapt = |config: &mut lab::Config| config.extra = "natPorts: 28000-28099\n".into();
+    let adapt = |config: &mut lab::Config| config.extra = "natPorts: 65100-65199\n".into();
     let setup = Setup { adapt, ..Setup::default() };
     Cluster::start_as(lab, &balancers, setup)?.explain(|cluster| {
         let vip = VIPS[0];
@@ -165,76 +166,147 @@ fn connections_stay_translated_when_the_owner_serves_itself() -> Result<()> {
     })
 }
 
-/// Each from a port of its own, on several addresses of the client.
-fn open_all(host: &Host, sources: &[IpAddr], each: u16, to: SocketAddr) -> Result<Vec<TcpStream>> {
-    host.in_net(|| {
-        let mut open = Vec::new();
-        for (source, n) in sources.iter().flat_map(|source| (0..each).map(move |n| (source, n))) {
-            let socket = socket2::Socket::new(
-                socket2::Domain::for_address(to),
-                socket2::Type::STREAM,
-                None,
-            )?;
-            // The same ports on each address: most need another one on the way.
-            let from = SocketAddr::new(*source, 10_000 + n);
-            socket.bind(&from.into()).with_context(|| format!("binding {from}"))?;
-            socket
-                .connect_timeout(&to.into(), Duration::from_secs(20))
-                .with_context(|| format!("connection {} from {from} to {to}", open.len()))?;
-            open.push(socket.into());
+/// How a process of its own is told what to do: it may have so many open files and no more.
+const ROLE: &str = "KUBE_VIP_TEST_ROLE";
+const CONNECTIONS: u16 = 15_000;
+const PROCESSES: usize = 4;
+
+/// Not a test: one of the processes below. Lines that begin with "@" are for them.
+#[test]
+#[ignore = "a process of another test"]
+fn one_of_many() -> Result<()> {
+    let Ok(role) = std::env::var(ROLE) else { return Ok(()) };
+    let words: Vec<&str> = role.split(' ').collect();
+    let [what, address, peer] = words[..] else { anyhow::bail!("{role:?} is no role") };
+    match what {
+        "server" => serve(address.parse()?, peer.parse()?),
+        _ => call(address.parse()?, peer.parse()?),
+    }
+}
+
+fn wait_for_line() -> Result<()> {
+    std::io::stdin().read_line(&mut String::new())?;
+    Ok(())
+}
+
+fn serve(at: SocketAddr, client: IpAddr) -> Result<()> {
+    let socket = Socket::new(Domain::for_address(at), Type::STREAM, None)?;
+    // Several processes share the port.
+    socket.set_reuse_port(true)?;
+    socket.bind(&at.into())?;
+    socket.listen(4096)?;
+    println!("@ready");
+    let listener = TcpListener::from(socket);
+    let (sender, accepted) = std::sync::mpsc::channel();
+    thread::spawn(move || listener.incoming().try_for_each(|stream| sender.send(stream)));
+    wait_for_line()?;
+    let mut open = accepted.try_iter().collect::<Result<Vec<TcpStream>, _>>()?;
+    for stream in &mut open {
+        stream.set_read_timeout(Some(Duration::from_secs(30)))?;
+        let mut number = [0; 4];
+        stream.read_exact(&mut number)?;
+        stream.write_all(&number)?;
+        let from = stream.peer_addr()?;
+        ensure!(from.ip() == client && from.port() >= 1024, "{from}");
+    }
+    println!("@served {}", open.len());
+    wait_for_line()
+}
+
+fn call(from: IpAddr, to: SocketAddr) -> Result<()> {
+    let mut open = Vec::new();
+    for n in 0..CONNECTIONS {
+        let socket = Socket::new(Domain::for_address(to), Type::STREAM, None)?;
+        // The same ports on each address: most need another one on the way.
+        let from = SocketAddr::new(from, 10_000 + n);
+        socket.bind(&from.into()).with_context(|| format!("binding {from}"))?;
+        let opened = socket.connect_timeout(&to.into(), Duration::from_secs(30));
+        opened.with_context(|| format!("from {from} to {to}"))?;
+        open.push(TcpStream::from(socket));
+    }
+    println!("@open");
+    wait_for_line()?;
+    for (number, stream) in (0u32..).zip(&mut open) {
+        stream.write_all(&number.to_be_bytes())?;
+    }
+    for (number, stream) in (0u32..).zip(&mut open) {
+        stream.set_read_timeout(Some(Duration::from_secs(60)))?;
+        let mut back = [0; 4];
+        stream.read_exact(&mut back)?;
+        ensure!(u32::from_be_bytes(back) == number);
+    }
+    println!("@answered");
+    wait_for_line()
+}
+
+/// A process on a host.
+struct Worker {
+    child: Child,
+    lines: Lines<BufReader<ChildStdout>>,
+}
+
+impl Worker {
+    fn start(host: &Host, role: &str) -> Result<Self> {
+        let mut command = host.command(std::env::current_exe()?);
+        command.args(["--ignored", "--exact", "one_of_many", "--nocapture"]).env(ROLE, role);
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+        let lines = BufReader::new(child.stdout.take().context("its output")?).lines();
+        Ok(Self { child, lines })
+    }
+
+    fn go(&mut self) -> Result<()> {
+        Ok(self.child.stdin.as_mut().context("its input")?.write_all(b"\n")?)
+    }
+
+    /// The next line that is for us.
+    fn says(&mut self, word: &str) -> Result<String> {
+        for line in &mut self.lines {
+            if let Some(said) = line?.strip_prefix('@').map(str::to_owned) {
+                ensure!(said.starts_with(word), "{said:?} instead of {word:?}");
+                return Ok(said);
+            }
         }
-        Ok(open)
-    })
+        anyhow::bail!("a process ended before it was {word}")
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
 }
 
 #[test]
 fn sixty_thousand_connections_at_once_to_one_backend() -> Result<()> {
-    const EACH: u16 = 20_000;
-    const ALL: usize = 3 * EACH as usize;
-    let files = 2 * ALL as u64 + 4096;
-    setrlimit(Resource::RLIMIT_NOFILE, files, files)?;
     plain(1, |cluster| {
         let (vip, client, server) = (VIPS[0], cluster.lab.host("c1"), cluster.lab.host("x1"));
-        let sources: Vec<IpAddr> = (1..=3).map(|n| IpAddr::from([10, 77, 0, 210 + n])).collect();
-        for source in &sources {
-            client.run(&["ip", "address", "add", &format!("{source}/24"), "dev", "eth0"])?;
-        }
         let many = SocketAddr::from((server.v4(), 9000));
         let balancer = Balancer::new("many", Transport::Tcp, 90, vec![many]);
         cluster.agents.rewrite(&cluster.lab, &[balancer])?;
-        let listener = server.in_net(|| Ok(TcpListener::bind(many)?))?;
-        let accepted = thread::spawn(move || -> Result<Vec<TcpStream>> {
-            let mut open = Vec::with_capacity(ALL);
-            while open.len() < ALL {
-                open.push(listener.accept()?.0);
-            }
-            Ok(open)
-        });
+        let mut servers = (0..PROCESSES)
+            .map(|_| Worker::start(server, &format!("server {many} {vip}")))
+            .collect::<Result<Vec<_>>>()?;
+        servers.iter_mut().try_for_each(|server| server.says("ready").map(drop))?;
         let began = Instant::now();
-        let mut open = open_all(client, &sources, EACH, (vip, 90).into())?;
-        println!("{ALL} connections after {:.1} s", began.elapsed().as_secs_f64());
-        let mut accepted = accepted.join().expect("the server does not panic")?;
-        // All of them are open now. Each carries its own number there and back.
-        for (number, stream) in open.iter_mut().enumerate() {
-            stream.write_all(&(number as u32).to_be_bytes())?;
+        let mut clients = Vec::new();
+        for n in 0..PROCESSES {
+            let source = format!("10.77.0.{}", 211 + n);
+            client.run(&["ip", "address", "add", &format!("{source}/24"), "dev", "eth0"])?;
+            clients.push(Worker::start(client, &format!("client {source} {vip}:90"))?);
         }
-        let mut ports = std::collections::BTreeSet::new();
-        for stream in &mut accepted {
-            stream.set_read_timeout(Some(Duration::from_secs(20)))?;
-            let mut number = [0; 4];
-            stream.read_exact(&mut number)?;
-            stream.write_all(&number)?;
-            let from = stream.peer_addr()?;
-            ensure!(from.ip() == vip && from.port() >= 1024, "{from}");
-            ensure!(ports.insert(from.port()), "{from} twice");
+        clients.iter_mut().try_for_each(|client| client.says("open").map(drop))?;
+        println!("all are open after {:.1} s", began.elapsed().as_secs_f64());
+        // Each carries its number there and back.
+        clients.iter_mut().chain(&mut servers).try_for_each(Worker::go)?;
+        let mut served = 0;
+        for server in &mut servers {
+            let said = server.says("served")?;
+            served += said.split(' ').nth(1).context("a number")?.parse::<usize>()?;
         }
-        for (number, stream) in open.iter_mut().enumerate() {
-            stream.set_read_timeout(Some(Duration::from_secs(20)))?;
-            let mut back = [0; 4];
-            stream.read_exact(&mut back)?;
-            ensure!(u32::from_be_bytes(back) as usize == number);
-        }
+        clients.iter_mut().try_for_each(|client| client.says("answered").map(drop))?;
         println!("all have answered after {:.1} s", began.elapsed().as_secs_f64());
+        ensure!(served == PROCESSES * usize::from(CONNECTIONS), "{served} were served");
         Ok(())
     })
 }
