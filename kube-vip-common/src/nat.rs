@@ -209,7 +209,7 @@ impl PortRange {
     pub const fn nth(self, n: u32) -> u16 {
         // The golden ratio of 2^32: the fractions of its multiples spread evenly.
         let fraction = n.wrapping_mul(0x9e37_79b1) as u64;
-        self.first.wrapping_add((fraction * self.len() as u64 >> 32) as u16)
+        self.first.wrapping_add(((fraction * self.len() as u64) >> 32) as u16)
     }
 }
 
@@ -319,7 +319,7 @@ mod tests {
     #[test]
     fn no_port_is_in_no_range() {
         let none = PortRange::default();
-        assert!(none.is_empty() && none.len() == 0 && !none.contains(0) && !none.contains(1));
+        assert!(none.is_empty() && !none.contains(0) && !none.contains(1));
         assert!(PortRange { first: 10, last: 9 }.is_empty());
     }
 }

@@ -429,7 +429,7 @@ fn udp_goes_by_the_table_again_once_it_was_idle() {
         // The server stays, but without a share.
         let mut desired = owner(&[SERVER, At::Plain(10)]);
         for frontend in desired.frontends.values_mut() {
-            let v6 = frontend.backends.keys().any(|address| address.is_ipv6());
+            let v6 = frontend.backends.keys().any(std::net::SocketAddr::is_ipv6);
             frontend.backends.get_mut(&SERVER.address(v6)).expect("backend").weight = 0;
         }
         kernel.apply(&desired);

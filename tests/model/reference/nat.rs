@@ -198,7 +198,7 @@ fn port(
         }
         let fraction = host.has.next_try.wrapping_mul(0x9e37_79b1);
         host.has.next_try = host.has.next_try.wrapping_add(1);
-        port = 1024 + (u64::from(fraction) * 64512 >> 32) as u16;
+        port = 1024 + ((u64::from(fraction) * 64512) >> 32) as u16;
     }
     None
 }
