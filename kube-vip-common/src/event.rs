@@ -9,11 +9,11 @@ use crate::assert_size;
 pub struct Event {
     /// Nanoseconds of `CLOCK_BOOTTIME`.
     pub time: u64,
-    /// One of [`ARP_CONFLICT`], [`ND_CONFLICT`].
+    /// One of [`ARP_CONFLICT`], [`ND_CONFLICT`], [`PORTS_EXHAUSTED`].
     pub kind: u32,
     /// Interface it arrived on.
     pub ifindex: u32,
-    /// The VIP.
+    /// The VIP; of [`PORTS_EXHAUSTED`] the backend.
     pub address: Address,
     /// Who did it.
     pub mac: MacAddress,
@@ -33,6 +33,8 @@ pub struct EventTime {
 pub const ARP_CONFLICT: u32 = 1;
 /// Somebody else claims a VIP by neighbour discovery.
 pub const ND_CONFLICT: u32 = 2;
+/// No port was found for another translated connection to a backend.
+pub const PORTS_EXHAUSTED: u32 = 3;
 
 /// Two events of one kind are at least this far apart, in nanoseconds; the rest is only counted.
 pub const INTERVAL: u64 = 100_000_000;

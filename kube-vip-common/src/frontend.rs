@@ -64,7 +64,7 @@ pub struct Frontend {
     pub id: u32,
     /// Slots of its table. A change of size comes with a new id, so that the two always fit.
     pub slots: u32,
-    /// [`CLIENT_AFFINITY`].
+    /// Any of [`CLIENT_AFFINITY`], [`HOST_ADDRESS`], [`FROM_NODE`].
     pub flags: u32,
     /// Always 0.
     pub pad: u32,
@@ -108,6 +108,10 @@ pub const CLIENT_AFFINITY: u32 = 1;
 /// Flag of [`Frontend`]: it is on a host's own address, where the kernel may have connections of its
 /// own at that port: what has no flow here is left to it.
 pub const HOST_ADDRESS: u32 = 2;
+
+/// Flag of [`Frontend`]: connections that are translated come from this host's own address, with
+/// ports from `SETTINGS`, not from the VIP.
+pub const FROM_NODE: u32 = 4;
 
 assert_size!(FrontendKey: 24, Frontend: 24, Listed: 48);
 

@@ -22,6 +22,7 @@ pub mod hash;
 pub mod lease;
 pub mod maglev;
 pub mod mark;
+pub mod nat;
 pub mod node;
 #[cfg(feature = "user")]
 mod pod;

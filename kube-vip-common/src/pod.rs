@@ -12,6 +12,7 @@ use crate::flow::{Endpoint4, Endpoint6, Tuple4, Tuple6};
 use crate::fragment::{Fate, FragmentKey};
 use crate::frontend::{Frontend, FrontendKey, Listed};
 use crate::lease::Lease;
+use crate::nat::{Nat4, Nat6, PortRange};
 use crate::node::{Node, Peer, PeerKey, Uplink};
 use crate::settings::Settings;
 use crate::stats::{BackendTraffic, Count, Traffic};
@@ -48,9 +49,12 @@ pod!(
     Lease,
     Line,
     Listed,
+    Nat4,
+    Nat6,
     Node,
     Peer,
     PeerKey,
+    PortRange,
     Settings,
     Traffic,
     Tuple4,

@@ -1,12 +1,13 @@
 //! `SETTINGS`: what the agent tells the programs, one element.
 
 use crate::assert_size;
+use crate::nat::PortRange;
 
 /// Value of `SETTINGS`.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Settings {
-    /// [`LOG`], [`ALL_CLIENTS`].
+    /// Any of [`LOG`], [`ALL_CLIENTS`], [`TRANSLATES`].
     pub flags: u32,
     /// A TCP port of this host that is taken and never answers but with RST, host order; 0 while
     /// there is none.
@@ -17,6 +18,11 @@ pub struct Settings {
     pub digest: u64,
     /// The kernel's number of the agent's network namespace; 0 stands for the initial one.
     pub namespace: u64,
+    /// Ports of this host's own address that nobody else uses: for connections that are translated
+    /// to come from it.
+    pub nat_ports: PortRange,
+    /// Always 0.
+    pub pad: u32,
 }
 
 /// Rare paths write log lines.
@@ -24,4 +30,7 @@ pub const LOG: u32 = 1;
 /// Processes of all network namespaces are led to backends, not only those of the agent's.
 pub const ALL_CLIENTS: u32 = 2;
 
-assert_size!(Settings: 24);
+/// This host translates: it owns a VIP, so replies may come to it.
+pub const TRANSLATES: u32 = 4;
+
+assert_size!(Settings: 32);

@@ -124,6 +124,16 @@ reasons! {
     Unanswerable = "unanswerable",
     /// A record of a flow could not be written: dropped.
     FlowTableFull = "flow_table_full",
+    /// No free port for another translated connection to a backend: dropped.
+    NatPortsExhausted = "nat_ports_exhausted",
+    /// To be translated, but its TTL or hop limit was used up: dropped.
+    NatTtlExceeded = "nat_ttl_exceeded",
+    /// From an agent, to be translated by the VIP's owner, which is not this host: dropped.
+    NatNotOwner = "nat_not_owner",
+    /// To be translated by the VIP's owner, and no way to it is known: dropped.
+    NatNoOwner = "nat_no_owner",
+    /// Reply to a client of which this host has only heard through another agent: dropped.
+    NatClientUnknown = "nat_client_unknown",
     /// A direct connection ended the record of a balanced one with the same tuple.
     FlowReplaced = "flow_replaced",
     /// ARP that left this host in the name of a VIP not owned here, dropped.

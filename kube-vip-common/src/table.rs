@@ -130,6 +130,14 @@ impl Slot {
         Self { packed }
     }
 
+    /// The same backend by way of another node.
+    #[inline(always)]
+    #[must_use]
+    pub const fn with_node(self, node: u32) -> Self {
+        let rest = self.packed & !(Self::NODE_MASK << Self::BACKEND_BITS);
+        Self { packed: rest | (node & Self::NODE_MASK) << Self::BACKEND_BITS }
+    }
+
     /// Index into `BACKENDS`.
     #[inline(always)]
     pub const fn backend(self) -> u32 {
@@ -243,5 +251,7 @@ mod tests {
         assert_eq!((here.backend(), here.node()), (12345, 77));
         assert_eq!([slot, before, here].map(Slot::has_history), [false, true, true]);
         assert_eq!([slot, before, here].map(Slot::was_here), [false, false, true]);
+        let other = here.with_node(3);
+        assert_eq!((other.backend(), other.node(), other.was_here()), (12345, 3, true));
     }
 }

@@ -26,6 +26,7 @@ use network_types::tcp::TcpHdr;
 use programs::count;
 use programs::egress::Action;
 use programs::frame::{Cursor, Frame};
+use programs::stage;
 
 /// What the frame is made again.
 #[repr(C)]
@@ -179,6 +180,70 @@ pub fn seen_xdp(_: XdpContext) -> u32 {
 #[xdp]
 pub fn bounce_xdp(_: XdpContext) -> u32 {
     XDP_TX
+}
+
+/// Programs that are one global function each, so that the verifier says what that one takes.
+macro_rules! alone {
+    ($($name:ident: $stage:ident($($argument:expr),*);)+) => {
+        $(#[xdp]
+        pub fn $name(ctx: XdpContext) -> u32 {
+            stage::$stage(ctx.ctx, $($argument),*) as u32
+        })+
+    };
+}
+
+alone! {
+    only_unusual4: unusual4(0);
+    only_unusual6: unusual6(0);
+    only_follow4: follow4(0);
+    only_follow6: follow6(0);
+    only_remember4: remember4(0);
+    only_remember6: remember6(0);
+    only_error4: error4(0);
+    only_error6: error6(0);
+    only_open4: open4(0);
+    only_open6: open6(0);
+    only_stray4: stray4(0);
+    only_stray6: stray6(0);
+    only_decapsulate4: decapsulate4(0);
+    only_decapsulate6: decapsulate6(0);
+    only_tunnel4: tunnel4(0);
+    only_tunnel6: tunnel6(0);
+    only_probe4: probe4(0);
+    only_probe6: probe6(0);
+    only_unbalanced4: unbalanced4(0);
+    only_unbalanced6: unbalanced6(0);
+    only_refuse4: refuse4(0);
+    only_refuse6: refuse6(0);
+    only_pop_tags: pop_tags();
+    only_push_tags: push_tags(0, XDP_PASS);
+    only_arp: arp();
+    only_nd: nd();
+}
+
+#[classifier]
+pub fn only_behind_tags(ctx: TcContext) -> i32 {
+    stage::behind_tags(ctx.skb.skb) as i32
+}
+
+#[classifier]
+pub fn only_error_leaving4(ctx: TcContext) -> i32 {
+    stage::error_leaving4(ctx.skb.skb, 14)
+}
+
+#[classifier]
+pub fn only_error_leaving6(ctx: TcContext) -> i32 {
+    stage::error_leaving6(ctx.skb.skb, 14)
+}
+
+#[classifier]
+pub fn only_unusual_reply4(ctx: TcContext) -> i32 {
+    stage::unusual_reply4(ctx.skb.skb, 14)
+}
+
+#[classifier]
+pub fn only_unusual_reply6(ctx: TcContext) -> i32 {
+    stage::unusual_reply6(ctx.skb.skb, 14)
 }
 
 #[unsafe(link_section = "license")]

@@ -8,6 +8,7 @@ use kube_vip_common::client::ClientKey;
 use kube_vip_common::flow::{Tuple4, Tuple6};
 use kube_vip_common::fragment::FragmentKey;
 use kube_vip_common::frontend::FrontendKey;
+use kube_vip_common::node::Hop;
 use network_types::arp::ArpHdr;
 use network_types::eth::EthHdr;
 use network_types::ip::{Ipv4Hdr, Ipv6Hdr};
@@ -126,6 +127,62 @@ pub fn octets(numbers: [u64; 2]) -> [u8; 16] {
     unsafe { core::mem::transmute(numbers) }
 }
 
+/// Destination and source of a frame as three numbers: six single bytes each would have to lie on
+/// the stack, where the verifier takes no word at an odd place.
+pub type Addresses = [u32; 3];
+
+/// Both addresses of a frame.
+#[inline(always)]
+pub fn addresses(ethernet: &EthHdr) -> Addresses {
+    // SAFETY: the header begins with twelve readable bytes; any bytes are numbers; read unaligned.
+    unsafe { core::ptr::from_ref(ethernet).cast::<Addresses>().read_unaligned() }
+}
+
+/// Sets both addresses of a frame.
+#[inline(always)]
+pub fn set_addresses(ethernet: &mut EthHdr, addresses: Addresses) {
+    // SAFETY: as above, and the bytes are borrowed for writing.
+    unsafe { core::ptr::from_mut(ethernet).cast::<Addresses>().write_unaligned(addresses) }
+}
+
+/// The two addresses of a next hop's entry, which lie there as in a frame.
+#[inline(always)]
+pub fn addresses_of(hop: &Hop) -> Addresses {
+    const {
+        assert!(core::mem::offset_of!(Hop, source_mac) == core::mem::offset_of!(Hop, mac) + 6);
+    };
+    // SAFETY: twelve readable bytes by the assertion; any bytes are numbers; read unaligned.
+    unsafe { (&raw const hop.mac).cast::<Addresses>().read_unaligned() }
+}
+
+/// Destination and source, each as a number.
+#[inline(always)]
+fn halves([a, b, c]: Addresses) -> (u64, u64) {
+    let (a, b, c) = (u64::from(a), u64::from(b), u64::from(c));
+    if cfg!(target_endian = "little") {
+        (a | (b & 0xffff) << 32, b >> 16 | c << 16)
+    } else {
+        (a << 16 | b >> 16, (b & 0xffff) << 32 | c)
+    }
+}
+
+/// The addresses of a frame that goes back.
+#[inline(always)]
+pub fn turned(addresses: Addresses) -> Addresses {
+    let (to, from) = halves(addresses);
+    if cfg!(target_endian = "little") {
+        [from as u32, (from >> 32 | to << 16) as u32, (to >> 16) as u32]
+    } else {
+        [(from >> 16) as u32, (from << 16 | to >> 32) as u32, to as u32]
+    }
+}
+
+/// Whether a frame with these addresses arrived at the address that one with `own` leaves from.
+#[inline(always)]
+pub fn is_for(addresses: Addresses, own: Addresses) -> bool {
+    halves(addresses).0 == halves(own).1
+}
+
 /// Keys of maps that consist of whole words of eight bytes: in words they are hashed and compared,
 /// and as such they lie on the stack in one piece.
 ///
@@ -207,6 +264,12 @@ impl<'a> Cursor<'a> {
         // At once: the frame's start is half a register to LLVM, and kept until later it would be
         // stored as such, which the verifier does not allow with an address.
         core::hint::black_box(self.at - frame.start())
+    }
+
+    /// How many bytes of the frame it has left behind.
+    #[inline(always)]
+    pub fn place<F: Frame>(&self, frame: &F) -> u64 {
+        (self.at - frame.start()) as u64
     }
 
     /// Leaves bytes out. Whether they exist is seen at the next `take`.

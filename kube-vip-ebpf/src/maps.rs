@@ -14,6 +14,7 @@ use kube_vip_common::flow::{Endpoint4, Endpoint6, Tuple4, Tuple6};
 use kube_vip_common::fragment::{FRAGMENTS, Fate, FragmentKey};
 use kube_vip_common::frontend::{Frontend, FrontendKey, Listed, PLACES, place};
 use kube_vip_common::lease::Lease;
+use kube_vip_common::nat::{Nat4, Nat6};
 use kube_vip_common::node::{Node, Peer, PeerKey, Uplink};
 use kube_vip_common::settings::Settings;
 use kube_vip_common::stats::{BackendTraffic, Count, Reason, Traffic};
@@ -24,6 +25,9 @@ use crate::frame::Key as _;
 
 /// `BPF_F_INNER_MAP` (Linux 5.10): tables of different lengths fit into one outer map.
 const INNER_MAP: usize = 0x1000;
+
+/// `BPF_NOEXIST`: only where there is no such element.
+pub const NO_EXIST: u64 = 1;
 
 /// One bit per hashed address or port; see [`kube_vip_common::filter`].
 #[btf_map]
@@ -100,6 +104,18 @@ pub static FRAGS: LruHashMap<FragmentKey, Fate, FRAGMENTS> = LruHashMap::new();
 /// The key of the first fragment that this CPU is at, as it was before anything changed.
 #[btf_map]
 pub static FRAG_KEY: PerCpuArray<FragmentKey, 1> = PerCpuArray::new();
+
+/// Connections that this host translates, both directions of each.
+#[btf_map]
+pub static NAT4: LruHashMap<Tuple4, Nat4, 1024> = LruHashMap::new();
+
+/// As `NAT4`, for IPv6.
+#[btf_map]
+pub static NAT6: LruHashMap<Tuple6, Nat6, 1024> = LruHashMap::new();
+
+/// Number of the next try to find a port for one.
+#[btf_map]
+pub static NAT_PORTS: Array<u32, 1> = Array::new();
 
 /// Where sockets of this host were led, both ways.
 #[btf_map]
@@ -179,6 +195,27 @@ pub fn own_mac(ifindex: u32) -> Option<[u8; 6]> {
     unsafe { UPLINKS.get(ifindex).map(|uplink| uplink.mac.octets) }
 }
 
+/// Seconds, as the agent counts them.
+#[inline(always)]
+pub fn clock() -> u32 {
+    CLOCK.get(0).map_or(0, |clock| clock.seconds)
+}
+
+/// The number of a try to find a port; two CPUs may get the same, and find the port taken.
+#[inline(always)]
+pub fn next_try() -> u32 {
+    match NAT_PORTS.get_ptr_mut(0) {
+        Some(next) => {
+            // SAFETY: the element stays allocated; a number that is read and written as a whole.
+            let number = unsafe { next.read_volatile() };
+            // SAFETY: as above.
+            unsafe { next.write_volatile(number.wrapping_add(1)) };
+            number
+        }
+        None => 0,
+    }
+}
+
 /// Where a connection goes, or its reply comes from.
 #[inline(always)]
 pub fn endpoint<K, V: Copy, const N: usize>(map: &LruHashMap<K, V, N>, key: &K) -> Option<V> {
@@ -209,6 +246,17 @@ pub fn kept_fragment() -> Option<&'static FragmentKey> {
 pub fn fate(key: &FragmentKey) -> Option<Fate> {
     // SAFETY: copied at once, as in `endpoint`.
     unsafe { FRAGS.get(key).copied() }
+}
+
+/// Reads a value in its place: a long one would take much of the stack as a copy.
+#[inline(always)]
+pub fn read<K, V, T, const N: usize>(
+    map: &LruHashMap<K, V, N>,
+    key: &K,
+    read: impl FnOnce(&V) -> T,
+) -> Option<T> {
+    // SAFETY: as in `endpoint`.
+    unsafe { map.get(key).map(read) }
 }
 
 /// Changes a value in its place, where it is.

@@ -71,6 +71,16 @@ stages! {
     remember: remember4, remember6 = xdp::fragments::remember;
     /// The first packet of a flow for a backend here; the number is a packed [`xdp::Chosen`].
     open: open4, open6 = xdp::open::stage;
+    /// Where the TCP or UDP header is: a number for [`xdp::locate`]. The number given is not used.
+    locate: locate4, locate6 = xdp::locate::stage;
+    /// To be translated, or perhaps translated before; the number is a packed [`xdp::Verdict`].
+    nat: nat4, nat6 = xdp::nat::stage;
+    /// The first packet of a flow to be translated; the number is a packed [`xdp::Chosen`].
+    nat_open: nat_open4, nat_open6 = xdp::nat_open::stage;
+    /// The same, here; the number is a packed [`xdp::Chosen`].
+    nat_seek: nat_seek4, nat_seek6 = xdp::nat_seek::stage;
+    /// The same, with a port; the number is a packed [`xdp::Verdict`].
+    nat_begin: nat_begin4, nat_begin6 = xdp::nat_begin::stage;
     /// The middle of a connection without a record here; the number is a packed [`xdp::Chosen`].
     stray: stray4, stray6 = xdp::stray::stage;
     /// An IP packet inside another one, for an address of ours. The number is not used.
@@ -79,6 +89,9 @@ stages! {
     tunnel: tunnel4, tunnel6 = xdp::tunnel::stage;
     /// Another agent's probe. The number is not used.
     probe: probe4, probe6 = xdp::probe::stage;
+    /// For an address of ours, but no frontend's: perhaps a reply to a translated flow. The number is
+    /// not used.
+    nat_reply: nat_reply4, nat_reply6 = xdp::nat_reply::stage;
     /// For an address of ours, but no frontend's. The number is not used.
     unbalanced: unbalanced4, unbalanced6 = xdp::unbalanced::stage;
     /// Tells a client that nobody serves it; the number is a packed [`xdp::Refusal`].

@@ -14,7 +14,7 @@ use tracing::{error, info, warn};
 
 use crate::address::{Addresses, Report};
 use crate::announce::Announcer;
-use crate::config::{Config, ConfigError, check_host};
+use crate::config::{Config, ConfigError, check_host, check_host_ports};
 use crate::dataplane::Driver;
 use crate::election::fixed;
 use crate::observe;
@@ -68,6 +68,7 @@ pub async fn run(config_path: &Path, config: Config) -> anyhow::Result<()> {
     observe::capabilities::check()?;
     let now = links::snapshot().await.context("cannot read this host's interfaces")?;
     check_host(&config, &now)?;
+    check_host_ports(&config)?;
     let dir = run_dir();
     let instance = InstanceLock::acquire(&dir, &config.instance)?;
     let locks = VipLocks::acquire(&dir, &config.instance, config.vips.iter().copied())?;
@@ -161,6 +162,7 @@ impl Agent {
         let mut state = self.state.lock().await;
         match read.map_err(anyhow::Error::from).and_then(|new| {
             check_host(&new, &links)?;
+            check_host_ports(&new)?;
             fits_in(&new, &state.config)?;
             self.locks.change(new.vips.iter().copied())?;
             Ok(new)

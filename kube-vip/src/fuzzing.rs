@@ -2,10 +2,12 @@
 //!
 //! None may panic, whatever the bytes are.
 
+use kube_vip_common::probe::{Message, WORDS};
 use rtnetlink::packet_core::{NetlinkMessage, NetlinkPayload};
 use rtnetlink::packet_route::RouteNetlinkMessage;
 
 use crate::config::Config;
+use crate::dataplane::cgroup::root::mounts;
 use crate::publish::{Status, Style, holder_of, render};
 use crate::{dataplane, source};
 
@@ -17,7 +19,9 @@ pub const ENTRIES: &[(&str, Entry)] = &[
     ("config", config),
     ("event", event),
     ("lock", lock),
+    ("mountinfo", mountinfo),
     ("netlink", netlink),
+    ("probe", probe),
     ("status", status),
 ];
 
@@ -38,6 +42,25 @@ pub fn event(bytes: &[u8]) {
 /// A file that says who holds a lock.
 pub fn lock(bytes: &[u8]) {
     let _ = holder_of(bytes).to_string();
+}
+
+/// The kernel's table of mounts, which shows names that anybody chose.
+pub fn mountinfo(bytes: &[u8]) {
+    let _ = mounts(&String::from_utf8_lossy(bytes));
+}
+
+/// Another agent's question or answer.
+pub fn probe(bytes: &[u8]) {
+    let Some(bytes) = bytes.first_chunk::<{ WORDS * 4 }>() else {
+        return;
+    };
+    let mut words = [[0; 4]; WORDS];
+    for (word, bytes) in words.iter_mut().zip(bytes.chunks(4)) {
+        word.copy_from_slice(bytes);
+    }
+    if let Some(message) = Message::read(words) {
+        assert_eq!(Message::read(message.words()), Some(message));
+    }
 }
 
 /// A message of the kernel's about links, addresses, routes or neighbours.

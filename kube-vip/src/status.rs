@@ -155,7 +155,7 @@ fn frontends(state: &State) -> Vec<FrontendStatus> {
 fn backends(state: &State, protocol: Protocol, frontend: &Frontend) -> Vec<BackendStatus> {
     let weight_of = |(_, backend): (&SocketAddr, &crate::plan::Backend)| match backend.way {
         Way::None(_) => 0,
-        Way::Here | Way::Peer => u32::from(backend.weight),
+        Way::Here | Way::Peer | Way::Nat(_) => u32::from(backend.weight),
     };
     let total: u32 = frontend.backends.iter().map(weight_of).sum();
     let balanced = state.driver.attachments().any(|(_, at)| at.ingress != Ingress::None);
@@ -167,6 +167,7 @@ fn backends(state: &State, protocol: Protocol, frontend: &Frontend) -> Vec<Backe
             let (way, reason) = match &backend.way {
                 Way::Here => (BackendWay::Here, None),
                 Way::Peer => (BackendWay::Peer, None),
+                Way::Nat(_) => (BackendWay::Nat, None),
                 Way::None(reason) => (BackendWay::None, Some(reason.clone())),
             };
             let nothing = || Some("no XDP program balances here".to_owned());

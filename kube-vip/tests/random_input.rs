@@ -13,6 +13,8 @@ fn seeds(name: &str) -> Vec<Vec<u8>> {
     match name {
         "config" => vec![include_bytes!("../src/config/sample.yaml").to_vec()],
         "netlink" => messages(),
+        "mountinfo" => vec![MOUNTS.to_vec()],
+        "probe" => vec![b"kvip\x01\x02\x00\x01 a nonce and a digest    ".to_vec()],
         "lock" => vec![b"services 4711\n".to_vec()],
         "status" => vec![STATUS.as_bytes().to_vec()],
         _ => vec![],
@@ -23,6 +25,11 @@ fn seeds(name: &str) -> Vec<Vec<u8>> {
 const STATUS: &str = r#"{"instance":"a","version":"1","host":"h","pid":1,"ready":true,
 "config":{"path":"f","refused":null},"uplinks":[],"vips":[],"frontends":[],"counters":{"a":1},
 "notices":["b"]}"#;
+
+/// Two mounts, one with an optional field and a name with a blank (proc_pid_mountinfo(5)).
+const MOUNTS: &[u8] = b"22 29 0:21 / /proc rw shared:12 - proc proc rw
+32 23 0:26 / /sys/fs/a\\040b rw - cgroup2 cgroup2 rw
+";
 
 /// Links, addresses, routes and neighbours as the kernel tells of them: a header (length, type, flags,
 /// number, port), the fixed part and one attribute of each kind (linux/rtnetlink.h).

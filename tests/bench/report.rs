@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use crate::agent::AtRest;
 use crate::measure::Samples;
 use crate::updates::Latency;
-use crate::verifier::{Figures, Function};
+use crate::verifier::Figures;
 
 /// A figure with what it should be.
 #[derive(Clone, Debug)]
@@ -162,6 +162,15 @@ impl Report {
         text
     }
 
+    /// Sections that could not be measured.
+    pub(crate) fn missing(&self) -> Vec<&str> {
+        self.0
+            .iter()
+            .filter(|section| section.rows.is_err())
+            .map(|one| one.title.as_str())
+            .collect()
+    }
+
     pub(crate) fn misses(&self) -> Vec<&Row> {
         let rows = self.0.iter().filter_map(|section| section.rows.as_ref().ok()).flatten();
         rows.filter(|row| row.meets() == Some(false)).collect()
@@ -179,25 +188,20 @@ impl Report {
     }
 }
 
-/// What the verifier says.
+/// What the verifier says. Of a function: its own part of the program's figures.
 pub(crate) fn verifier(figures: &[Figures]) -> Vec<Row> {
     let rows = figures.iter().flat_map(|figures| {
-        let Figures { program, walked, stack, deepest, functions } = figures;
-        let whole = [
-            Row::single(format!("{program}: instructions verified"), "", f64::from(*walked))
-                .at_most(1e6),
-            Row::single(format!("{program}: stack, with its deepest function"), "B", {
-                f64::from(stack + deepest)
-            })
-            .at_most(512.0),
-        ];
-        let functions = functions.iter().flat_map(|Function { name, walked, stack }| {
-            [
-                Row::single(format!("  {name}: instructions verified"), "", f64::from(*walked)),
-                Row::single(format!("  {name}: stack"), "B", f64::from(*stack)),
-            ]
-        });
-        whole.into_iter().chain(functions)
+        let Figures { program, is_function, walked, stack, deepest } = figures;
+        let indent = if *is_function { "  " } else { "" };
+        let stack = f64::from(stack + deepest);
+        let walked = Row::single(
+            format!("{indent}{program}: instructions verified"),
+            "",
+            f64::from(*walked),
+        );
+        let stack =
+            Row::single(format!("{indent}{program}: stack, with its deepest function"), "B", stack);
+        if *is_function { [walked, stack] } else { [walked.at_most(1e6), stack.at_most(512.0)] }
     });
     rows.collect()
 }

@@ -30,7 +30,8 @@ pub(crate) mod port {
     pub(crate) const BACKEND: u16 = 8080;
 }
 
-pub(crate) const LIMITS: Limits = Limits { frontends: 1024, backends: 8192, flows: 65536 };
+pub(crate) const LIMITS: Limits =
+    Limits { frontends: 1024, backends: 8192, flows: 65536, nat: 65536 };
 
 /// `host` in this host's network.
 pub(crate) fn address(v6: bool, network: u8, host: u16) -> IpAddr {
@@ -124,5 +125,5 @@ fn frontend(v6: bool, size: TableSize, backends: Backends) -> Frontend {
         })
         .collect();
     let (name, affinity) = ("measured".to_owned(), Affinity::None);
-    Frontend { name, size, affinity, seed: 7, host_address: false, backends }
+    Frontend { name, size, affinity, seed: 7, host_address: false, from_node: false, backends }
 }

@@ -72,6 +72,10 @@ pub(crate) fn measure(plan: &Plan) -> Result<Vec<Row>> {
         line("through nftables DNAT", nft),
     ];
     let host = cluster.host("c1");
+    for line in &lines {
+        // Neighbours are known then, and caches warm.
+        cluster.client.connect(Burst::new(line.target, BURST).reset())?.expect_all(BURST)?;
+    }
     for sample in 1..=plan.samples {
         progress(&format!("real TCP: sample {sample} of {}", plan.samples));
         for line in &mut lines {

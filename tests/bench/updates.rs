@@ -143,6 +143,7 @@ pub(crate) fn bulk(frontends: u16, backends: u8) -> Result<Duration> {
         frontends: u32::from(frontends).next_power_of_two(),
         backends: (total + 1).next_power_of_two(),
         flows: LIMITS.flows,
+        nat: LIMITS.nat,
     };
     let mut desired = configuration();
     desired.vips.clear();
@@ -164,6 +165,7 @@ pub(crate) fn bulk(frontends: u16, backends: u8) -> Result<Duration> {
                 affinity: Affinity::None,
                 seed: number.into(),
                 host_address: false,
+                from_node: false,
                 backends: backends.collect(),
             },
         );

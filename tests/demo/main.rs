@@ -1,4 +1,4 @@
-//! Three hosts hold a virtual address and share what arrives there, on one machine, for
+//! Three hosts with an agent and one without share what arrives at a virtual address, on one machine, for
 //! somebody who watches.
 
 mod paint;
@@ -11,7 +11,8 @@ use anyhow::{Context, Result};
 use clap::{Parser, Subcommand};
 use lab::Server;
 
-/// Shows a virtual address held by three hosts, which share the connections to it.
+/// Shows a virtual address held by three hosts, which share the connections to it with a fourth that
+/// has no agent.
 ///
 /// The hosts are made on this machine, with networks of their own, and are gone when the demo
 /// ends. Everything shown is measured while it happens.

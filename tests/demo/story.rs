@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use lab::{
     Agent, BACKEND_PORT, Balancer, Burst, Client, Config, Connection, Host, Lab, Process, Progress,
-    Report, Transport, VIPS, backends, eventually, web, who_has,
+    Report, Topology, Transport, VIPS, backends, eventually, who_has,
 };
 use serde_json::Value;
 
@@ -16,7 +16,9 @@ use crate::paint::Paint;
 /// What a backend says when clients may come.
 pub(crate) const LISTENING: &str = "listening";
 
-const NODES: [&str; 3] = ["n1", "n2", "n3"];
+const SERVERS: [&str; 4] = ["n1", "n2", "n3", PLAIN];
+/// It serves without an agent.
+const PLAIN: &str = "x1";
 const DOWNLOAD: u64 = 40_000_000;
 const MEGABYTE: f64 = 1e6;
 
@@ -55,20 +57,24 @@ pub(crate) fn tell(connections: usize, keep: bool) -> Result<()> {
 }
 
 fn balancers(lab: &Lab) -> Vec<Balancer> {
-    let mut all = web(lab);
-    let served = backends(lab.nodes(), BACKEND_PORT);
-    all.push(Balancer::new("dns", Transport::Udp, 53, served));
-    all
+    let served = backends(SERVERS.map(|name| lab.host(name)), BACKEND_PORT);
+    let web = Balancer::new("web", Transport::Tcp, 80, served.clone());
+    vec![web, Balancer::new("dns", Transport::Udp, 53, served)]
 }
 
 fn build(paint: &Paint) -> Result<(Lab, Vec<Process>)> {
-    paint.title("Three hosts and a client on one bridge, each with a network of its own");
+    paint.title("Four hosts and a client on one bridge, each with a network of its own");
     let began = Instant::now();
-    let lab = Lab::bridge(NODES.len(), 1)?;
+    let lab = Lab::new(&Topology::bridge(SERVERS.len() - 1, 1)?.and(PLAIN)?)?;
     let took = began.elapsed();
-    let servers = lab.nodes().map(start_server).collect::<Result<Vec<_>>>()?;
+    let servers = SERVERS.map(|name| start_server(lab.host(name)));
+    let servers = servers.into_iter().collect::<Result<Vec<_>>>()?;
     for host in lab.hosts() {
-        let what = if host.name() == "c1" { "the client" } else { "an agent and a backend" };
+        let what = match host.name() {
+            "c1" => "the client",
+            PLAIN => "a backend, and no agent",
+            _ => "an agent and a backend",
+        };
         let (v4, v6) = (host.v4().to_string(), host.v6().to_string());
         paint.line(&format!("{:>4} {v4:12} {v6:10} {} {what}", host.name(), host.mac()));
     }
@@ -98,7 +104,7 @@ fn start_agents(
     agents: &mut Vec<Agent>,
 ) -> Result<()> {
     let both = VIPS.map(|vip| vip.to_string()).join(" and ");
-    paint.title(&format!("An agent on each, to hold {both}"));
+    paint.title(&format!("An agent on each but {PLAIN}, to hold {both}"));
     let began = Instant::now();
     for node in lab.nodes() {
         agents.push(Agent::start(node, &Config::of(lab, node, balancers))?);
@@ -176,7 +182,7 @@ fn watch(
 ) -> Result<Report> {
     let progress = Arc::new(Progress::default());
     // A full bar is a little more than an equal share.
-    let whole = (count * 5 / 4).div_ceil(NODES.len());
+    let whole = (count * 5 / 4).div_ceil(SERVERS.len());
     let report = std::thread::scope(|scope| {
         let counted = Arc::clone(&progress);
         let work = scope
@@ -185,8 +191,8 @@ fn watch(
         while paint.moves() && !work.is_finished() {
             let counts = progress.so_far();
             paint.back(drawn);
-            paint.bars(&NODES, &counts, whole);
-            drawn = NODES.len() + usize::from(counts.contains_key("failed"));
+            paint.bars(&SERVERS, &counts, whole);
+            drawn = SERVERS.len() + usize::from(counts.contains_key("failed"));
             std::thread::sleep(Duration::from_millis(40));
         }
         if drawn > 0 {
@@ -194,7 +200,7 @@ fn watch(
         }
         work.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     })?;
-    paint.bars(&NODES, &progress.so_far(), whole);
+    paint.bars(&SERVERS, &progress.so_far(), whole);
     report.expect_all(count)?;
     Ok(report)
 }
@@ -202,10 +208,10 @@ fn watch(
 fn saw(paint: &Paint, lab: &Lab, vip: IpAddr, report: &Report) -> Result<()> {
     let client = lab.host("c1").address_like(vip);
     for (address, times) in &report.by_client {
-        let whose = if *address == client {
-            paint.good("the client's own")
-        } else {
-            paint.bad("not the client's own")
+        let whose = match *address {
+            own if own == client => paint.good("the client's own"),
+            own if own == vip => paint.dim(&format!("the virtual one: {PLAIN} has no agent")),
+            _ => paint.bad("not the client's own"),
         };
         paint.line(&format!("backends saw {address} {times} times, {whose}"));
     }
@@ -215,7 +221,10 @@ fn saw(paint: &Paint, lab: &Lab, vip: IpAddr, report: &Report) -> Result<()> {
         report.answer_time(0.5).as_secs_f64() * 1000.0,
         report.answer_time(0.99).as_secs_f64() * 1000.0,
     )));
-    report.expect_client(client)
+    let strangers = report.by_client.keys().filter(|seen| **seen != client && **seen != vip);
+    let strangers = strangers.collect::<Vec<_>>();
+    ensure!(strangers.is_empty(), "backends saw {strangers:?}");
+    Ok(())
 }
 
 fn show_share(paint: &Paint, lab: &Lab) -> Result<()> {
@@ -250,7 +259,8 @@ fn connected_elsewhere(
 ) -> Result<Option<(Connection, String)>> {
     let mut connection = Connection::open(lab.host("c1"), (vip, 80).into())?;
     let who = connection.who()?;
-    Ok((who.host != owner.name()).then_some((connection, who.host)))
+    let elsewhere = who.host != owner.name() && who.host != PLAIN;
+    Ok(elsewhere.then_some((connection, who.host)))
 }
 
 fn sum_up(paint: &Paint, agent: &Agent) -> Result<()> {

@@ -62,6 +62,8 @@ pub struct Balancer {
     pub bind_to_vip: bool,
     /// Who serves it.
     pub backends: Vec<SocketAddr>,
+    /// Lines of its own, as they are.
+    pub extra: Vec<String>,
 }
 
 impl Config {
@@ -89,7 +91,20 @@ impl Config {
 impl Balancer {
     /// `name` on the virtual addresses at `port`, served by `backends`.
     pub fn new(name: &str, transport: Transport, port: u16, backends: Vec<SocketAddr>) -> Self {
-        Self { name: name.to_owned(), transport, port, bind_to_vip: true, backends }
+        Self {
+            name: name.to_owned(),
+            transport,
+            port,
+            bind_to_vip: true,
+            backends,
+            extra: Vec::new(),
+        }
+    }
+
+    /// The same with another line (`natSource: node`).
+    pub fn with(mut self, line: &str) -> Self {
+        self.extra.push(line.to_owned());
+        self
     }
 
     /// The same at the hosts' own addresses.
@@ -130,7 +145,9 @@ impl fmt::Display for Config {
                 Transport::Udp => "udp",
             };
             writeln!(out, "- name: {}\n  type: {kind}\n  port: {}", balancer.name, balancer.port)?;
-            writeln!(out, "  bindToVip: {}\n  backends:", balancer.bind_to_vip)?;
+            writeln!(out, "  bindToVip: {}", balancer.bind_to_vip)?;
+            balancer.extra.iter().try_for_each(|line| writeln!(out, "  {line}"))?;
+            writeln!(out, "  backends:")?;
             for backend in &balancer.backends {
                 let (address, port) = (backend.ip(), backend.port());
                 writeln!(out, "  - {{address: \"{address}\", port: {port}}}")?;

@@ -35,6 +35,17 @@ impl Topology {
         Ok(Self { segments: vec![segment], routed: false, bare: false })
     }
 
+    /// One more host on the last segment.
+    pub fn and(mut self, name: &str) -> Result<Self> {
+        let number = if self.routed { self.segments.len() as u8 } else { 0 };
+        let spec = Spec::new(name, number)?;
+        match self.segments.last_mut() {
+            Some(segment) => segment.push(spec),
+            None => bail!("{name}: there is no segment for it"),
+        }
+        Ok(self)
+    }
+
     /// Each group of hosts on a bridge of its own, joined by a router called `core`:
     /// 10.77.1.0/24 and `fd77:0:0:1::/64`, 10.77.2.0/24 and so on, the router at .1.
     pub fn routed(groups: &[&[&str]]) -> Result<Self> {

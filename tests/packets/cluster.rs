@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
+use kube_vip::config::PortRange;
 use kube_vip::dataplane::Port;
 use kube_vip::plan::{Backend, DataPlane, Frontend, NextHop, Node, Through, Vip, Way};
 use kube_vip::view::Mac;
@@ -26,6 +27,10 @@ pub(crate) const DIGEST: u64 = 0x0102_0304_0506_0708;
 /// Seed of every frontend's hash.
 pub(crate) const SEED: u64 = 7;
 
+/// Hosts without agent: the name of the next hop to them all, and its Ethernet address.
+pub(crate) const PLAIN_HOP: &str = " plain";
+pub(crate) const PLAIN: Mac = Mac([2, 0, 0, 0, 0, 0x99]);
+
 /// Where a backend runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum At {
@@ -37,6 +42,8 @@ pub(crate) enum At {
     Peer,
     /// In a Pod of that node.
     On(&'static str, u16),
+    /// On a host without agent.
+    Plain(u8),
 }
 
 impl At {
@@ -53,17 +60,20 @@ impl At {
             Self::Host => host(v6),
             Self::Peer => peer(v6),
             Self::Pod(n) | Self::On(_, n) => pod(n),
+            Self::Plain(n) if v6 => Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, n.into()).into(),
+            Self::Plain(n) => Ipv4Addr::new(10, 0, 0, n).into(),
         };
         SocketAddr::new(ip, TARGET)
     }
 
     fn backend(self) -> Backend {
         let (node, way) = match self {
-            Self::Host | Self::Pod(_) => ("host", Way::Here),
-            Self::Peer => ("peer", Way::Peer),
-            Self::On(node, _) => (node, Way::Peer),
+            Self::Host | Self::Pod(_) => (Some("host"), Way::Here),
+            Self::Peer => (Some("peer"), Way::Peer),
+            Self::On(node, _) => (Some(node), Way::Peer),
+            Self::Plain(_) => (None, Way::Nat(PLAIN_HOP.to_owned())),
         };
-        Backend { node: Some(node.to_owned()), weight: 1, way }
+        Backend { node: node.map(str::to_owned), weight: 1, way }
     }
 }
 
@@ -77,6 +87,7 @@ pub(crate) fn frontend(v6: bool, backends: &[At]) -> Frontend {
         affinity: Affinity::None,
         seed: SEED,
         host_address: false,
+        from_node: false,
         backends: backends.iter().map(|at| (at.address(v6), at.backend())).collect(),
     }
 }
@@ -103,6 +114,8 @@ fn desired(vip: &Vip, frontends: Frontends) -> DataPlane {
             ("host".to_owned(), node(true, HOST, [HOST4.into(), HOST6.into()])),
             ("peer".to_owned(), node(false, PEER, [PEER4.into(), PEER6.into()])),
         ]),
+        hops: BTreeMap::from([(PLAIN_HOP.to_owned(), plain_hop(PLAIN, IFINDEX))]),
+        nat_ports: PortRange::default(),
         frontends,
         probe_port: PROBE,
         digest: DIGEST,
@@ -140,4 +153,9 @@ pub(crate) fn nowhere(frontends: Frontends) -> DataPlane {
 /// The "VIPs" are this host's own addresses (`bindToVip: false`).
 pub(crate) fn own_addresses(frontends: Frontends) -> DataPlane {
     desired(&Vip { host_address: true, held: true, grant: None, owner: None }, frontends)
+}
+
+/// The next hop to hosts without agent.
+pub(crate) fn plain_hop(mac: Mac, interface: u32) -> NextHop {
+    NextHop { mac, interface, through: Through::Nat, mtu: 1500 }
 }

@@ -14,9 +14,10 @@ use kube_vip::dataplane::{Fence, Hand, LEASE, Mirror, Object, Port, counters, ev
 use kube_vip::plan::{DataPlane, Grant};
 use kube_vip::view::Mac;
 use kube_vip_common::address::MacAddress;
+use kube_vip_common::clock::Clock;
 use kube_vip_common::event::Event;
 use kube_vip_common::frontend::Protocol;
-use kube_vip_common::node::Uplink;
+use kube_vip_common::node::{Node, Uplink};
 use kube_vip_common::stats::{BackendTraffic, Reason, Traffic};
 
 use super::frames::HOST;
@@ -88,7 +89,7 @@ pub(crate) struct Kernel {
     fence: Fence,
 }
 
-pub(crate) const LIMITS: Limits = Limits { frontends: 16, backends: 300, flows: 1024 };
+pub(crate) const LIMITS: Limits = Limits { frontends: 16, backends: 300, flows: 1024, nat: 1024 };
 
 /// The port that refuses.
 pub(crate) const CLOSED: u16 = 65000;
@@ -147,8 +148,26 @@ impl Kernel {
     }
 
     /// Moves the clock, as an agent does.
-    pub(crate) fn set_clock(&mut self) {
+    pub(crate) fn wind_clock(&mut self) {
         Hand::new(self.object.maps.clock.take()).set().expect("clock");
+    }
+
+    /// Sets the clock.
+    pub(crate) fn set_clock(&mut self, seconds: u32) {
+        let clock = self.object.maps.clock.as_mut().expect("nobody has taken the clock");
+        clock.set(0, Clock { seconds }, 0).expect("CLOCK is written");
+    }
+
+    /// Changes the entry of the node with that Ethernet address, as no plan does yet.
+    pub(crate) fn change_node(&mut self, mac: Mac, change: impl FnOnce(&mut Node)) {
+        let nodes = &mut self.object.maps.nodes;
+        let found = (0..nodes.len()).find_map(|id| {
+            let node = nodes.get(&id, 0).expect("NODES is read");
+            (node.hop4.mac.octets == mac.0).then_some((id, node))
+        });
+        let (id, mut node) = found.expect("a node");
+        change(&mut node);
+        nodes.set(id, node, 0).expect("NODES is written");
     }
 
     /// Forgets that an interface is an uplink.

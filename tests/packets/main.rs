@@ -18,6 +18,7 @@ mod forward;
 mod fragments;
 mod icmp_errors;
 mod jumbo;
+mod nat;
 mod nd;
 mod passing;
 mod places;

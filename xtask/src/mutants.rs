@@ -204,7 +204,8 @@ fn compare(objects: &Path, packets: u64) -> Result<Found> {
     cargo
         .args(["--package", "kube-vip-model", "--test", "differential", "programs_do"])
         .env("KUBE_VIP_BPF_DIR", objects)
-        .env("KUBE_VIP_MODEL_PACKETS", packets.to_string());
+        .env("KUBE_VIP_MODEL_PACKETS", packets.to_string())
+        .env("KUBE_VIP_MODEL_SHRINK", "0");
     let output = cargo.output().context("cannot start cargo test")?;
     let text = [output.stdout, output.stderr].concat();
     let text = String::from_utf8_lossy(&text);

@@ -10,7 +10,7 @@ use kube_vip_common::filter::Bit;
 use kube_vip_common::hash::FlowHash;
 use kube_vip_common::node::{Hop, Node};
 
-use crate::frame::{Cursor, Frame, Wire};
+use crate::frame::{Addresses, Cursor, Frame, Wire};
 
 pub use self::v4::V4;
 pub(crate) use self::v6::walk;
@@ -70,6 +70,48 @@ fn halves(first: u32, second: u32) -> u64 {
     u64::from_ne_bytes([a, b, c, d, e, f, g, h])
 }
 
+/// How a packet of a translated connection leaves: a value of `NAT4` or `NAT6`.
+#[derive(Clone, Copy)]
+pub struct Translation<B> {
+    /// Source to rewrite to.
+    pub source: B,
+    /// Destination to rewrite to.
+    pub destination: B,
+    /// Ports to rewrite to, and the protocol.
+    pub ports: Ports,
+    /// Index into `BACKENDS`.
+    pub backend: u32,
+    /// It is what the backend sends.
+    pub reply: bool,
+    /// Where it goes on the link.
+    pub link: Link,
+    /// What changes with the packets.
+    pub life: Life,
+}
+
+/// The next hop of a translated connection.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Link {
+    /// Interface; 0 while it is not known.
+    pub ifindex: u32,
+    /// Where frames go, and own Ethernet address there.
+    pub addresses: Addresses,
+}
+
+impl Link {
+    /// Nothing is known.
+    pub const UNKNOWN: Self = Self { ifindex: 0, addresses: [0; 3] };
+}
+
+/// How far a translated connection has come.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Life {
+    /// See [`kube_vip_common::nat`].
+    pub state: u16,
+    /// Second in which it was last used.
+    pub seen: u32,
+}
+
 /// What lies behind the IP header.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Payload {
@@ -104,6 +146,8 @@ pub trait Family {
     type Tuple;
     /// Value of the flow maps.
     type Endpoint: Copy;
+    /// Value of `NAT4` or `NAT6`.
+    type Nat;
 
     /// IP protocol number of this version's control messages.
     const ICMP: u8;
@@ -122,6 +166,15 @@ pub trait Family {
     fn set_destination(ip: &mut Self::Header, destination: Self::Bytes);
     /// Sets the source and what depends on it in the header.
     fn set_source(ip: &mut Self::Header, source: Self::Bytes);
+    /// Sets both addresses and the TTL, and what depends on them in the header; `change` is what
+    /// the addresses mean for a checksum.
+    fn translate(
+        ip: &mut Self::Header,
+        source: Self::Bytes,
+        destination: Self::Bytes,
+        ttl: u8,
+        change: Sum,
+    );
     /// Swaps source and destination.
     fn turn(ip: &mut Self::Header);
     /// Writes a whole header; `length` is that of what follows it.
@@ -168,6 +221,8 @@ pub trait Family {
     fn bit(bytes: Self::Bytes) -> Bit;
     /// This family's address of a node.
     fn of_node(node: &Node) -> Self::Bytes;
+    /// Whether an address is of a node's Pods.
+    fn is_pod_of(node: &Node, address: Self::Bytes) -> bool;
     /// This family's way to a node.
     fn hop(node: &Node) -> &Hop;
     /// What a change of address means for a checksum that covers it.
@@ -211,6 +266,26 @@ pub trait Family {
     fn is_direct(reply: &Self::Endpoint) -> bool;
     /// Forgets both directions of a connection.
     fn forget(flow: &Self::Tuple, reply: &Self::Tuple);
+
+    /// Looks up `NAT4` or `NAT6`.
+    fn translation(tuple: &Self::Tuple) -> Option<Translation<Self::Bytes>>;
+    /// Whether a direction of a translated connection is there, and leads back to where the packets
+    /// with this tuple come from.
+    fn nat_answers(tuple: &Self::Tuple, flow: &Self::Tuple) -> bool;
+    /// How far one direction of a translated connection has come.
+    fn nat_life(tuple: &Self::Tuple) -> Option<Life>;
+    /// The tuple of its other direction.
+    fn nat_other(tuple: &Self::Tuple) -> Option<Self::Tuple>;
+    /// As the map has it.
+    fn nat_value(to: &Translation<Self::Bytes>) -> Self::Nat;
+    /// Writes one direction of a translated connection where there is none; false where there is
+    /// one, or the map refused.
+    fn nat_insert(tuple: &Self::Tuple, value: &Self::Nat) -> bool;
+    /// Writes what has changed in one direction of a translated connection, and its next hop where
+    /// that is known.
+    fn nat_update(tuple: &Self::Tuple, life: Life, link: Link);
+    /// Forgets one direction of a translated connection.
+    fn nat_remove(tuple: &Self::Tuple) -> bool;
 
     /// Makes a checksum at `check` that covers a pseudo-header follow a change of address.
     fn replace_in_pseudo(

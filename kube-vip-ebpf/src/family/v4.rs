@@ -9,13 +9,14 @@ use kube_vip_common::filter::Bit;
 use kube_vip_common::flow::{DIRECT, Endpoint4, Tuple4};
 use kube_vip_common::hash::{FlowHash, addresses4, ports};
 use kube_vip_common::mark::ORDINARY_TTL;
+use kube_vip_common::nat::{Nat4, REPLY};
 use kube_vip_common::node::{Hop, Node};
 use network_types::ip::Ipv4Hdr;
 
-use super::{Family, Payload, Ports, protocol};
+use super::{Family, Life, Link, Payload, Ports, Translation, protocol};
 use crate::frame::{Cursor, Frame, Key as _};
 use crate::helpers;
-use crate::maps::{self, FLOWS4, REVERSE4};
+use crate::maps::{self, FLOWS4, NAT4, REVERSE4};
 
 /// IPv4 (RFC 791).
 pub struct V4;
@@ -46,6 +47,7 @@ impl Family for V4 {
     type Bytes = [u8; 4];
     type Tuple = Tuple4;
     type Endpoint = Endpoint4;
+    type Nat = Nat4;
 
     const ICMP: u8 = protocol::ICMP;
     const ENCAPSULATED: u8 = protocol::IPV4;
@@ -87,6 +89,17 @@ impl Family for V4 {
         let change = Self::change(ip.src_addr, source);
         ip.check = change.update(u16::from_ne_bytes(ip.check)).to_ne_bytes();
         ip.src_addr = source;
+    }
+
+    #[inline(always)]
+    fn translate(ip: &mut Ipv4Hdr, source: [u8; 4], destination: [u8; 4], ttl: u8, change: Sum) {
+        let old = u16::from_ne_bytes([ip.ttl, ip.proto]);
+        let new = u16::from_ne_bytes([ttl, ip.proto]);
+        let change = change.remove(old.into()).add(new.into());
+        ip.check = change.update(u16::from_ne_bytes(ip.check)).to_ne_bytes();
+        ip.ttl = ttl;
+        ip.src_addr = source;
+        ip.dst_addr = destination;
     }
 
     #[inline(always)]
@@ -199,6 +212,13 @@ impl Family for V4 {
     }
 
     #[inline(always)]
+    fn is_pod_of(node: &Node, address: [u8; 4]) -> bool {
+        let [address, network, mask] =
+            [address, node.pods4.network, node.pods4.mask].map(u32::from_ne_bytes);
+        address & mask == network
+    }
+
+    #[inline(always)]
     fn hop(node: &Node) -> &Hop {
         &node.hop4
     }
@@ -282,6 +302,86 @@ impl Family for V4 {
         // Not there any more is just as well.
         let _ = FLOWS4.remove(flow);
         let _ = REVERSE4.remove(reply);
+    }
+
+    #[inline(always)]
+    fn translation(tuple: &Tuple4) -> Option<Translation<[u8; 4]>> {
+        maps::read(&NAT4, tuple, |nat| Translation {
+            source: nat.source,
+            destination: nat.destination,
+            ports: Ports {
+                source: nat.source_port,
+                destination: nat.destination_port,
+                protocol: tuple.protocol as u8,
+            },
+            backend: nat.backend,
+            reply: nat.flags & REPLY != 0,
+            link: Link { ifindex: nat.ifindex, addresses: nat.link },
+            life: Life { state: nat.state, seen: nat.seen },
+        })
+    }
+
+    #[inline(always)]
+    fn nat_answers(tuple: &Tuple4, flow: &Tuple4) -> bool {
+        let leads_back = |nat: &Nat4| {
+            (nat.source_port, nat.destination_port) == (flow.destination_port, flow.source_port)
+                && (nat.source, nat.destination) == (flow.destination, flow.source)
+        };
+        maps::read(&NAT4, tuple, leads_back).unwrap_or(false)
+    }
+
+    #[inline(always)]
+    fn nat_life(tuple: &Tuple4) -> Option<Life> {
+        maps::read(&NAT4, tuple, |nat| Life { state: nat.state, seen: nat.seen })
+    }
+
+    #[inline(always)]
+    fn nat_other(tuple: &Tuple4) -> Option<Tuple4> {
+        maps::read(&NAT4, tuple, |nat| {
+            let ports = Ports {
+                source: nat.destination_port,
+                destination: nat.source_port,
+                protocol: tuple.protocol as u8,
+            };
+            Self::tuple(nat.destination, nat.source, ports)
+        })
+    }
+
+    #[inline(always)]
+    fn nat_value(to: &Translation<[u8; 4]>) -> Nat4 {
+        Nat4 {
+            source: to.source,
+            destination: to.destination,
+            source_port: to.ports.source,
+            destination_port: to.ports.destination,
+            backend: to.backend,
+            seen: to.life.seen,
+            ifindex: to.link.ifindex,
+            link: to.link.addresses,
+            state: to.life.state,
+            flags: if to.reply { REPLY } else { 0 },
+        }
+    }
+
+    #[inline(always)]
+    fn nat_insert(tuple: &Tuple4, value: &Nat4) -> bool {
+        NAT4.insert(tuple, value, maps::NO_EXIST).is_ok()
+    }
+
+    #[inline(always)]
+    fn nat_update(tuple: &Tuple4, life: Life, link: Link) {
+        maps::change(&NAT4, tuple, |nat| {
+            (nat.state, nat.seen) = (life.state, life.seen);
+            if link.ifindex != 0 {
+                nat.ifindex = link.ifindex;
+                nat.link = link.addresses;
+            }
+        });
+    }
+
+    #[inline(always)]
+    fn nat_remove(tuple: &Tuple4) -> bool {
+        NAT4.remove(tuple).is_ok()
     }
 
     #[inline(always)]

@@ -9,13 +9,14 @@ use kube_vip_common::filter::Bit;
 use kube_vip_common::flow::{DIRECT, Endpoint6, Tuple6};
 use kube_vip_common::hash::{FlowHash, ports};
 use kube_vip_common::mark::ORDINARY_TTL;
+use kube_vip_common::nat::{Nat6, REPLY};
 use kube_vip_common::node::{Hop, Node};
 use network_types::ip::Ipv6Hdr;
 
-use super::{Family, Payload, Ports, protocol};
+use super::{Family, Life, Link, Payload, Ports, Translation, protocol};
 use crate::frame::{self, Cursor, Frame, Key as _, Word};
 use crate::helpers;
-use crate::maps::{self, FLOWS6, REVERSE6};
+use crate::maps::{self, FLOWS6, NAT6, REVERSE6};
 
 /// IPv6 (RFC 8200).
 pub struct V6;
@@ -152,6 +153,7 @@ impl Family for V6 {
     type Bytes = Halves;
     type Tuple = Tuple6;
     type Endpoint = Endpoint6;
+    type Nat = Nat6;
 
     const ICMP: u8 = protocol::ICMPV6;
     const ENCAPSULATED: u8 = protocol::IPV6;
@@ -184,6 +186,19 @@ impl Family for V6 {
     #[inline(always)]
     fn set_source(ip: &mut Ipv6Hdr, source: Halves) {
         ip.src_addr = source.octets();
+    }
+
+    #[inline(always)]
+    fn translate(
+        ip: &mut Ipv6Hdr,
+        source: Halves,
+        destination: Halves,
+        hop_limit: u8,
+        _change: Sum,
+    ) {
+        ip.hop_limit = hop_limit;
+        ip.src_addr = source.octets();
+        ip.dst_addr = destination.octets();
     }
 
     #[inline(always)]
@@ -286,6 +301,13 @@ impl Family for V6 {
     }
 
     #[inline(always)]
+    fn is_pod_of(node: &Node, address: Halves) -> bool {
+        let network = Halves::of(&node.pods6.network.octets);
+        let mask = Halves::of(&node.pods6.mask.octets);
+        address.high & mask.high == network.high && address.low & mask.low == network.low
+    }
+
+    #[inline(always)]
     fn hop(node: &Node) -> &Hop {
         &node.hop6
     }
@@ -372,6 +394,87 @@ impl Family for V6 {
         // Not there any more is just as well.
         let _ = FLOWS6.remove(flow);
         let _ = REVERSE6.remove(reply);
+    }
+
+    #[inline(always)]
+    fn translation(tuple: &Tuple6) -> Option<Translation<Halves>> {
+        maps::read(&NAT6, tuple, |nat| Translation {
+            source: Halves::of(&nat.source),
+            destination: Halves::of(&nat.destination),
+            ports: Ports {
+                source: nat.source_port,
+                destination: nat.destination_port,
+                protocol: tuple.protocol as u8,
+            },
+            backend: nat.backend,
+            reply: nat.flags & REPLY != 0,
+            link: Link { ifindex: nat.ifindex, addresses: nat.link },
+            life: Life { state: nat.state, seen: nat.seen },
+        })
+    }
+
+    #[inline(always)]
+    fn nat_answers(tuple: &Tuple6, flow: &Tuple6) -> bool {
+        let leads_back = |nat: &Nat6| {
+            (nat.source_port, nat.destination_port) == (flow.destination_port, flow.source_port)
+                && (Halves::of(&nat.source), Halves::of(&nat.destination))
+                    == (Halves::of(&flow.destination), Halves::of(&flow.source))
+        };
+        maps::read(&NAT6, tuple, leads_back).unwrap_or(false)
+    }
+
+    #[inline(always)]
+    fn nat_life(tuple: &Tuple6) -> Option<Life> {
+        maps::read(&NAT6, tuple, |nat| Life { state: nat.state, seen: nat.seen })
+    }
+
+    #[inline(always)]
+    fn nat_other(tuple: &Tuple6) -> Option<Tuple6> {
+        maps::read(&NAT6, tuple, |nat| {
+            let ports = Ports {
+                source: nat.destination_port,
+                destination: nat.source_port,
+                protocol: tuple.protocol as u8,
+            };
+            Self::tuple(Halves::of(&nat.destination), Halves::of(&nat.source), ports)
+        })
+    }
+
+    #[inline(always)]
+    fn nat_value(to: &Translation<Halves>) -> Nat6 {
+        Nat6 {
+            source: to.source.octets(),
+            destination: to.destination.octets(),
+            source_port: to.ports.source,
+            destination_port: to.ports.destination,
+            backend: to.backend,
+            seen: to.life.seen,
+            ifindex: to.link.ifindex,
+            link: to.link.addresses,
+            state: to.life.state,
+            flags: if to.reply { REPLY } else { 0 },
+        }
+    }
+
+    #[inline(always)]
+    fn nat_insert(tuple: &Tuple6, value: &Nat6) -> bool {
+        NAT6.insert(tuple, value, maps::NO_EXIST).is_ok()
+    }
+
+    #[inline(always)]
+    fn nat_update(tuple: &Tuple6, life: Life, link: Link) {
+        maps::change(&NAT6, tuple, |nat| {
+            (nat.state, nat.seen) = (life.state, life.seen);
+            if link.ifindex != 0 {
+                nat.ifindex = link.ifindex;
+                nat.link = link.addresses;
+            }
+        });
+    }
+
+    #[inline(always)]
+    fn nat_remove(tuple: &Tuple6) -> bool {
+        NAT6.remove(tuple).is_ok()
     }
 
     #[inline(always)]

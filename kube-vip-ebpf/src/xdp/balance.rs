@@ -50,7 +50,7 @@ pub(super) fn handle<F: Family>(
             return if goes_on { Verdict::Stray(chosen) } else { Verdict::Open(chosen) };
         }
     }
-    forward::handle::<F>(ctx, ethernet, ip, slot)
+    forward::handle::<F>(ctx, ethernet, ip, chosen)
 }
 
 /// What chooses the slot of a client's packet to a VIP.

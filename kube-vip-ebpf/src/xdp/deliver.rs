@@ -55,6 +55,12 @@ pub(super) fn to<F: Family>(
 #[inline(always)]
 fn is_there<F: Family>(endpoint: &F::Endpoint) -> bool {
     let (address, port, id) = F::parts(endpoint);
+    is_backend::<F>(id, address, port)
+}
+
+/// Whether that number still is that backend's.
+#[inline(always)]
+pub(super) fn is_backend<F: Family>(id: u32, address: F::Bytes, port: u16) -> bool {
     BACKENDS.get(id).is_some_and(|backend| {
         backend.flags & IN_USE != 0 && backend.port == port && F::bytes(&backend.address) == address
     })

@@ -6,7 +6,7 @@ use aya_ebpf::programs::XdpContext;
 use kube_vip_common::checksum::{self, Sum};
 use kube_vip_common::frontend::HOST_ADDRESS;
 use kube_vip_common::mark::ORDINARY_TTL;
-use kube_vip_common::node::THIS_NODE;
+use kube_vip_common::node::{NAT, THIS_NODE};
 use kube_vip_common::stats::Reason;
 use kube_vip_common::table::Slot;
 use network_types::eth::EthHdr;
@@ -15,7 +15,7 @@ use super::{Action, Verdict, agent, balance, forward, is_anothers, pick};
 use crate::count;
 use crate::family::{Family, Payload, Ports, protocol};
 use crate::frame::{Cursor, Word, length};
-use crate::maps::{self, TABLES};
+use crate::maps::{self, NODES, TABLES};
 
 /// The first eight bytes of what is quoted: all that is sure to be there (RFC 792).
 type Head = [[u8; 2]; 4];
@@ -97,7 +97,15 @@ fn handle<F: Family>(ctx: &XdpContext) -> Option<Verdict> {
             return Some(Verdict::Done(Action::Drop));
         }
     }
-    Some(forward::handle::<F>(ctx, ethernet, ip, slot))
+    let hop = NODES.get(slot.node().into()).map(F::hop).filter(|hop| hop.ifindex != 0);
+    Some(match hop {
+        None => forward::dropped(ctx, Reason::NoNextHop, ethernet.src_addr),
+        // Its host has no agent that would know the flow.
+        Some(hop) if hop.way == NAT => {
+            forward::dropped(ctx, Reason::ErrorUnmatched, ethernet.src_addr)
+        }
+        Some(hop) => forward::to::<F>(ctx, ethernet, ip, hop, slot),
+    })
 }
 
 /// Makes the checksum of a quoted UDP header follow; what that means for the error's own. That of TCP

@@ -3,12 +3,12 @@
 
 use aya_ebpf::programs::XdpContext;
 use kube_vip_common::mark;
-use kube_vip_common::node::{Hop, LINK};
+use kube_vip_common::node::{Hop, LINK, NAT, Node};
 use kube_vip_common::stats::Reason;
 use kube_vip_common::table::Slot;
 use network_types::eth::EthHdr;
 
-use super::{Action, Verdict, is_anothers};
+use super::{Action, Chosen, Verdict, is_anothers};
 use crate::family::Family;
 use crate::frame::length;
 use crate::maps::NODES;
@@ -42,12 +42,37 @@ pub(super) fn handle<F: Family>(
     ctx: &XdpContext,
     ethernet: &mut EthHdr,
     ip: &mut F::Header,
-    slot: Slot,
+    chosen: Chosen,
 ) -> Verdict {
-    let hop = NODES.get(slot.node().into()).map(F::hop);
-    let Some(hop) = hop.filter(|hop| hop.ifindex != 0) else {
+    let node = NODES.get(chosen.slot.node().into());
+    let Some(node) = node.filter(|node| F::hop(node).ifindex != 0) else {
         return dropped(ctx, Reason::NoNextHop, ethernet.src_addr);
     };
+    let hop = F::hop(node);
+    // A client that sends with the node's own Ethernet address is there, whatever its address.
+    let is_there = hop.way == LINK && hop.mac.octets == ethernet.src_addr;
+    if hop.way == NAT || is_there || is_client_of::<F>(ip, node) {
+        return Verdict::Nat(chosen);
+    }
+    to::<F>(ctx, ethernet, ip, hop, chosen.slot)
+}
+
+/// Whether a packet's client is on that node: the backend's reply would never leave it.
+#[inline(always)]
+pub(super) fn is_client_of<F: Family>(ip: &F::Header, node: &Node) -> bool {
+    let client = F::source(ip);
+    client == F::of_node(node) || F::is_pod_of(node, client)
+}
+
+/// To the node in that slot, which is reached like this.
+#[inline(always)]
+pub(super) fn to<F: Family>(
+    ctx: &XdpContext,
+    ethernet: &mut EthHdr,
+    ip: &mut F::Header,
+    hop: &Hop,
+    slot: Slot,
+) -> Verdict {
     let stays = hop.ifindex == ctx.ingress_ifindex() as u32;
     // For another host, and only flooded here: it forwards it itself.
     let flooded =

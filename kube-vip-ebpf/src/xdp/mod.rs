@@ -11,8 +11,13 @@
 //!         │                                          └─> error: an ICMP error, to whom it concerns
 //!         └─ finish ┬─ decapsulate: out of a tunnel ──> judge
 //!                   ├─ open: a flow begins here ──────> deliver
+//!                   ├─ nat: its flow is translated, out again
+//!                   ├─ nat_open: such a flow begins, here or at the owner
+//!                   ├─ nat_seek: its port is found
+//!                   ├─ nat_begin: and goes, out again
 //!                   ├─ stray: a connection goes on, unknown here
 //!                   ├─ tunnel: to a peer behind a router, out again
+//!                   ├─ nat_reply: to its client, out again
 //!                   ├─ unbalanced: ours, no frontend ─┬─> echo, probe
 //!                   │                                 └─> up where held
 //!                   └─ refuse: reset, unreachable, too big or closed
@@ -41,6 +46,12 @@ mod echo;
 pub(crate) mod error;
 mod forward;
 pub(crate) mod fragments;
+pub(crate) mod locate;
+pub(crate) mod nat;
+pub(crate) mod nat_begin;
+pub(crate) mod nat_open;
+pub(crate) mod nat_reply;
+pub(crate) mod nat_seek;
 pub(crate) mod nd;
 pub(crate) mod open;
 pub(crate) mod pick;
@@ -100,6 +111,14 @@ pub enum Verdict {
     Error,
     /// It is the first packet of a flow to be delivered here.
     Open(Chosen),
+    /// It is to be translated.
+    Nat(Chosen),
+    /// It is the first packet of a flow to be translated.
+    NatOpen(Chosen),
+    /// That flow needs a port.
+    NatSeek(Chosen),
+    /// That flow has this port now.
+    NatBegin(Chosen, u16),
     /// It is the middle of a connection that has no record here.
     Stray(Chosen),
     /// It is an IP packet inside another one.
@@ -124,13 +143,19 @@ const DECAPSULATE: u64 = 6 << 56;
 const TUNNEL: u64 = 7 << 56;
 const PROBE: u64 = 8 << 56;
 const UNUSUAL: u64 = 5 << 56;
-const FOLLOW: u64 = 9 << 56;
-const ERROR: u64 = 10 << 56;
-const REDIRECT: u64 = 11 << 56;
+const FOLLOW: u64 = 13 << 56;
+const ERROR: u64 = 14 << 56;
+const REDIRECT: u64 = 15 << 56;
 const KIND: u64 = 0x7f << 56;
 
 /// Flag of a packed verdict: it is about a first fragment.
 const FIRST_FRAGMENT: u64 = 1 << 63;
+const NAT: u64 = 9 << 56;
+const NAT_OPEN: u64 = 10 << 56;
+const NAT_SEEK: u64 = 11 << 56;
+const NAT_BEGIN: u64 = 12 << 56;
+/// Where a port is, above what is chosen.
+const PORT: u32 = 40;
 
 impl Verdict {
     /// As a number, for a stage's answer.
@@ -139,6 +164,10 @@ impl Verdict {
         match self {
             Self::Done(action) => DONE | action as u64,
             Self::Open(chosen) => OPEN | chosen.pack(),
+            Self::Nat(chosen) => NAT | chosen.pack(),
+            Self::NatOpen(chosen) => NAT_OPEN | chosen.pack(),
+            Self::NatSeek(chosen) => NAT_SEEK | chosen.pack(),
+            Self::NatBegin(chosen, port) => NAT_BEGIN | chosen.pack() | (port as u64) << PORT,
             Self::Stray(chosen) => STRAY | chosen.pack(),
             Self::Redirect(ifindex) => REDIRECT | ifindex as u64,
             Self::Decapsulate => DECAPSULATE,
@@ -150,6 +179,18 @@ impl Verdict {
             Self::Probe => PROBE,
             Self::Refuse(refusal) => REFUSE | refusal.pack(),
         }
+    }
+
+    /// The port in the number of a flow that begins.
+    #[inline(always)]
+    const fn port(word: u64) -> u16 {
+        (word >> PORT) as u16
+    }
+
+    /// Whether the number is that of a stray.
+    #[inline(always)]
+    const fn is_stray(word: u64) -> bool {
+        word & KIND == STRAY
     }
 }
 
@@ -246,8 +287,24 @@ fn finish<F: Family + Stages>(ctx: &XdpContext, verdict: Verdict) -> Action {
     if word & KIND == OPEN {
         word = F::open(ctx, word & !KIND);
     }
+    // A stray may have been translated before its slot moved.
+    if word & KIND == NAT || word & KIND == STRAY {
+        word = F::nat(ctx, word);
+    }
+    if word & KIND == NAT_OPEN {
+        word = F::nat_open(ctx, word & !KIND);
+    }
+    if word & KIND == NAT_SEEK {
+        word = F::nat_seek(ctx, word & !KIND);
+    }
+    if word & KIND == NAT_BEGIN {
+        word = F::nat_begin(ctx, word & !KIND);
+    }
     if word & KIND == STRAY {
         word = F::stray(ctx, word & !KIND);
+    }
+    if word & KIND == UNBALANCED {
+        word = F::nat_reply(ctx, 0);
     }
     if word & KIND == UNBALANCED {
         word = F::unbalanced(ctx, 0);

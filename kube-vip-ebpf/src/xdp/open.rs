@@ -1,17 +1,18 @@
 //! The first packet of a flow that is to be delivered here: the flow is recorded.
 
 use aya_ebpf::programs::XdpContext;
-use kube_vip_common::node::THIS_NODE;
+use kube_vip_common::node::{NAT, THIS_NODE};
 use kube_vip_common::stats::Reason;
 use kube_vip_common::table::Slot;
 use network_types::eth::EthHdr;
 
+use super::forward::is_client_of;
 use super::transport::{self, Transport};
 use super::{Action, Chosen, Refusal, Verdict, balance, deliver, pick};
 use crate::count;
 use crate::family::{Family, Ports};
 use crate::frame::{Cursor, length};
-use crate::maps::{self, BACKENDS, TABLES};
+use crate::maps::{self, BACKENDS, NODES, TABLES};
 
 #[inline(always)]
 pub(crate) fn stage<F: Family>(ctx: XdpContext, word: u64) -> u64 {
@@ -28,6 +29,11 @@ fn handle<F: Family>(ctx: &XdpContext, chosen: Chosen) -> Option<Verdict> {
     let protocol = F::payload(ctx, ip, &mut cursor).protocol()?;
     let transport = transport::parse(&mut cursor, protocol)?;
     let slot = if chosen.from_agent() && chosen.slot.node() != THIS_NODE {
+        let node = NODES.get(chosen.slot.node().into()).filter(|_| chosen.slot.is_some());
+        if node.is_some_and(|node| F::hop(node).way == NAT || is_client_of::<F>(ip, node)) {
+            // Handed over to the owner.
+            return Some(Verdict::Nat(chosen));
+        }
         local::<F>(ip, transport.ports)
     } else {
         chosen.slot

@@ -1,6 +1,7 @@
 //! What balancing needs of TCP, UDP and SCTP headers.
 
 use kube_vip_common::checksum::{self, Sum};
+use kube_vip_common::nat::Signs;
 use network_types::tcp::TcpHdr;
 use network_types::udp::UdpHdr;
 
@@ -16,30 +17,49 @@ const INIT: u8 = 1;
 /// The parts of a header that are read or rewritten.
 pub(super) struct Transport<'a> {
     pub(super) ports: Ports,
+    source: &'a mut [u8; 2],
     destination: &'a mut [u8; 2],
     check: &'a mut [u8; 2],
     /// It has no flow to belong to: a SYN without ACK, an INIT. UDP has no such thing.
     pub(super) opens: bool,
+    /// TCP's flags; none are set where it is UDP.
+    pub(super) signs: Signs,
 }
 
 #[inline(always)]
 pub(super) fn parse<'a>(cursor: &mut Cursor<'a>, protocol: u8) -> Option<Transport<'a>> {
     if protocol == protocol::TCP {
         let tcp = cursor.take::<TcpHdr>()?;
-        let opens = tcp.syn() != 0 && tcp.ack() == 0 && tcp.rst() == 0;
+        let signs = Signs {
+            syn: tcp.syn() != 0,
+            ack: tcp.ack() != 0,
+            fin: tcp.fin() != 0,
+            rst: tcp.rst() != 0,
+        };
+        let opens = signs.syn && !signs.ack && !signs.rst;
         let TcpHdr { source, dest, check, .. } = tcp;
-        Some(Transport { ports: ports(*source, *dest, protocol), destination: dest, check, opens })
+        Some(Transport {
+            ports: ports(*source, *dest, protocol),
+            source,
+            destination: dest,
+            check,
+            opens,
+            signs,
+        })
     } else if protocol == protocol::SCTP {
         let Both(Both(source, destination), Both(_, Both(check, _))) = cursor.take::<Sctp>()?;
         let opens = cursor.peek::<u8>() == Some(INIT);
-        Some(Transport { ports: ports(*source, *destination, protocol), destination, check, opens })
+        let ports = ports(*source, *destination, protocol);
+        Some(Transport { ports, source, destination, check, opens, signs: Signs::default() })
     } else {
         let UdpHdr { src, dst, check, .. } = cursor.take::<UdpHdr>()?;
         Some(Transport {
             ports: ports(*src, *dst, protocol),
+            source: src,
             destination: dst,
             check,
             opens: false,
+            signs: Signs::default(),
         })
     }
 }
@@ -85,15 +105,37 @@ impl Transport<'_> {
             return;
         }
         let new = port.to_be_bytes();
+        self.update(
+            change
+                .remove(u16::from_ne_bytes(*self.destination).into())
+                .add(u16::from_ne_bytes(new).into()),
+        );
+        *self.destination = new;
+    }
+
+    /// Sets both ports; `change` is what else under the checksum changes.
+    #[inline(always)]
+    pub(super) fn translate(&mut self, source: u16, destination: u16, change: Sum) {
+        let (source, destination) = (source.to_be_bytes(), destination.to_be_bytes());
+        self.update(
+            change
+                .remove(u16::from_ne_bytes(*self.source).into())
+                .add(u16::from_ne_bytes(source).into())
+                .remove(u16::from_ne_bytes(*self.destination).into())
+                .add(u16::from_ne_bytes(destination).into()),
+        );
+        *self.source = source;
+        *self.destination = destination;
+    }
+
+    /// Makes the checksum follow a change of what it covers.
+    #[inline(always)]
+    fn update(&mut self, change: Sum) {
         let old = u16::from_ne_bytes(*self.check);
         // A UDP sender over IPv4 may leave the checksum out (RFC 768); then it stays out.
         if self.is_tcp() || old != 0 {
-            let change = change
-                .remove(u16::from_ne_bytes(*self.destination).into())
-                .add(u16::from_ne_bytes(new).into());
             let check = change.update(old);
             *self.check = if self.is_tcp() { check } else { checksum::udp(check) }.to_ne_bytes();
         }
-        *self.destination = new;
     }
 }

@@ -6,10 +6,11 @@ use std::net::IpAddr;
 use kube_vip_common::table::MAX_MEMBERS;
 
 use super::file::table_size;
+use super::forwarding;
 use super::reader::{Section, address, quote};
 use super::{Affinity, Backend, LoadBalancer, Protocol, TableSize};
 
-const KEYS: [&str; 8] = [
+const KEYS: [&str; 10] = [
     "name",
     "type",
     "port",
@@ -18,6 +19,8 @@ const KEYS: [&str; 8] = [
     "backends",
     "tableSize",
     "sessionAffinity",
+    "forwardingMethod",
+    "natSource",
 ];
 const BACKEND_KEYS: [&str; 4] = ["address", "port", "url", "weight"];
 
@@ -29,6 +32,8 @@ const MOST_WEIGHT: u32 = 256;
 pub(super) struct Defaults<'a> {
     pub(super) vips: &'a [IpAddr],
     pub(super) table_size: TableSize,
+    /// There are ports for translated connections from the hosts' own addresses.
+    pub(super) nat_ports: bool,
 }
 
 /// Reads all load balancers but those of type http.
@@ -74,6 +79,8 @@ fn load_balancer(entry: &Section<'_>, defaults: &Defaults<'_>) -> Option<LoadBal
     let bind_to_vip = entry.boolean("bindToVip").unwrap_or(false);
     let table_size = table_size(entry).unwrap_or(defaults.table_size);
     let affinity = affinity(entry);
+    let forwarding = forwarding::method(entry);
+    let nat_source = forwarding::source(entry, defaults.nat_ports);
     let backends = backends(entry, port, defaults);
     let name = match (entry.text("name"), protocol, port) {
         (Some(name), ..) => name.value,
@@ -81,7 +88,17 @@ fn load_balancer(entry: &Section<'_>, defaults: &Defaults<'_>) -> Option<LoadBal
         (None, ..) => String::new(),
     };
     let (protocol, port) = (protocol?, port?);
-    let lb = LoadBalancer { name, protocol, port, bind_to_vip, table_size, affinity, backends };
+    let lb = LoadBalancer {
+        name,
+        protocol,
+        port,
+        bind_to_vip,
+        table_size,
+        affinity,
+        forwarding,
+        nat_source,
+        backends,
+    };
     fits(entry, &lb);
     keeps_ports(entry, &lb);
     remarks(entry, &lb, defaults);

@@ -6,16 +6,16 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::balancers::{self, Defaults};
-use super::limits;
 use super::peers::{self, Peers};
 use super::reader::{Findings, Located, Section, address, quote};
 use super::retired;
 use super::uplinks;
 use super::yaml::{self, Value};
 use super::{Config, ConfigError, Limits, LoadBalancer, LocalClients, TableSize};
+use super::{forwarding, limits};
 
 /// Keys that have an effect; [`retired::KEYS`] are known too.
-const KEYS: [&str; 20] = [
+const KEYS: [&str; 21] = [
     "vip",
     "interface",
     "uplinks",
@@ -32,6 +32,7 @@ const KEYS: [&str; 20] = [
     "announceInterval",
     "logDataPlane",
     "xdpMode",
+    "natPorts",
     "localClients",
     "cgroupRoot",
     "limits",
@@ -69,7 +70,9 @@ fn config(section: &Section<'_>, host: &str) -> Option<Config> {
     let vips = vips(section);
     let peers = peers::read(section, &vips, single_node, host);
     let table_size = table_size(section).unwrap_or_default();
-    let load_balancers = balancers::read(section, &Defaults { vips: &vips, table_size });
+    let nat_ports = forwarding::ports(section);
+    let defaults = Defaults { vips: &vips, table_size, nat_ports: section.has("natPorts") };
+    let load_balancers = balancers::read(section, &defaults);
     enough_to_do(section, &vips, &load_balancers);
 
     let flag = |key, default| section.boolean(key).unwrap_or(default);
@@ -100,6 +103,7 @@ fn config(section: &Section<'_>, host: &str) -> Option<Config> {
         start_as_leader,
         load_balancers,
         xdp_mode,
+        nat_ports,
         local_clients,
         cgroup_root,
         log_data_plane,

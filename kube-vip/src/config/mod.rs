@@ -3,7 +3,9 @@
 mod balancers;
 mod error;
 mod file;
+mod forwarding;
 mod host;
+mod host_ports;
 mod limits;
 mod nearest;
 mod peers;
@@ -20,8 +22,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub use error::{ConfigError, Problem};
+pub use forwarding::{Forwarding, NatSource};
 pub use host::check_host;
+pub use host_ports::check_host_ports;
 pub use kube_vip_common::frontend::{Affinity, Protocol};
+pub use kube_vip_common::nat::PortRange;
 pub use kube_vip_common::table::TableSize;
 pub use sample::SAMPLE;
 
@@ -57,6 +62,8 @@ pub struct Config {
     pub load_balancers: Vec<LoadBalancer>,
     /// How arriving packets are to be handled.
     pub xdp_mode: XdpMode,
+    /// Ports of the hosts' own addresses for connections that are translated to come from there.
+    pub nat_ports: Option<PortRange>,
     /// Whose sockets on this host are led to backends.
     pub local_clients: LocalClients,
     /// The cgroup2 directory whose processes those are, where it is not to be looked for.
@@ -212,6 +219,10 @@ pub struct LoadBalancer {
     pub table_size: TableSize,
     /// What is hashed to choose a backend.
     pub affinity: Affinity,
+    /// Which ways to the backends are taken.
+    pub forwarding: Forwarding,
+    /// Where translated connections come from.
+    pub nat_source: NatSource,
     /// Who serves it.
     pub backends: Vec<Backend>,
 }
@@ -236,6 +247,8 @@ pub struct Limits {
     pub backends: u32,
     /// Connections delivered on this host, per address family.
     pub flows: u32,
+    /// Connections translated on this host, per address family.
+    pub nat: u32,
 }
 
 #[cfg(test)]

@@ -108,16 +108,30 @@ fn balancer() -> impl Strategy<Value = LoadBalancer> {
         any::<bool>(),
         select(TableSize::ALL.to_vec()),
         affinity,
+        (select(Forwarding::ALL.to_vec()), select(vec![NatSource::Vip, NatSource::Node])),
         backends,
     )
-        .prop_map(|(name, protocol, port, bind_to_vip, table_size, affinity, mut backends)| {
-            if protocol == Protocol::Sctp {
-                let mut seen = BTreeSet::new();
-                backends.iter_mut().for_each(|backend| backend.port = port);
-                backends.retain(|backend| seen.insert(backend.address));
-            }
-            LoadBalancer { name, protocol, port, bind_to_vip, table_size, affinity, backends }
-        })
+        .prop_map(
+            |(name, protocol, port, bind_to_vip, table_size, affinity, nat, mut backends)| {
+                if protocol == Protocol::Sctp {
+                    let mut seen = BTreeSet::new();
+                    backends.iter_mut().for_each(|backend| backend.port = port);
+                    backends.retain(|backend| seen.insert(backend.address));
+                }
+                let ((_, forwarding), nat_source) = nat;
+                LoadBalancer {
+                    name,
+                    protocol,
+                    port,
+                    bind_to_vip,
+                    table_size,
+                    affinity,
+                    forwarding,
+                    nat_source,
+                    backends,
+                }
+            },
+        )
 }
 
 prop_compose! {
@@ -132,6 +146,7 @@ prop_compose! {
         local_clients in select(vec![LocalClients::Host, LocalClients::All, LocalClients::None]),
         cgroup_root in prop::option::of("/[a-z /]{0,20}[a-z]"),
         interval in 100..=3_600_000u64,
+        nat_last in 1024..=u16::MAX,
         mut load_balancers in prop::collection::vec(balancer(), 0..5),
     ) -> Config {
         let all: [IpAddr; 2] = [Ipv4Addr::new(10, 0, 0, 100).into(), Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 0x100).into()];
@@ -170,10 +185,11 @@ prop_compose! {
             start_as_leader: flags[2],
             load_balancers,
             xdp_mode: XdpMode::Auto,
+            nat_ports: Some(PortRange { first: 1024, last: nat_last }),
             local_clients,
             cgroup_root: cgroup_root.map(PathBuf::from),
             log_data_plane: flags[0],
-            limits: Limits { frontends: 1024, backends: 8192, flows: 65536 },
+            limits: Limits { frontends: 1024, backends: 8192, flows: 65536, nat: 65536 },
             notices: Vec::new(),
         }
     }
@@ -185,9 +201,11 @@ fn render(config: &Config) -> String {
     let peer = |peer: &Peer| {
         format!("{{id: {}, address: '{}', port: {}}}", peer.id, join(&peer.addresses), peer.port)
     };
+    let ports = config.nat_ports.map(|range| format!("natPorts: {}-{}\n", range.first, range.last));
+    let ports = ports.unwrap_or_default();
     let mut text = format!(
         "instance: '{}'\ninterface: '{}'\nlocalPeer: {}\nvip: '{}'\ngratuitousARP: {}\nannounceInterval: {}ms\n\
-         singleNode: {}\nstartAsLeader: {}\nlogDataPlane: {}\nremotePeers:\n",
+         singleNode: {}\nstartAsLeader: {}\nlogDataPlane: {}\n{ports}remotePeers:\n",
         config.instance,
         config.interface,
         peer(&config.local_peer),
@@ -221,8 +239,10 @@ fn render(config: &Config) -> String {
         let affinity = if lb.affinity == Affinity::None { "None" } else { "ClientIP" };
         writeln!(
             text,
-            "- name: '{}'\n  type: {}\n  port: {}\n  bindToVip: {}\n  tableSize: {}\n  sessionAffinity: {affinity}\n  backends:",
+            "- name: '{}'\n  type: {}\n  port: {}\n  bindToVip: {}\n  tableSize: {}\n  sessionAffinity: {affinity}\n  \
+             forwardingMethod: {}\n  natSource: {}\n  backends:",
             lb.name.replace('\'', "''"), lb.protocol.name(), lb.port, lb.bind_to_vip, lb.table_size.slots(),
+            lb.forwarding.word(), if lb.nat_source == NatSource::Vip { "vip" } else { "node" },
         ).unwrap();
         for backend in &lb.backends {
             writeln!(

@@ -1,7 +1,7 @@
 //! Driver: the kernel programs and their maps.
 
 mod attach;
-mod cgroup;
+pub(crate) mod cgroup;
 mod clock;
 mod closed;
 pub mod counters;

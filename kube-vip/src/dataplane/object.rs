@@ -150,6 +150,9 @@ pub(super) const MAP_NAMES: &[&str] = &[
     "REVERSE6",
     "FRAGS",
     "FRAG_KEY",
+    "NAT4",
+    "NAT6",
+    "NAT_PORTS",
     "CLIENTS",
 ];
 
@@ -269,6 +272,9 @@ fn loader<'a>(limits: &Limits) -> EbpfLoader<'a> {
         ("FLOWS6", limits.flows),
         ("REVERSE4", limits.flows),
         ("REVERSE6", limits.flows),
+        // Both directions of each connection.
+        ("NAT4", limits.nat.saturating_mul(2)),
+        ("NAT6", limits.nat.saturating_mul(2)),
         ("CLIENTS", limits.flows),
     ] {
         loader.map_max_entries(map, size);

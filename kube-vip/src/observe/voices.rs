@@ -1,6 +1,6 @@
 //! What the kernel programs tell of their own accord: events, and log lines where they are wanted.
 
-use kube_vip_common::event::{ARP_CONFLICT, ND_CONFLICT};
+use kube_vip_common::event::{ARP_CONFLICT, Event, ND_CONFLICT, PORTS_EXHAUSTED};
 use nix::net::if_::if_indextoname;
 use tracing::warn;
 
@@ -40,6 +40,7 @@ fn tell(record: &[u8]) {
     let by = match event.kind {
         ARP_CONFLICT => "ARP",
         ND_CONFLICT => "neighbour discovery",
+        PORTS_EXHAUSTED => return exhausted(&event),
         _ => return,
     };
     let (address, mac) = (event.address.to_ip(), Mac(event.mac.octets));
@@ -48,4 +49,13 @@ fn tell(record: &[u8]) {
         |name| name.to_string_lossy().into_owned(),
     );
     warn!(%address, %mac, interface, "address conflict: somebody else claims the VIP by {by}");
+}
+
+fn exhausted(event: &Event) {
+    let backend = event.address.to_ip();
+    warn!(
+        %backend,
+        "no free port for another translated connection to this backend: new connections to it are \
+         dropped until one ends; more backends, or an agent on its host, help"
+    );
 }

@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use kube_vip_common::frontend::{Affinity, Protocol};
+use kube_vip_common::nat::PortRange;
 use kube_vip_common::table::TableSize;
 
 use crate::config::{LocalClients, XdpMode};
@@ -54,6 +55,10 @@ pub struct DataPlane {
     pub senders: BTreeMap<Mac, String>,
     /// Hosts that take part, by id.
     pub nodes: BTreeMap<String, Node>,
+    /// Where translated packets go next, by a name for each: hosts without agent, or routers.
+    pub hops: BTreeMap<String, NextHop>,
+    /// Ports of this host's own address for connections that are translated to come from it.
+    pub nat_ports: PortRange,
     /// Balanced ports.
     pub frontends: BTreeMap<(IpAddr, u16, Protocol), Frontend>,
     /// How processes of this host reach the VIPs.
@@ -150,6 +155,8 @@ pub enum Through {
     Link,
     /// Routers, in a tunnel.
     Tunnel,
+    /// Whatever there is, to a host without agent.
+    Nat,
 }
 
 /// A balanced port.
@@ -165,6 +172,8 @@ pub struct Frontend {
     pub seed: u64,
     /// It is on a host's own address, not on a VIP.
     pub host_address: bool,
+    /// Translated connections come from this host's own address, not from the frontend's.
+    pub from_node: bool,
     /// All its backends of the family, ready or not, by identity.
     pub backends: BTreeMap<SocketAddr, Backend>,
 }
@@ -187,6 +196,9 @@ pub enum Way {
     Here,
     /// To the peer it runs on, which delivers it.
     Peer,
+    /// To a host without agent, or to one that would not answer through this one: by address
+    /// translation, to the next hop of that name.
+    Nat(String),
     /// Not now, for this reason; it is left out of the table.
     None(String),
 }

@@ -5,17 +5,18 @@ use std::net::{IpAddr, SocketAddr};
 
 use super::nodes::obstacle;
 use super::vips::host_addresses;
-use super::{Backend, Frontend, Node, Way, seed};
-use crate::config::{self, LoadBalancer, Protocol};
-use crate::view::{Hop, View};
+use super::{Backend, Frontend, Node, Through, Way, nat, seed};
+use crate::config::{self, Forwarding, LoadBalancer, Protocol};
+use crate::view::View;
 
-type Frontends = BTreeMap<(IpAddr, u16, Protocol), Frontend>;
+pub(super) type Frontends = BTreeMap<(IpAddr, u16, Protocol), Frontend>;
 
 pub(super) fn plan(view: &View, nodes: &BTreeMap<String, Node>) -> Frontends {
     let config = &view.config;
     let seed = seed::of(config);
     let mut frontends = Frontends::new();
-    for balancer in &config.load_balancers {
+    let balanced = |balancer: &&LoadBalancer| balancer.forwarding != Forwarding::Bypass;
+    for balancer in config.load_balancers.iter().filter(balanced) {
         let key = |address| (address, balancer.port, balancer.protocol);
         let whole = |address: &IpAddr| frontend(view, nodes, balancer, seed, address.is_ipv4());
         if balancer.bind_to_vip {
@@ -51,17 +52,23 @@ fn frontend(
         affinity: balancer.affinity,
         seed,
         host_address: !balancer.bind_to_vip,
+        from_node: nat::is_from_node(balancer),
         backends: backends
             .map(|backend| {
                 let identity = SocketAddr::new(backend.address, backend.port);
-                (identity, place(view, nodes, backend))
+                (identity, place(view, nodes, balancer, backend))
             })
             .collect(),
     }
 }
 
 /// On which host a backend runs, and how packets get there.
-fn place(view: &View, nodes: &BTreeMap<String, Node>, backend: &config::Backend) -> Backend {
+fn place(
+    view: &View,
+    nodes: &BTreeMap<String, Node>,
+    balancer: &LoadBalancer,
+    backend: &config::Backend,
+) -> Backend {
     let config = &view.config;
     let address = backend.address;
     let at = |node: Option<&str>, way| Backend {
@@ -80,22 +87,27 @@ fn place(view: &View, nodes: &BTreeMap<String, Node>, backend: &config::Backend)
         };
         return at(Some(&local.id), way);
     }
-    match config.remote_peers.iter().find(|peer| peer.addresses.contains(&address)) {
-        Some(peer) => {
-            let v4 = address.is_ipv4();
-            let reachable = nodes.get(&peer.id).is_some_and(|node| node.hop(v4).is_some());
-            let way = if reachable { Way::Peer } else { Way::None(obstacle(view, peer, v4)) };
-            at(Some(&peer.id), way)
-        }
-        None => {
-            let hint = match view.hops.get(&address) {
-                Some(Hop::Here) => "add it to localPeer's address (a comma list)",
-                _ => {
-                    "if a peer has it, add it to that peer's address (a comma list); NAT to hosts \
-                      without agent comes later"
+    let method = balancer.forwarding;
+    let excluded = |why: &str| Way::None(format!("forwardingMethod is {}: {why}", method.word()));
+    let peer = config.remote_peers.iter().find(|peer| peer.addresses.contains(&address));
+    let way = match (method, peer) {
+        (Forwarding::Local, _) => excluded("only backends on this host are used"),
+        (Forwarding::Masquerade, _) | (Forwarding::Auto, None) => nat::way(view, balancer, address),
+        (Forwarding::Tunnel | Forwarding::DirectRoute, None) => excluded("no peer has the address"),
+        (_, Some(peer)) => {
+            let hop = nodes.get(&peer.id).and_then(|node| node.hop(address.is_ipv4()));
+            match hop.map(|hop| hop.through) {
+                Some(Through::Tunnel) if method == Forwarding::DirectRoute => {
+                    excluded("the peer is behind a router")
                 }
-            };
-            at(None, Way::None(format!("{address} is no peer's address: {hint}")))
+                Some(Through::Link) if method == Forwarding::Tunnel => {
+                    excluded("tunnels to peers on this L2 network come later")
+                }
+                Some(_) => Way::Peer,
+                None => Way::None(obstacle(view, peer, address.is_ipv4())),
+            }
         }
-    }
+        (Forwarding::Bypass, None) => excluded("packets are left to the kernel"),
+    };
+    at(peer.map(|peer| peer.id.as_str()), way)
 }

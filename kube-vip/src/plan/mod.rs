@@ -5,6 +5,7 @@
 
 mod desired;
 mod frontends;
+mod nat;
 mod nodes;
 mod seed;
 #[cfg(test)]
@@ -28,6 +29,7 @@ pub fn plan(view: &View) -> Desired {
     let uplink = view.links.get(&config.interface);
     let owner = matches!(view.standing, Standing::Owner { .. });
     let nodes = nodes::plan(view);
+    let frontends = frontends::plan(view, &nodes);
     let held = config.vips.iter().filter(|_| owner && uplink.is_some());
     let addresses = held
         .map(|address| HeldAddress { interface: config.interface.clone(), address: *address })
@@ -52,7 +54,9 @@ pub fn plan(view: &View) -> Desired {
             reply_devices: uplinks::reply_devices(view),
             senders: nodes::senders(view),
             vips: vips::plan(view),
-            frontends: frontends::plan(view, &nodes),
+            hops: nat::hops(&frontends, view),
+            nat_ports: config.nat_ports.unwrap_or_default(),
+            frontends,
             nodes,
             clients: Clients { whose: config.local_clients, cgroup: config.cgroup_root.clone() },
             logging: config.log_data_plane,

@@ -80,7 +80,7 @@ fn tunnel(view: &View, peer: &Peer, v4: bool) -> Option<NextHop> {
     }
 }
 
-fn mtu(view: &View, interface: u32) -> u32 {
+pub(super) fn mtu(view: &View, interface: u32) -> u32 {
     let link = view.links.values().find(|link| link.index == interface);
     link.map_or(SMALLEST_MTU, |link| link.mtu)
 }
@@ -111,13 +111,23 @@ pub(super) fn obstacle(view: &View, peer: &Peer, v4: bool) -> String {
         ),
         Some(Hop::Unreachable) => format!("no route to {address}"),
         Some(Hop::Here) => format!("{address} is an address of this host, not of {}", peer.id),
-        Some(Hop::Unresolved { .. } | Hop::Neighbour { .. }) | None => {
-            format!("nobody answers for {address}")
-        }
+        Some(Hop::Unresolved { .. } | Hop::Neighbour { .. }) | None => nobody(address),
     }
 }
 
-/// Every address the way to which is needed.
+pub(super) fn nobody(address: IpAddr) -> String {
+    format!("nobody answers for {address}")
+}
+
+/// Every address the way to which is needed: those of peers, and of backends without agent.
 pub fn wanted(config: &Config) -> impl Iterator<Item = IpAddr> {
+    let backends = config.load_balancers.iter().flat_map(|balancer| &balancer.backends);
+    let is_local = |address: &IpAddr| config.local_peer.addresses.contains(address);
+    remote_addresses(config)
+        .chain(backends.map(|backend| backend.address).filter(move |address| !is_local(address)))
+}
+
+/// The addresses of all peers but this host.
+pub(super) fn remote_addresses(config: &Config) -> impl Iterator<Item = IpAddr> {
     config.remote_peers.iter().flat_map(|peer| peer.addresses.iter().copied())
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use proptest::prelude::*;
 
 use super::*;
-use crate::config::{Config, XdpMode};
+use crate::config::{Config, Forwarding, PortRange, XdpMode};
 use crate::view::{Hop, Link, Mac};
 
 fn address(host: u8) -> IpAddr {
@@ -153,11 +153,79 @@ fn a_peer_behind_a_router_is_reached_through_a_tunnel() {
 }
 
 #[test]
-fn a_backend_on_no_peer_is_left_out_and_says_why() {
-    let view = view(1, &[1, 2], &[(7, 80)], true);
-    assert!(
-        matches!(way_of(&view, "10.0.0.7:80"), Way::None(reason) if reason.contains("no peer"))
-    );
+fn a_backend_on_no_peer_is_reached_by_translation() {
+    let (plain, router) = (Mac([2, 0, 0, 0, 0, 7]), Mac([2, 0, 0, 0, 0, 254]));
+    let routed = |mac| Hop::Routed { gateway: address(254), interface: 2, mac, mtu: None };
+    let mut view = view(1, &[1, 2], &[(7, 80), (8, 80), (9, 80)], true);
+    assert_eq!(way_of(&view, "10.0.0.7:80"), Way::None("nobody answers for 10.0.0.7".into()));
+    view.hops.insert(address(7), Hop::Neighbour { mac: plain, interface: 2 });
+    view.hops.insert(address(8), routed(Some(router)));
+    view.hops.insert(address(9), routed(Some(router)));
+    let desired = plan(&view).dataplane;
+    let through = |backend| match way_of(&view, backend) {
+        Way::Nat(hop) => desired.hops[&hop].clone(),
+        other => panic!("{backend}: {other:?}"),
+    };
+    let hop = |mac| NextHop { mac, interface: 2, through: Through::Nat, mtu: 1500 };
+    assert_eq!(through("10.0.0.7:80"), hop(plain));
+    assert_eq!(through("10.0.0.8:80"), hop(router));
+    assert_eq!(way_of(&view, "10.0.0.8:80"), way_of(&view, "10.0.0.9:80"));
+    assert_eq!(desired.hops.len(), 2);
+    for (hop, word) in [
+        (routed(None), "router 10.0.0.254"),
+        (Hop::Unreachable, "no route"),
+        (Hop::Here, "localPeer"),
+        (Hop::Unresolved { interface: 2 }, "nobody answers"),
+    ] {
+        view.hops.insert(address(7), hop);
+        assert!(matches!(way_of(&view, "10.0.0.7:80"), Way::None(reason) if reason.contains(word)));
+    }
+}
+
+#[test]
+fn words_choose_the_ways() {
+    const WAYS: [&str; 4] = ["10.0.0.1:80", "10.0.0.2:80", "10.0.0.3:80", "10.0.0.7:80"];
+    let at = |n| Mac([2, 0, 0, 0, 0, n]);
+    let mut view = view(1, &[1, 2, 3], &[(1, 80), (2, 80), (3, 80), (7, 80)], true);
+    // One peer is behind a router, one host has no agent.
+    let (gateway, mac) = (address(254), Some(at(254)));
+    view.hops.insert(address(3), Hop::Routed { gateway, interface: 2, mac, mtu: None });
+    view.hops.insert(address(7), Hop::Neighbour { mac: at(7), interface: 2 });
+    for (word, expected) in [
+        (Forwarding::Auto, ["here", "peer", "peer", "nat"]),
+        (Forwarding::Local, ["here", "-", "-", "-"]),
+        (Forwarding::DirectRoute, ["here", "peer", "-", "-"]),
+        (Forwarding::Tunnel, ["here", "-", "peer", "-"]),
+        (Forwarding::Masquerade, ["here", "nat", "nat", "nat"]),
+    ] {
+        Arc::make_mut(&mut view.config).load_balancers[0].forwarding = word;
+        let found = WAYS.map(|backend| match way_of(&view, backend) {
+            Way::Here => "here",
+            Way::Peer => "peer",
+            Way::Nat(_) => "nat",
+            Way::None(reason) => {
+                assert!(reason.contains(word.word()), "{reason}");
+                "-"
+            }
+        });
+        assert_eq!(found, expected, "{word:?}");
+    }
+    Arc::make_mut(&mut view.config).load_balancers[0].forwarding = Forwarding::Bypass;
+    assert!(plan(&view).dataplane.frontends.is_empty());
+}
+
+#[test]
+fn on_a_hosts_own_address_translation_needs_ports() {
+    let mut view = view(1, &[1, 2], &[(7, 80)], true);
+    view.hops.insert(address(7), Hop::Neighbour { mac: Mac([2, 0, 0, 0, 0, 7]), interface: 2 });
+    Arc::make_mut(&mut view.config).load_balancers[0].bind_to_vip = false;
+    let without = way_of(&view, "10.0.0.7:80");
+    assert!(matches!(without, Way::None(reason) if reason.contains("natPorts")));
+    Arc::make_mut(&mut view.config).nat_ports = Some(PortRange { first: 28000, last: 28999 });
+    assert!(matches!(way_of(&view, "10.0.0.7:80"), Way::Nat(_)));
+    let desired = plan(&view).dataplane;
+    assert!(desired.frontends.values().all(|frontend| frontend.from_node));
+    assert_eq!(desired.nat_ports.len(), 1000);
 }
 
 #[test]

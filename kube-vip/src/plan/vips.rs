@@ -26,10 +26,14 @@ pub(super) fn plan(view: &View) -> BTreeMap<IpAddr, Vip> {
         };
         (*address, vip)
     });
-    let host = |held| Vip { host_address: true, held, grant: None, owner: None };
+    let host = |held: bool| {
+        // A host's own address is nobody else's.
+        let owner = held.then(|| config.local_peer.id.clone());
+        Vip { host_address: true, held, grant: None, owner }
+    };
     let mut vips: BTreeMap<_, _> = BTreeMap::new();
     if config.load_balancers.iter().any(|balancer| !balancer.bind_to_vip) {
-        vips.extend(super::nodes::wanted(config).map(|address| (address, host(false))));
+        vips.extend(super::nodes::remote_addresses(config).map(|address| (address, host(false))));
         vips.extend(host_addresses(view).map(|address| (address, host(true))));
     }
     vips.extend(virtual_ips);

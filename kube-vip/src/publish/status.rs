@@ -198,6 +198,8 @@ pub enum BackendWay {
     Here,
     /// To the peer it runs on.
     Peer,
+    /// By address translation.
+    Nat,
     /// Not at all.
     None,
 }

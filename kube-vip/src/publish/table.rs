@@ -159,6 +159,7 @@ fn backend_row(backend: &BackendStatus, style: Style) -> Vec<Cell> {
     let way = match backend.way {
         BackendWay::Here => "here",
         BackendWay::Peer => "peer",
+        BackendWay::Nat => "nat",
         BackendWay::None => "-",
     };
     let state = match backend.state {

@@ -21,8 +21,9 @@ use kube_vip_common::frontend::{
     CLIENT_AFFINITY, Frontend, FrontendKey, HOST_ADDRESS, Listed, place,
 };
 use kube_vip_common::lease::Lease;
+use kube_vip_common::nat::{Nat4, Nat6};
 use kube_vip_common::node::{Hop, LINK, Node, Peer, PeerKey, Range4, Range6, TUNNEL, Uplink};
-use kube_vip_common::settings::Settings;
+use kube_vip_common::settings::{Settings, TRANSLATES};
 use kube_vip_common::stats::{BackendTraffic, Count, Reason, Traffic};
 use kube_vip_common::table::{Geometry, Line, SLOTS_PER_LINE, Slot};
 use kube_vip_common::vip::{HELD, OWN, SERVED, VIRTUAL, Vip};
@@ -83,6 +84,9 @@ pub(crate) struct Kernel {
     flows6: HashMap<MapData, Tuple6, Endpoint6>,
     reverse4: HashMap<MapData, Tuple4, Endpoint4>,
     reverse6: HashMap<MapData, Tuple6, Endpoint6>,
+    nat4: HashMap<MapData, Tuple4, Nat4>,
+    nat6: HashMap<MapData, Tuple6, Nat6>,
+    nat_ports: Array<MapData, u32>,
     written: Configuration,
     out: Vec<u8>,
 }
@@ -128,6 +132,8 @@ impl Kernel {
             ("FLOWS6", FLOWS),
             ("REVERSE4", FLOWS),
             ("REVERSE6", FLOWS),
+            ("NAT4", FLOWS),
+            ("NAT6", FLOWS),
         ] {
             loader.map_max_entries(name, size);
         }
@@ -169,6 +175,9 @@ impl Kernel {
             flows6: take(p, "FLOWS6"),
             reverse4: take(p, "REVERSE4"),
             reverse6: take(p, "REVERSE6"),
+            nat4: take(p, "NAT4"),
+            nat6: take(p, "NAT6"),
+            nat_ports: take(p, "NAT_PORTS"),
             written: Configuration::default(),
             out: Vec::new(),
             programs,
@@ -273,7 +282,9 @@ impl Kernel {
             }
             (_, None) => self.uplinks.remove(&IFINDEX).expect("UPLINKS"),
         }
+        let owns = new.vips.values().any(|vip| vip.owner == THIS);
         let settings = Settings {
+            flags: if owns { TRANSLATES } else { 0 },
             closed_port: new.closed_port,
             probe_port: new.probe_port,
             digest: new.digest,
@@ -312,6 +323,9 @@ impl Kernel {
         clear(&mut self.flows6);
         clear(&mut self.reverse4);
         clear(&mut self.reverse6);
+        clear(&mut self.nat4);
+        clear(&mut self.nat6);
+        self.nat_ports.set(0, 0, 0).expect("NAT_PORTS");
         for kind in 0..KINDS as u32 {
             self.event_times.set(kind, EventTime { time: 0 }, 0).expect("EVENT_TIMES");
         }

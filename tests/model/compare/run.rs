@@ -22,6 +22,8 @@ pub(crate) struct Rig {
     kernels: Vec<Kernel>,
     /// Counters at the end of the last run.
     counted: Vec<Counts>,
+    /// Run through both in all.
+    pub(crate) packets: usize,
 }
 
 /// How far the two agreed.
@@ -61,7 +63,7 @@ impl Rig {
     pub(crate) fn new(object: &[u8]) -> Self {
         let kernels: Vec<_> = (0..HOSTS).map(|_| Kernel::load(object)).collect();
         let counted = kernels.iter().map(Kernel::counts).collect();
-        Self { kernels, counted }
+        Self { kernels, counted, packets: 0 }
     }
 
     /// Runs it; where sums differ, once more to see where.
@@ -197,6 +199,7 @@ impl Run<'_> {
             is_about_now(host.age)?;
         }
         self.agreed.packets += 1;
+        self.rig.packets += 1;
         let name = match (frame.leaves, verdict) {
             (false, Verdict::Drop) => "arriving, dropped",
             (false, Verdict::Pass) => "arriving, passed up",

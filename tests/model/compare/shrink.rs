@@ -1,6 +1,7 @@
 //! A sequence that still shows a difference with as little in it as possible.
 
 use std::fmt::Write as _;
+use std::time::{Duration, Instant};
 
 use super::run::{Difference, Rig};
 use super::show;
@@ -9,8 +10,20 @@ use crate::generate::{Answer, Sequence, Step};
 use crate::reference::host::Configuration;
 use crate::reference::packet::{ACK, SYN};
 
-/// Most runs that are spent on it.
+/// Most runs, and the most time, that are spent on it.
 const RUNS: usize = 4000;
+const TIME: Duration = Duration::from_secs(60);
+
+struct Left {
+    runs: usize,
+    end: Instant,
+}
+
+impl Left {
+    fn is_over(&self) -> bool {
+        self.runs == 0 || Instant::now() > self.end
+    }
+}
 
 /// Makes it smaller while it differs.
 pub(crate) fn shrink(
@@ -20,12 +33,12 @@ pub(crate) fn shrink(
 ) -> (Sequence, Difference) {
     let mut best = (sequence, difference);
     best.0.steps.truncate(best.1.step + 1);
-    let mut runs = 0;
+    let mut left = Left { runs: RUNS, end: Instant::now() + TIME };
     loop {
         let before = best.0.steps.len();
-        let mut better = drop_steps(rig, &mut best, &mut runs);
-        better |= simplify(rig, &mut best, &mut runs);
-        if runs > RUNS || !better && best.0.steps.len() == before {
+        let mut better = drop_steps(rig, &mut best, &mut left);
+        better |= simplify(rig, &mut best, &mut left);
+        if left.is_over() || !better && best.0.steps.len() == before {
             return best;
         }
     }
@@ -36,10 +49,10 @@ fn attempt(
     rig: &mut Rig,
     best: &mut (Sequence, Difference),
     candidate: Sequence,
-    runs: &mut usize,
+    left: &mut Left,
 ) -> bool {
-    *runs += 1;
-    if *runs > RUNS {
+    left.runs = left.runs.saturating_sub(1);
+    if left.is_over() {
         return false;
     }
     match rig.run(&candidate) {
@@ -52,7 +65,7 @@ fn attempt(
     }
 }
 
-fn drop_steps(rig: &mut Rig, best: &mut (Sequence, Difference), runs: &mut usize) -> bool {
+fn drop_steps(rig: &mut Rig, best: &mut (Sequence, Difference), left: &mut Left) -> bool {
     let mut better = false;
     let mut chunk = best.0.steps.len().div_ceil(2);
     while chunk > 0 {
@@ -60,7 +73,7 @@ fn drop_steps(rig: &mut Rig, best: &mut (Sequence, Difference), runs: &mut usize
         while at < best.0.steps.len() {
             let mut candidate = best.0.clone();
             candidate.steps.drain(at..(at + chunk).min(candidate.steps.len()));
-            if attempt(rig, best, candidate, runs) {
+            if attempt(rig, best, candidate, left) {
                 better = true;
             } else {
                 at += chunk;
@@ -71,7 +84,7 @@ fn drop_steps(rig: &mut Rig, best: &mut (Sequence, Difference), runs: &mut usize
     better
 }
 
-fn simplify(rig: &mut Rig, best: &mut (Sequence, Difference), runs: &mut usize) -> bool {
+fn simplify(rig: &mut Rig, best: &mut (Sequence, Difference), left: &mut Left) -> bool {
     let mut better = false;
     let mut at = 0;
     while at < best.0.steps.len() {
@@ -80,7 +93,7 @@ fn simplify(rig: &mut Rig, best: &mut (Sequence, Difference), runs: &mut usize) 
             let Some(step) = step else { continue };
             let mut candidate = best.0.clone();
             candidate.steps[at] = step;
-            better |= attempt(rig, best, candidate, runs);
+            better |= attempt(rig, best, candidate, left);
             if at >= best.0.steps.len() {
                 break;
             }
@@ -94,7 +107,7 @@ fn simplify(rig: &mut Rig, best: &mut (Sequence, Difference), runs: &mut usize) 
             };
             let mut candidate = best.0.clone();
             candidate.hosts[host] = configuration;
-            better |= attempt(rig, best, candidate, runs);
+            better |= attempt(rig, best, candidate, left);
         }
     }
     better

@@ -5,7 +5,7 @@ use kube_vip_common::stats::Reason;
 use super::host::{Backend, Endpoint, Frontend, Host, Node, Slot, THIS, Tuple, add};
 use super::packet::{Frame, IP6IP6, IPIP, Ip, TCP, Transport, octets};
 use super::refuse::{self, Refusal};
-use super::{End, Verdict, is_from_agent};
+use super::{End, Verdict, is_from_agent, nat};
 
 /// TTL of a frame that an agent sends on at position 0.
 pub(super) const FIRST: u8 = 240;
@@ -25,6 +25,8 @@ pub(super) fn judge(
     let hash = hash(&frontend, ip, &transport);
     let slot = choose(host, &frontend, ip, &transport);
     let table = host.is.tables.get(&frontend.id);
+    // Of an agent's frame some backend here, if not the table's own.
+    let local = table.map(|table| pick(&table.locals, hash)).unwrap_or_default();
     // Another agent's choice of node counts. Without any backend connections go on until they end.
     let ours = from_agent || slot.node == THIS || slot.node == 0;
     if (ours || slot.was_here)
@@ -32,15 +34,34 @@ pub(super) fn judge(
     {
         return deliver(host, frame, ip, endpoint, from_agent);
     }
+    let way = nat::Way { slot, from_agent };
+    let node = host.is.nodes.get(&slot.node).copied().unwrap_or_default();
+    // The reply would never leave the client's own host.
+    let client_there = slot.node != THIS && slot.node != 0 && node.address(ip.is_v4()) == ip.source;
+    let mut translated = false;
     if !ours {
-        return forward(host, frame, ip, slot);
+        let hop = node.hop(ip.is_v4());
+        if hop.interface == 0 {
+            return End::Dropped(Reason::NoNextHop);
+        }
+        if !client_there && (hop.tunnel.is_some() || frame.from != hop.mac) {
+            return forward(host, frame, ip, slot);
+        }
+        translated = true;
     }
-    let refusal = if transport.protocol == TCP && !transport.opens() {
+    let goes_on = transport.protocol == TCP && !transport.opens();
+    translated |= !goes_on && from_agent && client_there;
+    if (translated || goes_on)
+        && let Some(end) = nat::known(host, frame, ip, &transport, way)
+    {
+        return end;
+    }
+    let refusal = if goes_on {
         Refusal::tcp(from_agent, Reason::NoFlowReset)
+    } else if translated {
+        return nat::open(host, frame, ip, &transport, way);
     } else {
-        // Of an agent's frame some backend here, if not the table's own.
-        let locals = table.map(|table| table.locals.as_slice()).unwrap_or_default();
-        let slot = if from_agent && slot.node != THIS { pick(locals, hash) } else { slot };
+        let slot = if from_agent && slot.node != THIS { local } else { slot };
         if let Some(backend) = host.is.backends.get(&slot.backend).filter(|_| slot.node != 0) {
             let endpoint = open(host, *backend, slot.backend, ip, &transport);
             return deliver(host, frame, ip, endpoint, from_agent);
@@ -160,7 +181,7 @@ fn towards(host: &Host, frame: &Frame, ip: &Ip, node: &Node, position: u8) -> En
     End::Changed(verdict, frame, counted)
 }
 
-fn flow(ip: &Ip, transport: &Transport) -> Tuple {
+pub(super) fn flow(ip: &Ip, transport: &Transport) -> Tuple {
     Tuple {
         source: ip.source,
         source_port: transport.source,

@@ -178,6 +178,42 @@ pub(crate) struct Fate {
     pub(crate) tunnel: Option<Slot>,
 }
 
+/// The next hop of a translated flow.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Link {
+    /// 0 while it is not known.
+    pub(crate) interface: u32,
+    pub(crate) mac: Mac,
+    pub(crate) own: Mac,
+}
+
+/// What packets of a translated flow become.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Translation {
+    pub(crate) source: IpAddr,
+    pub(crate) source_port: u16,
+    pub(crate) destination: IpAddr,
+    pub(crate) destination_port: u16,
+    pub(crate) backend: u32,
+    /// They are the backend's.
+    pub(crate) reply: bool,
+    pub(crate) link: Link,
+    pub(crate) state: u16,
+}
+
+impl Translation {
+    /// The tuple of the other direction.
+    pub(crate) fn other(&self, protocol: u8) -> Tuple {
+        Tuple {
+            source: self.destination,
+            source_port: self.destination_port,
+            destination: self.source,
+            destination_port: self.source_port,
+            protocol,
+        }
+    }
+}
+
 /// Packets and bytes.
 pub(crate) type Traffic = (u64, u64);
 
@@ -191,6 +227,10 @@ pub(crate) struct Memory {
     pub(crate) fragments: BTreeMap<Parts, Fate>,
     /// Where the packet that is looked at was to go through a tunnel.
     pub(crate) onward: Option<Slot>,
+    /// Both directions of flows that this host translates.
+    pub(crate) translations: BTreeMap<Tuple, Translation>,
+    /// Number of the next try to find a port for one.
+    pub(crate) next_try: u32,
     pub(crate) arrived: BTreeMap<u32, Traffic>,
     pub(crate) sent: BTreeMap<u32, Traffic>,
     pub(crate) replied: BTreeMap<u32, Traffic>,

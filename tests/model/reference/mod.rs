@@ -11,6 +11,7 @@ mod errors;
 mod fragments;
 pub(crate) mod host;
 mod leave;
+mod nat;
 mod nd;
 pub(crate) mod packet;
 mod probe;
@@ -178,8 +179,9 @@ fn ours(host: &mut Host, frame: &Frame, ip: &Ip) -> End {
 /// The mark between agents: TTL 240 to 247 says "from an agent, position 0 to 7". It is believed
 /// from a known agent's Ethernet address only, for a client that is not that host.
 fn is_from_agent(host: &Host, from: Mac, ip: &Ip) -> bool {
-    let node = host.is.peers.get(&from).filter(|node| **node != host::THIS);
-    let Some(node) = node.filter(|_| (240..248).contains(&ip.ttl)) else { return false };
-    let node = host.is.nodes.get(node).copied().unwrap_or_default();
-    node.address(ip.is_v4()) != ip.source
+    let number = host.is.peers.get(&from).copied().filter(|number| *number != host::THIS);
+    let Some(number) = number.filter(|_| (240..248).contains(&ip.ttl)) else { return false };
+    let node = host.is.nodes.get(&number).copied().unwrap_or_default();
+    // Through a tunnel only agents send.
+    node.address(ip.is_v4()) != ip.source || from == host::tunnelled(number)
 }

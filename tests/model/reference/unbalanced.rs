@@ -4,21 +4,26 @@ use kube_vip_common::stats::Reason;
 
 use super::balance::ORDINARY;
 use super::checksum::follow;
-use super::host::{Host, Tuple, Vip};
+use super::host::{Host, THIS, Tuple, Vip};
 use super::packet::{Content, Frame, Ip, TCP, Transport, UDP, pseudo};
 use super::refuse::{self, Refusal};
-use super::{End, Verdict, is_from_agent, probe};
+use super::{End, Verdict, is_from_agent, nat, probe};
 
 pub(super) fn judge(host: &mut Host, frame: &Frame, ip: &Ip) -> End {
     let Some(vip) = host.is.vips.get(&ip.destination).copied() else { return End::Untouched };
+    let owns = host.is.vips.values().any(|vip| vip.owner == THIS);
+    let (content, at) = ip.content();
+    if let (Some(protocol), true) = (content.protocol(), owns)
+        && let Some(transport) = Transport::parse(protocol, ip.behind(at))
+        && let Some(end) = nat::reply(host, frame, ip, &transport)
+    {
+        return end;
+    }
     if host.is_anothers(frame.to) {
         return End::Untouched;
     }
-    let (content, at) = ip.content();
-    let transport = match content {
-        Content::Whole(protocol @ (TCP | UDP)) | Content::First(protocol @ (TCP | UDP)) => {
-            Transport::parse(protocol, ip.behind(at))
-        }
+    let transport = match content.protocol() {
+        Some(protocol @ (TCP | UDP)) => Transport::parse(protocol, ip.behind(at)),
         _ => None,
     };
     if transport.is_some_and(|transport| vip.own && is_probe(host, &transport)) {

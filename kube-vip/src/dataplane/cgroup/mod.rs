@@ -1,6 +1,6 @@
 //! Attaches the programs for sockets to a cgroup, so that processes of this host reach the VIPs.
 
-mod root;
+pub(crate) mod root;
 
 use std::fs::File;
 use std::os::fd::AsFd as _;

@@ -17,9 +17,10 @@ pub(super) fn find(given: Option<&Path>) -> Result<PathBuf, String> {
             }
         };
     }
-    let table = std::fs::read_to_string("/proc/self/mountinfo")
+    let table = std::fs::read("/proc/self/mountinfo")
         .map_err(|error| format!("/proc/self/mountinfo: {error}"))?;
-    choose(&mounts(&table), look)
+    // Some other mount's name may be anything.
+    choose(&mounts(&String::from_utf8_lossy(&table)), look)
 }
 
 /// What is at a path.
@@ -60,7 +61,7 @@ fn choose(mounts: &[PathBuf], look: impl Fn(&Path) -> Place) -> Result<PathBuf, 
 }
 
 /// Where cgroup2 is mounted, by `/proc/self/mountinfo` (`proc_pid_mountinfo(5)`), in its order.
-fn mounts(table: &str) -> Vec<PathBuf> {
+pub(crate) fn mounts(table: &str) -> Vec<PathBuf> {
     let mount = |line: &str| {
         // Optional fields stand before the dash, in any number.
         let (before, after) = line.split_once(" - ")?;

@@ -32,6 +32,13 @@ pub(super) fn closed_ports(desired: &DataPlane, port: u16) -> impl Iterator<Item
     addresses.iter().map(move |ip| SocketAddr::new(*ip, port))
 }
 
+/// This host's own addresses that translated connections come from.
+pub(super) fn nat_sources(desired: &DataPlane) -> impl Iterator<Item = IpAddr> {
+    let local = desired.nodes.values().filter(|node| node.local && !desired.nat_ports.is_empty());
+    local.flat_map(|node| node.addresses.iter().copied())
+}
+
+/// `VIPS` as it should be: the desired addresses, and those that packets are delivered to here.
 /// The addresses that other agents know this host by; none where there are no others.
 fn own(desired: &DataPlane) -> impl Iterator<Item = IpAddr> {
     let others = desired.nodes.values().any(|node| !node.local);

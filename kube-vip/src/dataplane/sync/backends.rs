@@ -92,10 +92,11 @@ impl Mirror {
     }
 }
 
-/// The name of the node a backend is on, if packets get there.
+/// The name of the node that packets to a backend go to, if they get there.
 pub(super) fn usable(backend: &plan::Backend) -> Option<&str> {
-    match backend.way {
+    match &backend.way {
         Way::Here | Way::Peer => backend.node.as_deref(),
+        Way::Nat(hop) => Some(hop),
         Way::None(_) => None,
     }
 }

@@ -3,7 +3,7 @@
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 
 use kube_vip_common::frontend::{
-    Affinity, CLIENT_AFFINITY, Frontend, FrontendKey, HOST_ADDRESS, Protocol,
+    Affinity, CLIENT_AFFINITY, FROM_NODE, Frontend, FrontendKey, HOST_ADDRESS, Protocol,
 };
 use kube_vip_common::table::{Line, TableSize};
 
@@ -50,7 +50,8 @@ impl Mirror {
             let id = self.frontends.get_or_take(&(*port, frontend.size), "frontends")?;
             let affinity = frontend.affinity == Affinity::ClientIp;
             let flags = if affinity { CLIENT_AFFINITY } else { 0 }
-                | if frontend.host_address { HOST_ADDRESS } else { 0 };
+                | if frontend.host_address { HOST_ADDRESS } else { 0 }
+                | if frontend.from_node { FROM_NODE } else { 0 };
             let value =
                 Frontend { seed: frontend.seed, id, slots: frontend.size.slots(), flags, pad: 0 };
             let before = self.ports.get(port);

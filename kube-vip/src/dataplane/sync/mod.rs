@@ -14,11 +14,11 @@ use kube_vip_common::address::{Address, MacAddress};
 use kube_vip_common::backend::{Backend, IN_USE};
 use kube_vip_common::frontend::{Frontend, Protocol};
 use kube_vip_common::node::{Node, THIS_NODE};
-use kube_vip_common::settings::{ALL_CLIENTS, LOG, Settings};
+use kube_vip_common::settings::{ALL_CLIENTS, LOG, Settings, TRANSLATES};
 use kube_vip_common::table::TableSize;
 use kube_vip_common::vip::Vip;
 
-use self::addresses::{closed_ports, vips};
+use self::addresses::{closed_ports, nat_sources, vips};
 use self::backends::local_backends;
 use self::frontends::{port, protocol_of};
 use super::ids::{Full, Ids};
@@ -187,14 +187,20 @@ impl Mirror {
         closed: u16,
     ) -> Result<Changes, SyncError> {
         let mut changes = Changes::default();
+        let owner = desired.nodes.iter().find(|(_, node)| node.local).map(|(name, _)| name);
+        let owns =
+            desired.vips.values().any(|vip| vip.owner.is_some() && vip.owner.as_ref() == owner);
         let mut flags = if desired.logging { LOG } else { 0 };
         flags |= if desired.clients.whose == LocalClients::All { ALL_CLIENTS } else { 0 };
+        flags |= if owns { TRANSLATES } else { 0 };
         let settings = Settings {
             flags,
             closed_port: closed,
             probe_port: desired.probe_port,
             digest: desired.digest,
             namespace: self.namespace,
+            nat_ports: desired.nat_ports,
+            pad: 0,
         };
         maps.settings.set(0, settings, 0).map_err(map_error("SETTINGS"))?;
         self.add_nodes(maps, desired)?;
@@ -202,7 +208,8 @@ impl Mirror {
         self.served.extend(local_backends(desired));
         self.served.extend(closed_ports(desired, closed));
         let vips = vips(desired, &self.served, |owner| self.node_id(desired, owner));
-        let old = self.vips.keys().chain(vips.keys());
+        let sources: Vec<IpAddr> = nat_sources(desired).collect();
+        let old = self.vips.keys().chain(vips.keys()).chain(&sources);
         self.write_filters(maps, old)?;
         for (address, vip) in &vips {
             if self.vips.get(address) != Some(vip) {
@@ -223,7 +230,7 @@ impl Mirror {
         }
         self.release_backends(maps, desired)?;
         self.release_nodes(maps, desired)?;
-        self.write_filters(maps, vips.keys())?;
+        self.write_filters(maps, vips.keys().chain(&sources))?;
         Ok(changes)
     }
 }

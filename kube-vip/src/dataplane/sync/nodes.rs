@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use kube_vip_common::address::{Address, MacAddress};
 use kube_vip_common::node::{
-    Hop, LINK, Node, Peer, PeerKey, Range4, Range6, THIS_NODE, TUNNEL, tunnelled,
+    Hop, LINK, NAT, Node, Peer, PeerKey, Range4, Range6, THIS_NODE, TUNNEL, tunnelled,
 };
 
 use super::super::object::Maps;
@@ -50,7 +50,9 @@ impl Mirror {
             let id = if node.local {
                 u32::from(THIS_NODE)
             } else {
-                let same = |old: &Node| (old.v4, old.v6) == (first(true), first(false));
+                let same = |old: &Node| {
+                    old.hop4.way != NAT && (old.v4, old.v6) == (first(true), first(false))
+                };
                 let left = self.leftover_nodes.iter().find(|(_, old)| same(old));
                 if let Some(id) = left.map(|(id, _)| *id) {
                     self.leftover_nodes.remove(&id);
@@ -91,6 +93,29 @@ impl Mirror {
                 self.peers.insert(mac, id);
             }
         }
+        self.add_hops(maps, desired, source)
+    }
+    /// Next hops of translated packets are nodes too, but no peers.
+    fn add_hops(
+        &mut self,
+        maps: &mut Maps,
+        desired: &DataPlane,
+        source: impl Fn(u32) -> MacAddress,
+    ) -> Result<(), SyncError> {
+        for (name, hop) in &desired.hops {
+            let hop = value(hop, false, source(hop.interface));
+            let value = Node { hop4: hop, hop6: hop, ..Node::default() };
+            let left = self.leftover_nodes.iter().find(|(_, old)| **old == value);
+            if let Some(id) = left.map(|(id, _)| *id) {
+                self.leftover_nodes.remove(&id);
+                self.nodes.adopt(name.clone(), id);
+            }
+            let id = self.nodes.get_or_take(name, "nodes")?;
+            if self.node_values.get(&id) != Some(&value) {
+                maps.nodes.set(id, value, 0).map_err(map_error("NODES"))?;
+                self.node_values.insert(id, value);
+            }
+        }
         Ok(())
     }
 
@@ -115,7 +140,10 @@ impl Mirror {
                 .map_err(map_error("PEER_IPS"))?;
             self.peer_ips.remove(&address);
         }
-        let left = |name: &String| desired.nodes.get(name).is_none_or(|node| node.local);
+        let left = |name: &String| {
+            desired.nodes.get(name).is_none_or(|node| node.local)
+                && !desired.hops.contains_key(name)
+        };
         let gone: Vec<_> = self.nodes.iter().map(|(n, _)| n).filter(|n| left(n)).cloned().collect();
         for name in gone {
             if let Some(id) = self.nodes.release(&name) {
@@ -136,6 +164,7 @@ fn value(hop: &NextHop, local: bool, source_mac: MacAddress) -> Hop {
         way: match hop.through {
             Through::Link => LINK,
             Through::Tunnel => TUNNEL,
+            Through::Nat => NAT,
         },
         mtu: hop.mtu,
     }
