@@ -23,10 +23,9 @@ use network_types::arp::ArpHdr;
 use network_types::eth::EthHdr;
 use network_types::ip::{Ipv4Hdr, Ipv6Hdr};
 use network_types::tcp::TcpHdr;
-use programs::count;
 use programs::egress::Action;
 use programs::frame::{Cursor, Frame};
-use programs::stage;
+use programs::{count, helpers, stage};
 
 /// What the frame is made again.
 #[repr(C)]
@@ -40,6 +39,12 @@ pub struct Original {
     v6: Ipv6Hdr,
     tcp: TcpHdr,
     arp: ArpHdr,
+    /// Bytes that the program takes off the frame's head; less than 0 where it puts some there.
+    missing: i32,
+    /// Not 0 where the packet is inside another one.
+    tunnelled: u32,
+    outer4: Ipv4Hdr,
+    outer6: Ipv6Hdr,
 }
 
 #[btf_map]
@@ -62,6 +67,16 @@ enum Client {
 /// where no stage on the measured ways looks: in the sequence number.
 #[inline(always)]
 fn renew<F: Frame>(frame: &F, client: Client, number: Option<u32>) -> Option<()> {
+    renew_within::<F, false>(frame, client, number)
+}
+
+/// The same, of a packet that may be inside another one.
+#[inline(always)]
+fn renew_within<F: Frame, const TUNNEL: bool>(
+    frame: &F,
+    client: Client,
+    number: Option<u32>,
+) -> Option<()> {
     /// Any odd number visits all flows; this one in no order, so that the records of flows are not
     /// read in the order they lie in memory.
     const STRIDE: u32 = 0x9e37_79b1;
@@ -71,6 +86,13 @@ fn renew<F: Frame>(frame: &F, client: Client, number: Option<u32>) -> Option<()>
     if original.family == 0 {
         *cursor.take()? = original.arp;
         return Some(());
+    }
+    if TUNNEL && original.tunnelled != 0 {
+        if original.family == 4 {
+            *cursor.take()? = original.outer4;
+        } else {
+            *cursor.take()? = original.outer6;
+        }
     }
     // The address changes in its last byte: a few bits above the port's sixteen.
     let address = if original.family == 4 {
@@ -120,6 +142,17 @@ pub fn null_xdp(ctx: XdpContext) -> u32 {
 pub fn run_xdp(mut ctx: XdpContext) -> u32 {
     let action = programs::xdp::handle(&mut ctx);
     renew(&ctx, Client::Source, None);
+    action as u32
+}
+
+/// The same for packets that come out longer or shorter.
+#[xdp]
+pub fn resized_xdp(mut ctx: XdpContext) -> u32 {
+    let action = programs::xdp::handle(&mut ctx);
+    if let Some(original) = ORIGINAL.get(0) {
+        helpers::grow_head(&mut ctx, original.missing);
+    }
+    renew_within::<_, true>(&ctx, Client::Source, None);
     action as u32
 }
 
@@ -215,6 +248,18 @@ alone! {
     only_unbalanced6: unbalanced6(0);
     only_refuse4: refuse4(0);
     only_refuse6: refuse6(0);
+    only_locate4: locate4(0);
+    only_locate6: locate6(0);
+    only_nat4: nat4(0);
+    only_nat6: nat6(0);
+    only_nat_open4: nat_open4(0);
+    only_nat_open6: nat_open6(0);
+    only_nat_seek4: nat_seek4(0);
+    only_nat_seek6: nat_seek6(0);
+    only_nat_begin4: nat_begin4(0);
+    only_nat_begin6: nat_begin6(0);
+    only_nat_reply4: nat_reply4(0);
+    only_nat_reply6: nat_reply6(0);
     only_pop_tags: pop_tags();
     only_push_tags: push_tags(0, XDP_PASS);
     only_arp: arp();

@@ -98,35 +98,79 @@ fn padded(mut frame: Vec<u8>) -> Vec<u8> {
 }
 
 /// `Original` of the measuring programs: what they make the frame again.
-pub(crate) type Original = [u8; 132];
+pub(crate) type Original = [u8; 200];
 
-/// The parts of a frame at the places where `Original` has them.
-pub(crate) fn original(frame: &[u8], flows: u32) -> Original {
+/// The parts of a frame at the places where `Original` has them, and how many bytes the program
+/// takes off its head.
+pub(crate) fn original(frame: &[u8], flows: u32, missing: i32) -> Original {
     const ETHERNET: usize = 8;
     const V4: usize = ETHERNET + 14;
     const V6: usize = V4 + 20;
     const TCP: usize = V6 + 40;
     const ARP: usize = TCP + 20;
+    const MISSING: usize = ARP + 28 + 2;
+    const TUNNELLED: usize = MISSING + 4;
+    const OUTER4: usize = TUNNELLED + 4;
+    const OUTER6: usize = OUTER4 + 20;
     let mut original = [0; size_of::<Original>()];
     let mut put = |at: usize, bytes: &[u8]| original[at..at + bytes.len()].copy_from_slice(bytes);
     put(0, &(flows - 1).to_ne_bytes());
     put(ETHERNET, &frame[..14]);
+    put(MISSING, &missing.to_ne_bytes());
+    let packet = &frame[14..];
     let family: u32 = match frame[12..14] {
         [0x08, 0x00] => {
-            put(V4, &frame[14..34]);
-            put(TCP, &frame[34..54]);
+            let inner = if packet[9] == IPIP { 20 } else { 0 };
+            put(TUNNELLED, &(inner as u32).to_ne_bytes());
+            put(OUTER4, &packet[..20]);
+            put(V4, &packet[inner..inner + 20]);
+            put(TCP, &packet[inner + 20..inner + 40]);
             4
         }
         [0x86, 0xdd] => {
-            put(V6, &frame[14..54]);
-            put(TCP, &frame[54..74]);
+            let inner = if packet[6] == IP6IP6 { 40 } else { 0 };
+            put(TUNNELLED, &(inner as u32).to_ne_bytes());
+            put(OUTER6, &packet[..40]);
+            put(V6, &packet[inner..inner + 40]);
+            put(TCP, &packet[inner + 40..inner + 60]);
             6
         }
         _ => {
-            put(ARP, &frame[14..42]);
+            put(ARP, &packet[..28]);
             0
         }
     };
     put(4, &family.to_ne_bytes());
     original
+}
+
+/// Protocol numbers of packets inside others (RFC 2003 §3.1, RFC 2473 §3).
+const IPIP: u8 = 4;
+const IP6IP6: u8 = 41;
+
+/// A frame with its packet inside another one, between two hosts of the packet's family.
+pub(crate) fn tunnelled(frame: &[u8], from: IpAddr, to: IpAddr) -> Vec<u8> {
+    let inner = (frame.len() - 14) as u16;
+    let mut outer = frame[..14].to_vec();
+    match (from, to) {
+        (IpAddr::V4(from), IpAddr::V4(to)) => {
+            let mut header = vec![0x45, 0];
+            header.extend((inner + 20).to_be_bytes());
+            header.extend([0, 0, 0x40, 0, 64, IPIP, 0, 0]);
+            header.extend(from.octets());
+            header.extend(to.octets());
+            seal(&mut header);
+            outer.extend(header);
+        }
+        (IpAddr::V6(from), IpAddr::V6(to)) => {
+            outer.extend([0x60, 0, 0, 0]);
+            outer.extend(inner.to_be_bytes());
+            outer.extend([IP6IP6, 64]);
+            outer.extend(from.octets());
+            outer.extend(to.octets());
+        }
+        _ => unreachable!("both ends are of one family"),
+    }
+    outer.extend(&frame[14..]);
+    outer
 }

@@ -31,6 +31,8 @@ pub(crate) enum Variant {
     Null,
     /// The program, then that.
     Run,
+    /// The same, where the program makes the frame longer or shorter.
+    Resized,
     /// The program as the agent loads it.
     Plain,
 }
@@ -40,10 +42,11 @@ pub(crate) fn program(hook: Hook, variant: Variant) -> &'static str {
         (Hook::Xdp, Variant::Floor) => "floor_xdp",
         (Hook::Xdp, Variant::Null) => "null_xdp",
         (Hook::Xdp, Variant::Run) => "run_xdp",
+        (Hook::Xdp, Variant::Resized) => "resized_xdp",
         (Hook::Xdp, Variant::Plain) => "kube_vip_xdp",
         (Hook::Egress, Variant::Floor) => "floor_egress",
         (Hook::Egress, Variant::Null) => "null_egress",
-        (Hook::Egress, Variant::Run) => "run_egress",
+        (Hook::Egress, Variant::Run | Variant::Resized) => "run_egress",
         (Hook::Egress, Variant::Plain) => "kube_vip_egress",
     }
 }
@@ -69,6 +72,7 @@ impl Kernel {
             xdp(&mut object, variant)?.load()?;
             egress(&mut object, variant)?.load()?;
         }
+        xdp(&mut object, Variant::Resized)?.load()?;
         let own = Uplink { mac: MacAddress::new(HOST.0), pad: [0; 2] };
         object.maps.uplinks.insert(IFINDEX, own, 0)?;
         let grant = Some(Grant { epoch: 1, forever: false });
@@ -78,10 +82,11 @@ impl Kernel {
         Ok(Self { object, original: original.try_into()? })
     }
 
-    /// Has these programs make their frame this one again, for so many flows.
-    pub(crate) fn set(&mut self, frame: &[u8], flows: u32) -> Result<()> {
+    /// Has these programs make their frame this one again, for so many flows, after the program has
+    /// taken so many bytes off its head.
+    pub(crate) fn set(&mut self, frame: &[u8], flows: u32, missing: i32) -> Result<()> {
         ensure!(flows.is_power_of_two(), "{flows} flows are no power of two");
-        Ok(self.original.set(0, original(frame, flows), 0)?)
+        Ok(self.original.set(0, original(frame, flows, missing), 0)?)
     }
 
     /// Runs a program `repeat` times and returns how long one took, in nanoseconds.
@@ -103,7 +108,8 @@ impl Kernel {
 
     /// Runs a program once.
     pub(crate) fn once(&mut self, hook: Hook, variant: Variant, frame: &[u8]) -> Result<Outcome> {
-        let mut out = vec![0; frame.len()];
+        // A tunnel's header more at most.
+        let mut out = vec![0; frame.len() + 40];
         let (verdict, length) = self.test(
             hook,
             variant,

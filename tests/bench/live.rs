@@ -206,7 +206,7 @@ impl Generator {
 
     /// Says of what the frames are made.
     pub(crate) fn set(&mut self, frame: &[u8], flows: u32) -> Result<()> {
-        Ok(self.original.set(0, original(frame, flows), 0)?)
+        Ok(self.original.set(0, original(frame, flows, 0), 0)?)
     }
 
     /// Sends so many frames out of an interface of the calling thread's network.

@@ -17,6 +17,9 @@ pub(crate) const CLIENT: Mac = Mac([2, 0, 0, 0, 0, 0xc1]);
 const VIPS: u16 = 400;
 const BACKENDS: u8 = 10;
 const PEERS: u8 = 3;
+/// Number of the host behind a router, and of this one, in their network.
+pub(crate) const FAR: u16 = 20;
+pub(crate) const HERE: u16 = 1;
 /// Number of the first backend on another host.
 const FIRST_ELSEWHERE: u8 = 100;
 
@@ -27,6 +30,8 @@ pub(crate) mod port {
     pub(crate) const DELIVER: u16 = 82;
     /// One backend only, so that it is known where the replies come from.
     pub(crate) const DELIVER_ONE: u16 = 83;
+    /// Backends behind a router.
+    pub(crate) const TUNNEL: u16 = 84;
     pub(crate) const BACKEND: u16 = 8080;
 }
 
@@ -73,11 +78,16 @@ pub(crate) fn configuration_on(ifindex: u32) -> DataPlane {
         let addresses = vec![address(false, 0, host), address(true, 0, host)];
         Node { local, hop4: Some(hop.clone()), hop6: Some(hop), addresses }
     };
-    desired.nodes.insert("here".to_owned(), node(true, HOST, 1));
+    desired.nodes.insert("here".to_owned(), node(true, HOST, HERE));
     for number in 1..=PEERS {
         let peer = node(false, peer(number), 10 + u16::from(number));
         desired.nodes.insert(format!("peer{number}"), peer);
     }
+    let mut far = node(false, peer(PEERS + 1), FAR);
+    for hop in [&mut far.hop4, &mut far.hop6].into_iter().flatten() {
+        hop.through = Through::Tunnel;
+    }
+    desired.nodes.insert("far".to_owned(), far);
     for v6 in [false, true] {
         for number in 0..VIPS {
             let address = address(v6, 2, 0x101 + number);
@@ -91,6 +101,7 @@ pub(crate) fn configuration_on(ifindex: u32) -> DataPlane {
             (port::FORWARD_LARGE, TableSize::S65537, elsewhere()),
             (port::DELIVER, TableSize::default(), here(BACKENDS)),
             (port::DELIVER_ONE, TableSize::default(), here(1)),
+            (port::TUNNEL, TableSize::default(), behind_a_router()),
         ] {
             let key = (vip(v6), port, Protocol::Tcp);
             desired.frontends.insert(key, frontend(v6, size, backends));
@@ -110,6 +121,10 @@ type Backends = Vec<(u8, String, Way)>;
 
 fn here(count: u8) -> Backends {
     (0..count).map(|number| (number, "here".to_owned(), Way::Here)).collect()
+}
+
+fn behind_a_router() -> Backends {
+    (0..BACKENDS).map(|number| (200 + number, "far".to_owned(), Way::Peer)).collect()
 }
 
 fn elsewhere() -> Backends {

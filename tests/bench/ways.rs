@@ -4,12 +4,12 @@ use std::net::IpAddr;
 
 use anyhow::{Context as _, Result, ensure};
 
-use crate::frames::{ACK, SYN, Segment, arp_request};
+use crate::frames::{ACK, SYN, Segment, arp_request, tunnelled};
 use crate::kernel::{Hook, Kernel, Variant, program};
 use crate::measure::{Samples, pin};
 use crate::progress;
 use crate::report::{Row, Target};
-use crate::setup::{CLIENT, HOST, address, backend, client, peer, port, vip};
+use crate::setup::{CLIENT, FAR, HERE, HOST, address, backend, client, peer, port, vip};
 
 /// TTL that marks a frame from an agent (`kube_vip_common::mark`).
 const FROM_AGENT: u8 = kube_vip_common::mark::ttl(0);
@@ -30,6 +30,8 @@ struct Way {
     verdict: u32,
     /// The frame comes out changed, so it must be made anew for each run.
     changes: bool,
+    /// Bytes that are taken off its head; less than 0 where some are put there.
+    missing: i32,
     /// Most the raw time may be, as a multiple of the floor.
     target: Option<f64>,
     raw: Samples,
@@ -139,6 +141,7 @@ fn all() -> Vec<Way> {
                 open: None,
                 verdict,
                 changes: true,
+                missing: 0,
                 target,
                 raw: Samples::default(),
                 ratio: Samples::default(),
@@ -174,6 +177,16 @@ fn all() -> Vec<Way> {
             [FEW, MANY].map(|flows| way("reply", flows, reply(from_backend), NEXT, None)).into();
         let no_reply = way("no reply of ours", FEW, reply((address(v6, 0, 1), 22)), NEXT, None);
 
+        let tunnel = way("into a tunnel", FEW, to_vip(port::TUNNEL, ACK), TRANSMIT, Some(3.6));
+        let router =
+            Segment { link: (peer(9), HOST), ttl: FROM_AGENT, ..to_vip(port::DELIVER, ACK) };
+        let decapsulate = way("out of a tunnel, deliver here", FEW, router, PASS, Some(5.0));
+        opened.push(decapsulate);
+
+        let header = if v6 { 40 } else { 20 };
+        (ways[tunnel].missing, ways[decapsulate].missing) = (-header, header);
+        let (far, here) = (address(v6, 0, FAR), address(v6, 0, HERE));
+        ways[decapsulate].frame = tunnelled(&ways[decapsulate].frame, far, here);
         for index in opened {
             ways[index].open = Some(to_vip(port::DELIVER, SYN).frame());
         }
@@ -197,6 +210,7 @@ fn all() -> Vec<Way> {
             open: None,
             verdict: TRANSMIT,
             changes: true,
+            missing: 0,
             target: None,
             raw: Samples::default(),
             ratio: Samples::default(),
@@ -223,6 +237,11 @@ impl Way {
         row
     }
 
+    /// What makes the frame what it was.
+    fn wrapped(&self) -> Variant {
+        if self.missing != 0 { Variant::Resized } else { Variant::Run }
+    }
+
     /// Looks whether the frame takes this way at all.
     fn check(&self, kernel: &mut Kernel) -> Result<()> {
         self.prepare(kernel)?;
@@ -235,7 +254,7 @@ impl Way {
             self.verdict,
             if plain.frame == self.frame { "unchanged" } else { "changed" },
         );
-        let run = kernel.once(self.hook, Variant::Run, &self.frame)?;
+        let run = kernel.once(self.hook, self.wrapped(), &self.frame)?;
         ensure!(run.verdict == self.verdict, "run again it goes another way");
         Ok(())
     }
@@ -243,10 +262,10 @@ impl Way {
     /// Opens the connections the frames belong to.
     fn prepare(&self, kernel: &mut Kernel) -> Result<()> {
         if let Some(open) = &self.open {
-            kernel.set(open, self.flows)?;
+            kernel.set(open, self.flows, 0)?;
             kernel.time(Hook::Xdp, Variant::Run, open, self.flows)?;
         }
-        kernel.set(&self.frame, self.flows)
+        kernel.set(&self.frame, self.flows, self.missing)
     }
 
     /// Takes one sample more and returns the floor, which is measured right before and behind: a
@@ -256,7 +275,7 @@ impl Way {
         let mut time = |variant| kernel.time(self.hook, variant, &self.frame, repeat);
         let first = time(Variant::Floor)?;
         let wrapper = if self.changes { time(Variant::Null)? - first } else { 0.0 };
-        let raw = time(if self.changes { Variant::Run } else { Variant::Plain })?;
+        let raw = time(if self.changes { self.wrapped() } else { Variant::Plain })?;
         let floor = f64::midpoint(first, time(Variant::Floor)?);
         self.raw.add(raw);
         self.ratio.add(raw / floor);
