@@ -228,6 +228,12 @@ macro_rules! alone {
 alone! {
     only_unusual4: unusual4(0);
     only_unusual6: unusual6(0);
+    only_follow4: follow4(0);
+    only_follow6: follow6(0);
+    only_remember4: remember4(0);
+    only_remember6: remember6(0);
+    only_error4: error4(0);
+    only_error6: error6(0);
     only_open4: open4(0);
     only_open6: open6(0);
     only_stray4: stray4(0);

@@ -97,16 +97,15 @@ fn handle<F: Family>(ctx: &XdpContext) -> Option<Verdict> {
             return Some(Verdict::Done(Action::Drop));
         }
     }
-    let hop = NODES.get(slot.node().into()).map(F::hop);
-    let Some(hop) = hop.filter(|hop| hop.ifindex != 0) else {
-        return Some(forward::dropped(ctx, Reason::NoNextHop, ethernet.src_addr));
-    };
-    if hop.way == NAT {
-        // The flow is translated; errors about such do not reach their backend yet.
-        count::reason(Reason::ErrorUnmatched);
-        return Some(Verdict::Done(Action::Drop));
-    }
-    Some(forward::to::<F>(ctx, ethernet, ip, hop, slot))
+    let hop = NODES.get(slot.node().into()).map(F::hop).filter(|hop| hop.ifindex != 0);
+    Some(match hop {
+        None => forward::dropped(ctx, Reason::NoNextHop, ethernet.src_addr),
+        // Its host has no agent that would know the flow.
+        Some(hop) if hop.way == NAT => {
+            forward::dropped(ctx, Reason::ErrorUnmatched, ethernet.src_addr)
+        }
+        Some(hop) => forward::to::<F>(ctx, ethernet, ip, hop, slot),
+    })
 }
 
 /// Makes the checksum of a quoted UDP header follow; what that means for the error's own. That of TCP

@@ -5,7 +5,7 @@ use aya_ebpf::programs::XdpContext;
 use network_types::eth::EthHdr;
 
 use super::transport::{self, Transport};
-use crate::family::{Family, Payload, protocol};
+use crate::family::{Family, protocol};
 use crate::frame::Cursor;
 use crate::stage::Stages;
 
@@ -19,21 +19,21 @@ pub(crate) fn stage<F: Family>(ctx: XdpContext, _: u64) -> u64 {
     place::<F>(&ctx).unwrap_or(0)
 }
 
-/// Protocol and place; nothing where there is no such header, or only that of a fragment.
+/// Protocol and place, of a first fragment too; nothing where there is no such header.
 #[inline(always)]
 fn place<F: Family>(ctx: &XdpContext) -> Option<u64> {
     let mut cursor = Cursor::new(ctx);
     let _ethernet = cursor.take::<EthHdr>()?;
     let ip = cursor.take::<F::Header>()?;
-    match F::payload(ctx, ip, &mut cursor) {
-        Payload::Protocol(protocol @ (protocol::TCP | protocol::UDP)) => {
+    match F::payload(ctx, ip, &mut cursor).protocol() {
+        Some(protocol @ (protocol::TCP | protocol::UDP)) => {
             Some(u64::from(protocol) << PROTOCOL | cursor.place(ctx))
         }
         _ => None,
     }
 }
 
-/// The header, where the packet is whole TCP or UDP.
+/// The header, where the packet is TCP or UDP and has it.
 #[inline(always)]
 pub(super) fn transport<F: Family + Stages>(ctx: &XdpContext) -> Option<Transport<'_>> {
     let word = F::locate(ctx, 0);

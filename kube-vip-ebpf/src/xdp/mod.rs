@@ -142,7 +142,6 @@ const OPEN: u64 = 1 << 56;
 const STRAY: u64 = 2 << 56;
 const UNBALANCED: u64 = 3 << 56;
 const REFUSE: u64 = 4 << 56;
-const UNUSUAL: u64 = 5 << 56;
 const DECAPSULATE: u64 = 6 << 56;
 const TUNNEL: u64 = 7 << 56;
 const PROBE: u64 = 8 << 56;

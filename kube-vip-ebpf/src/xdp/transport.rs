@@ -49,15 +49,8 @@ pub(super) fn parse<'a>(cursor: &mut Cursor<'a>, protocol: u8) -> Option<Transpo
     } else if protocol == protocol::SCTP {
         let Both(Both(source, destination), Both(_, Both(check, _))) = cursor.take::<Sctp>()?;
         let opens = cursor.peek::<u8>() == Some(INIT);
-        let signs = Signs { syn: false, ack: false, fin: false, rst: false };
-        Some(Transport {
-            ports: ports(*source, *destination, protocol),
-            source,
-            destination,
-            check,
-            opens,
-            signs,
-        })
+        let ports = ports(*source, *destination, protocol);
+        Some(Transport { ports, source, destination, check, opens, signs: Signs::default() })
     } else {
         let UdpHdr { src, dst, check, .. } = cursor.take::<UdpHdr>()?;
         Some(Transport {

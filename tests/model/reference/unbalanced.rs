@@ -12,7 +12,8 @@ use super::{End, Verdict, is_from_agent, nat, probe};
 pub(super) fn judge(host: &mut Host, frame: &Frame, ip: &Ip) -> End {
     let Some(vip) = host.is.vips.get(&ip.destination).copied() else { return End::Untouched };
     let owns = host.is.vips.values().any(|vip| vip.owner == THIS);
-    if let ((Content::Whole(protocol), at), true) = (ip.content(), owns)
+    let (content, at) = ip.content();
+    if let (Some(protocol), true) = (content.protocol(), owns)
         && let Some(transport) = Transport::parse(protocol, ip.behind(at))
         && let Some(end) = nat::reply(host, frame, ip, &transport)
     {
@@ -21,11 +22,8 @@ pub(super) fn judge(host: &mut Host, frame: &Frame, ip: &Ip) -> End {
     if host.is_anothers(frame.to) {
         return End::Untouched;
     }
-    let (content, at) = ip.content();
-    let transport = match content {
-        Content::Whole(protocol @ (TCP | UDP)) | Content::First(protocol @ (TCP | UDP)) => {
-            Transport::parse(protocol, ip.behind(at))
-        }
+    let transport = match content.protocol() {
+        Some(protocol @ (TCP | UDP)) => Transport::parse(protocol, ip.behind(at)),
         _ => None,
     };
     if transport.is_some_and(|transport| vip.own && is_probe(host, &transport)) {
