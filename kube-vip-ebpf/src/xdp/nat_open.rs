@@ -7,8 +7,8 @@ use kube_vip_common::stats::Reason;
 use network_types::eth::EthHdr;
 
 use super::nat::{link, unfit};
-use super::{Action, Chosen, Verdict, forward, is_anothers};
-use crate::family::Family;
+use super::{Action, Chosen, Verdict, forward, is_anothers, limited, transport};
+use crate::family::{Family, protocol};
 use crate::frame::Cursor;
 use crate::maps::{self, NODES};
 use crate::{count, log};
@@ -38,6 +38,12 @@ fn handle<F: Family>(ctx: &XdpContext, chosen: Chosen) -> Option<Verdict> {
     }
     if let Some(verdict) = unfit::<F>(ctx, ethernet, ip, &there) {
         return Some(verdict);
+    }
+    if let Some(protocol @ protocol::UDP) = F::payload(ctx, ip, &mut cursor).protocol()
+        && let Some(transport) = transport::parse(&mut cursor, protocol)
+        && limited::exceeded::<F>(ip, transport.ports)
+    {
+        return Some(Verdict::Done(Action::Drop));
     }
     Some(Verdict::NatSeek(chosen))
 }
