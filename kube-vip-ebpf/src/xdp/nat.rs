@@ -14,7 +14,6 @@ use network_types::eth::EthHdr;
 use super::transport::Transport;
 use super::{Action, Chosen, Verdict, deliver, is_anothers, is_unicast, locate};
 use crate::count;
-use crate::count;
 use crate::family::{Family, Life, Link, Ports, Translation};
 use crate::frame::{Cursor, addresses, addresses_of, is_for, length, set_addresses, turned};
 use crate::maps::{self, NODES};
