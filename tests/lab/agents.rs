@@ -56,7 +56,9 @@ impl Agents {
             // more when they answer.
             agent.wait_until("all other hosts have answered", |status| {
                 let peers = status["peers"].as_array().into_iter().flatten();
-                peers.into_iter().all(|peer| peer["answered_ms"].is_u64())
+                peers
+                    .into_iter()
+                    .all(|peer| peer["answered_ms"].is_u64() && peer["reason"].is_null())
             })?;
             agent.wait_for(balancers)?;
         }
@@ -65,6 +67,8 @@ impl Agents {
             vips.is_some_and(|vips| !vips.is_empty() && vips.iter().all(|vip| vip["held"] == true))
         };
         agents.on("n1").wait_until("n1 holds the virtual addresses", held)?;
+        // What an answer means for the tables follows within one round of the main loop.
+        std::thread::sleep(std::time::Duration::from_millis(300));
         Ok(agents)
     }
 

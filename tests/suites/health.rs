@@ -206,7 +206,7 @@ fn https_asks_for_a_certificate_that_is_believed_and_a_good_status() -> Result<(
         Web::with_tls(lab.host(node), &on(lab.host(node), WEB_PORT), by)
     };
     let webs = [start("n1", &ours)?, start("n2", &ours)?];
-    let mut liar = Some(start("n3", &other)?);
+    let mut third = Some(start("n3", &ours)?);
     let check = format!(
         "type: https, port: {WEB_PORT}, caFile: {}, path: /livez, status: 200",
         file.display()
@@ -214,6 +214,9 @@ fn https_asks_for_a_certificate_that_is_believed_and_a_good_status() -> Result<(
     let balancers = [balancer(&lab, &check)];
     let cluster = Cluster::start(lab, &balancers)?;
     let test = |cluster: &mut Cluster| {
+        drop(third.take());
+        let n3 = cluster.host("n3").clone();
+        let liar = Web::with_tls(&n3, &on(&n3, WEB_PORT), &other)?;
         let statuses = all_say(cluster, "n3", false)?;
         because(&statuses, "n3", "tls: invalid peer certificate")?;
         served_by(cluster, &["n1", "n2"])?;
@@ -221,8 +224,7 @@ fn https_asks_for_a_certificate_that_is_believed_and_a_good_status() -> Result<(
         let statuses = all_say(cluster, "n2", false)?;
         because(&statuses, "n2", "http: status 503")?;
         served_by(cluster, &["n1"])?;
-        drop(liar.take());
-        let n3 = cluster.host("n3").clone();
+        drop(liar);
         let _honest = Web::with_tls(&n3, &on(&n3, WEB_PORT), &ours)?;
         all_say(cluster, "n3", true)?;
         served_by(cluster, &["n1", "n3"])?;
