@@ -66,6 +66,9 @@ fn fields() -> BTreeMap<&'static str, &'static [&'static str]> {
 /// Maps that hold no elements to be formatted: a ring, and numbers of other maps.
 const BARE: [&str; 2] = ["EVENTS", "TABLES"];
 
+/// Maps that nothing in this cluster fills: no backend is translated to, no client is limited.
+const UNFILLED: [&str; 3] = ["NAT4", "NAT6", "RATES"];
+
 #[test]
 fn every_map_shows_its_fields_by_name() -> Result<()> {
     Cluster::run(2, web, |cluster| {
@@ -87,6 +90,9 @@ fn every_map_shows_its_fields_by_name() -> Result<()> {
                 }
                 let wanted = left.remove(name).unwrap_or_default();
                 let elements = dump(host, &["pinned", &format!("{PINS}{pin}")])?;
+                if elements.is_empty() && UNFILLED.contains(&name) {
+                    continue;
+                }
                 ensure!(!elements.is_empty(), "{name} of {node} is empty");
                 for element in &elements {
                     let formatted = &element["formatted"];
