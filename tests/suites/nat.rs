@@ -202,7 +202,7 @@ fn serve(at: SocketAddr, client: IpAddr) -> Result<()> {
     wait_for_line()?;
     let mut open = accepted.try_iter().collect::<Result<Vec<TcpStream>, _>>()?;
     for stream in &mut open {
-        stream.set_read_timeout(Some(Duration::from_secs(30)))?;
+        stream.set_read_timeout(Some(Duration::from_secs(120)))?;
         let mut number = [0; 4];
         stream.read_exact(&mut number)?;
         stream.write_all(&number)?;
@@ -220,7 +220,7 @@ fn call(from: IpAddr, to: SocketAddr) -> Result<()> {
         // The same ports on each address: most need another one on the way.
         let from = SocketAddr::new(from, 10_000 + n);
         socket.bind(&from.into()).with_context(|| format!("binding {from}"))?;
-        let opened = socket.connect_timeout(&to.into(), Duration::from_secs(30));
+        let opened = socket.connect_timeout(&to.into(), Duration::from_secs(90));
         opened.with_context(|| format!("from {from} to {to}"))?;
         open.push(TcpStream::from(socket));
     }
@@ -230,7 +230,7 @@ fn call(from: IpAddr, to: SocketAddr) -> Result<()> {
         stream.write_all(&number.to_be_bytes())?;
     }
     for (number, stream) in (0u32..).zip(&mut open) {
-        stream.set_read_timeout(Some(Duration::from_secs(60)))?;
+        stream.set_read_timeout(Some(Duration::from_secs(180)))?;
         let mut back = [0; 4];
         stream.read_exact(&mut back)?;
         ensure!(u32::from_be_bytes(back) == number);
