@@ -50,7 +50,8 @@ fn frames_are_parsed_and_written_without_loss() {
             let (Step::Arrive { frame, .. } | Step::Leave { frame, .. }) = step else { continue };
             let bytes = frame.bytes();
             let Some(parsed) = Frame::parse(&bytes) else {
-                assert!(bytes.len() < 14, "{bytes:02x?}");
+                // Cut within its addresses, tags or type.
+                assert!(bytes.len() < 22, "{bytes:02x?}");
                 continue;
             };
             assert_eq!(parsed.bytes(), bytes);
