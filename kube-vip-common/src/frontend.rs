@@ -15,6 +15,8 @@ pub enum Protocol {
     Tcp = 6,
     /// RFC 768.
     Udp = 17,
+    /// RFC 9260.
+    Sctp = 132,
 }
 
 impl Protocol {
@@ -23,6 +25,7 @@ impl Protocol {
         match self {
             Self::Tcp => "tcp",
             Self::Udp => "udp",
+            Self::Sctp => "sctp",
         }
     }
 }
@@ -112,7 +115,7 @@ pub const HOST_ADDRESS: u32 = 2;
 pub const FROM_NODE: u32 = 4;
 
 /// Flag of [`Frontend`]: a client that finds no backend is not answered.
-pub const SILENT: u32 = 8;
+pub const SILENT: u32 = 1 << 8;
 
 assert_size!(FrontendKey: 24, Frontend: 24, Listed: 48);
 

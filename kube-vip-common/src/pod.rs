@@ -9,6 +9,7 @@ use crate::clock::Clock;
 use crate::event::{Event, EventTime};
 use crate::filter::Filter;
 use crate::flow::{Endpoint4, Endpoint6, Tuple4, Tuple6};
+use crate::fragment::{Fate, FragmentKey};
 use crate::frontend::{Frontend, FrontendKey, Listed};
 use crate::lease::Lease;
 use crate::nat::{Nat4, Nat6, PortRange};
@@ -43,7 +44,9 @@ pod!(
     Endpoint6,
     Event,
     EventTime,
+    Fate,
     Filter,
+    FragmentKey,
     Frontend,
     FrontendKey,
     Lease,

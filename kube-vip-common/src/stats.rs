@@ -116,8 +116,12 @@ reasons! {
     TunnelRefused = "tunnel_refused",
     /// Another agent's probe, answered.
     ProbeAnswered = "probe_answered",
-    /// A fragment for a frontend: dropped.
+    /// A fragment of a packet to a VIP whose first one was not let through or has not come: dropped.
     Fragment = "fragment",
+    /// A fragment that went where the first one of its packet had gone.
+    FragmentFollowed = "fragment_followed",
+    /// An ICMP error about a flow that nobody here knows: dropped.
+    ErrorUnmatched = "error_unmatched",
     /// A frontend's packet with headers cut short: dropped.
     Malformed = "malformed",
     /// To a VIP not held here, of a kind that is never answered: dropped.

@@ -157,7 +157,7 @@ pub fn resized_xdp(mut ctx: XdpContext) -> u32 {
 }
 
 /// As the agent loads it.
-#[xdp]
+#[xdp(frags)]
 pub fn kube_vip_xdp(mut ctx: XdpContext) -> u32 {
     programs::xdp::handle(&mut ctx) as u32
 }
@@ -228,6 +228,12 @@ macro_rules! alone {
 alone! {
     only_unusual4: unusual4(0);
     only_unusual6: unusual6(0);
+    only_follow4: follow4(0);
+    only_follow6: follow6(0);
+    only_remember4: remember4(0);
+    only_remember6: remember6(0);
+    only_error4: error4(0);
+    only_error6: error6(0);
     only_open4: open4(0);
     only_open6: open6(0);
     only_stray4: stray4(0);
@@ -261,8 +267,18 @@ alone! {
 }
 
 #[classifier]
-pub fn only_tagged(ctx: TcContext) -> i32 {
-    stage::tagged(ctx.skb.skb)
+pub fn only_behind_tags(ctx: TcContext) -> i32 {
+    stage::behind_tags(ctx.skb.skb) as i32
+}
+
+#[classifier]
+pub fn only_error_leaving4(ctx: TcContext) -> i32 {
+    stage::error_leaving4(ctx.skb.skb, 14)
+}
+
+#[classifier]
+pub fn only_error_leaving6(ctx: TcContext) -> i32 {
+    stage::error_leaving6(ctx.skb.skb, 14)
 }
 
 #[classifier]

@@ -6,6 +6,7 @@
 use aya_ebpf::programs::{TcContext, XdpContext};
 use kube_vip_common::client::ClientKey;
 use kube_vip_common::flow::{Tuple4, Tuple6};
+use kube_vip_common::fragment::FragmentKey;
 use kube_vip_common::frontend::FrontendKey;
 use kube_vip_common::node::Hop;
 use network_types::arp::ArpHdr;
@@ -14,12 +15,17 @@ use network_types::ip::{Ipv4Hdr, Ipv6Hdr};
 use network_types::tcp::TcpHdr;
 use network_types::udp::UdpHdr;
 
+use crate::stage;
+
 /// Something that has a frame: where it starts and ends.
 pub trait Frame {
     /// First byte.
     fn start(&self) -> usize;
     /// Behind the last byte that can be read directly.
     fn end(&self) -> usize;
+    /// Steps over IPv6 extension headers, see [`crate::family::V6`]: by a function of its own, so that
+    /// the verifier walks every chain once and not at every place that meets one.
+    fn extensions(&self, start: usize, next: u8) -> u64;
 }
 
 /// Reads a word of a context. Volatile, because LLVM would otherwise read it before a call and hand
@@ -41,6 +47,11 @@ impl Frame for XdpContext {
     fn end(&self) -> usize {
         word!(self.ctx, data_end)
     }
+
+    #[inline(always)]
+    fn extensions(&self, start: usize, next: u8) -> u64 {
+        stage::extensions(self.ctx, start as u64, next.into())
+    }
 }
 
 impl Frame for TcContext {
@@ -52,6 +63,11 @@ impl Frame for TcContext {
     #[inline(always)]
     fn end(&self) -> usize {
         word!(self.skb.skb, data_end)
+    }
+
+    #[inline(always)]
+    fn extensions(&self, start: usize, next: u8) -> u64 {
+        stage::extensions_leaving(self.skb.skb, start as u64, next.into())
     }
 }
 
@@ -198,12 +214,17 @@ unsafe impl Key<2> for Tuple4 {}
 // SAFETY: as above.
 unsafe impl Key<5> for Tuple6 {}
 // SAFETY: as above.
+unsafe impl Key<5> for FragmentKey {}
+// SAFETY: as above.
 unsafe impl Key<4> for ClientKey {}
 
 /// A place in a frame that moves towards its end.
 pub struct Cursor<'a> {
     at: usize,
     end: usize,
+    /// What tells the fragments of a packet from others between the same two, where the cursor has
+    /// stepped over the header that says it.
+    pub fragment: u32,
     frame: core::marker::PhantomData<&'a mut [u8]>,
 }
 
@@ -211,7 +232,7 @@ impl<'a> Cursor<'a> {
     /// At the start of the frame, which stays borrowed while headers of it are.
     #[inline(always)]
     pub fn new<F: Frame>(frame: &'a F) -> Self {
-        Self { at: frame.start(), end: frame.end(), frame: core::marker::PhantomData }
+        Self { at: frame.start(), end: frame.end(), fragment: 0, frame: core::marker::PhantomData }
     }
 
     /// The next bytes as a header, or nothing where the frame ends before.
@@ -240,7 +261,9 @@ impl<'a> Cursor<'a> {
     /// Where it is, in bytes from the frame's start.
     #[inline(always)]
     pub fn offset<F: Frame>(&self, frame: &F) -> usize {
-        self.at - frame.start()
+        // At once: the frame's start is half a register to LLVM, and kept until later it would be
+        // stored as such, which the verifier does not allow with an address.
+        core::hint::black_box(self.at - frame.start())
     }
 
     /// How many bytes of the frame it has left behind.
@@ -260,8 +283,16 @@ impl<'a> Cursor<'a> {
     }
 }
 
-/// Length of the frame in bytes, Ethernet header included, as far as it can be read directly.
+/// Length of the frame in bytes, Ethernet header included, given that of its packet by its own word:
+/// of a frame in several buffers (`xdp.frags`) only the first can be seen.
 #[inline(always)]
-pub fn length<F: Frame>(frame: &F) -> u64 {
+pub fn length<F: Frame>(frame: &F, packet: u32) -> u64 {
+    let (seen, told) = (visible(frame), u64::from(packet) + size_of::<EthHdr>() as u64);
+    if seen > told { seen } else { told }
+}
+
+/// Bytes that can be read directly.
+#[inline(always)]
+pub fn visible<F: Frame>(frame: &F) -> u64 {
     (frame.end() - frame.start()) as u64
 }

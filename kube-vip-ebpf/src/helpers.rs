@@ -41,18 +41,22 @@ pub fn connection_refused() {
     }
 }
 
-/// Brings the frame to `length` bytes by moving its end; fails where there is no room.
+/// Brings the frame to `length` bytes, all of them in its first buffer, by moving its end; `packet` is
+/// the length of what it carries now, as in [`length`](crate::frame::length). Fails where there is no
+/// room, and where the packet was not as long as it said.
 ///
 /// Minimum kernel: 4.18 to shrink, 5.8 to grow.
 #[inline(always)]
-pub fn set_length(ctx: &mut XdpContext, length: u64) -> Option<()> {
-    let delta = length as i64 - crate::frame::length(ctx) as i64;
-    if delta == 0 {
-        return Some(());
+pub fn set_length(ctx: &mut XdpContext, packet: u32, length: u64) -> Option<()> {
+    let delta = length as i64 - crate::frame::length(ctx, packet) as i64;
+    if delta != 0 {
+        // SAFETY: the context is the program's own; `&mut` ends every borrow of the frame.
+        let result = unsafe { raw::bpf_xdp_adjust_tail(ctx.ctx, delta as i32) };
+        if result != 0 {
+            return None;
+        }
     }
-    // SAFETY: the context is the program's own; `&mut` ends every borrow of the frame.
-    let result = unsafe { raw::bpf_xdp_adjust_tail(ctx.ctx, delta as i32) };
-    (result == 0).then_some(())
+    (crate::frame::visible(ctx) == length).then_some(())
 }
 
 /// Makes room for `bytes` before the frame's first byte, or takes so many away where it is negative.

@@ -12,8 +12,11 @@ use aya_ebpf::macros::{cgroup_sock_addr, classifier, xdp};
 use aya_ebpf::programs::{SockAddrContext, TcContext, XdpContext};
 use kube_vip_ebpf as programs;
 
-/// What arrives on an uplink.
-#[xdp]
+/// What arrives on an uplink. Frames in several buffers too: all that is read or written is in the
+/// first one, which has the headers.
+///
+/// Minimum kernel: 5.18; on older ones the agent loads it without such frames.
+#[xdp(frags)]
 pub fn kube_vip_xdp(mut ctx: XdpContext) -> u32 {
     programs::xdp::handle(&mut ctx) as u32
 }

@@ -11,6 +11,7 @@ use kube_vip_common::clock::Clock;
 use kube_vip_common::event::{Event, EventTime, KINDS};
 use kube_vip_common::filter::Filter;
 use kube_vip_common::flow::{Endpoint4, Endpoint6, Tuple4, Tuple6};
+use kube_vip_common::fragment::{FRAGMENTS, Fate, FragmentKey};
 use kube_vip_common::frontend::{Frontend, FrontendKey, Listed, PLACES, place};
 use kube_vip_common::lease::Lease;
 use kube_vip_common::nat::{Nat4, Nat6};
@@ -101,6 +102,13 @@ pub static REVERSE6: LruHashMap<Tuple6, Endpoint6, 1024> = LruHashMap::new();
 /// What clients have used up of their allowance, where a frontend limits them.
 #[btf_map]
 pub static RATES: LruHashMap<Client, Allowance, 16384> = LruHashMap::new();
+/// What all fragments of a packet have in common → what became of the first.
+#[btf_map]
+pub static FRAGS: LruHashMap<FragmentKey, Fate, FRAGMENTS> = LruHashMap::new();
+
+/// The key of the first fragment that this CPU is at, as it was before anything changed.
+#[btf_map]
+pub static FRAG_KEY: PerCpuArray<FragmentKey, 1> = PerCpuArray::new();
 
 /// Connections that this host translates, both directions of each.
 #[btf_map]
@@ -220,6 +228,29 @@ pub fn endpoint<K, V: Copy, const N: usize>(map: &LruHashMap<K, V, N>, key: &K) 
     // connection within the copy; the kernel offers nothing better for LRU maps (Linux
     // Documentation/bpf/map_hash.rst, "Concurrency"), and the next packet reads it right.
     unsafe { map.get(key).copied() }
+}
+
+/// Keeps the key of a first fragment until the program is done with it.
+#[inline(always)]
+pub fn keep_fragment(key: [u64; 5]) {
+    if let Some(kept) = FRAG_KEY.get_ptr_mut(0) {
+        // SAFETY: this CPU's own value; nothing comes between before the same program reads it.
+        unsafe { *kept = FragmentKey::from_words(key) };
+    }
+}
+
+/// The key kept last.
+#[inline(always)]
+pub fn kept_fragment() -> Option<&'static FragmentKey> {
+    // SAFETY: as in `keep_fragment`.
+    FRAG_KEY.get_ptr(0).map(|kept| unsafe { &*kept })
+}
+
+/// What became of a first fragment.
+#[inline(always)]
+pub fn fate(key: &FragmentKey) -> Option<Fate> {
+    // SAFETY: copied at once, as in `endpoint`.
+    unsafe { FRAGS.get(key).copied() }
 }
 
 /// Reads a value in its place: a long one would take much of the stack as a copy.

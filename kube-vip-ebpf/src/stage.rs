@@ -12,7 +12,7 @@
 use aya_ebpf::bindings::{__sk_buff, xdp_md};
 use aya_ebpf::programs::{TcContext, XdpContext};
 
-use crate::family::{V4, V6};
+use crate::family::{V4, V6, walk};
 use crate::{egress, xdp};
 
 /// The number, of which LLVM does not know whether it matters: one that does not it would leave out
@@ -22,7 +22,8 @@ fn used(word: u64) -> u64 {
     core::hint::black_box(word)
 }
 
-/// Declares global functions and the trait that finds them by family.
+/// Declares global functions and the trait that finds them by family. That a packet is a first
+/// fragment goes through all of them in the number's flag.
 macro_rules! stages {
     ($($(#[doc = $doc:literal])+ $stage:ident: $v4:ident, $v6:ident = $($function:ident)::+;)+) => {
         /// The stages of an IP version.
@@ -48,14 +49,16 @@ macro_rules! stages {
         #[unsafe(no_mangle)]
         #[inline(never)]
         pub extern "C" fn $v4(ctx: *mut xdp_md, word: u64) -> u64 {
-            $($function)::+::<V4>(XdpContext::new(ctx), used(word))
+            let flag = word & xdp::FIRST_FRAGMENT;
+            $($function)::+::<V4>(XdpContext::new(ctx), used(word ^ flag)) | flag
         }
 
         $(#[doc = $doc])+
         #[unsafe(no_mangle)]
         #[inline(never)]
         pub extern "C" fn $v6(ctx: *mut xdp_md, word: u64) -> u64 {
-            $($function)::+::<V6>(XdpContext::new(ctx), used(word))
+            let flag = word & xdp::FIRST_FRAGMENT;
+            $($function)::+::<V6>(XdpContext::new(ctx), used(word ^ flag)) | flag
         })+
     };
 }
@@ -63,6 +66,12 @@ macro_rules! stages {
 stages! {
     /// For an address of ours and no plain TCP or UDP. The number is not used.
     unusual: unusual4, unusual6 = xdp::unusual::stage;
+    /// A fragment that is not its packet's first. The number is not used.
+    follow: follow4, follow6 = xdp::fragments::follow;
+    /// An ICMP error to an address of ours. The number is not used.
+    error: error4, error6 = xdp::error::stage;
+    /// A first fragment is done with; the number is its packed verdict, and the answer too.
+    remember: remember4, remember6 = xdp::fragments::remember;
     /// The first packet of a flow for a backend here; the number is a packed [`xdp::Chosen`].
     open: open4, open6 = xdp::open::stage;
     /// Where the TCP or UDP header is: a number for [`xdp::locate`]. The number given is not used.
@@ -106,25 +115,53 @@ pub extern "C" fn push_tags(ctx: *mut xdp_md, tags: u64, action: u32) -> u32 {
     xdp::vlan::push(XdpContext::new(ctx), tags, action)
 }
 
-/// What leaves with VLAN tags in the frame itself.
+/// What leaves behind VLAN tags, and where it begins.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub extern "C" fn tagged(ctx: *mut __sk_buff) -> i32 {
-    egress::tagged(TcContext::new(ctx)) as i32
+pub extern "C" fn behind_tags(ctx: *mut __sk_buff) -> u32 {
+    egress::unusual::behind_tags(TcContext::new(ctx))
+}
+
+/// A control message that leaves over IPv4; the number says where its IP header is.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn error_leaving4(ctx: *mut __sk_buff, network: u64) -> i32 {
+    egress::error::handle::<V4>(TcContext::new(ctx), network as usize) as i32
+}
+
+/// As [`error_leaving4`], over IPv6.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn error_leaving6(ctx: *mut __sk_buff, network: u64) -> i32 {
+    egress::error::handle::<V6>(TcContext::new(ctx), network as usize) as i32
 }
 
 /// What leaves and is no plain TCP or UDP over IPv4; the number says where its IP header is.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn unusual_reply4(ctx: *mut __sk_buff, network: u64) -> i32 {
-    egress::unusual::handle::<V4>(TcContext::new(ctx), network as usize) as i32
+    egress::unusual::handle::<V4>(TcContext::new(ctx), network as usize)
 }
 
 /// As [`unusual_reply4`], over IPv6.
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub extern "C" fn unusual_reply6(ctx: *mut __sk_buff, network: u64) -> i32 {
-    egress::unusual::handle::<V6>(TcContext::new(ctx), network as usize) as i32
+    egress::unusual::handle::<V6>(TcContext::new(ctx), network as usize)
+}
+
+/// Steps over IPv6 extension headers: see [`walk`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn extensions(ctx: *mut xdp_md, start: u64, next: u64) -> u64 {
+    walk(&XdpContext::new(ctx), start, next as u8)
+}
+
+/// As [`extensions`], of what leaves.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn extensions_leaving(ctx: *mut __sk_buff, start: u64, next: u64) -> u64 {
+    walk(&TcContext::new(ctx), start, next as u8)
 }
 
 /// ARP for VIPs.

@@ -62,8 +62,8 @@ pub struct Balancer {
     pub bind_to_vip: bool,
     /// Who serves it.
     pub backends: Vec<SocketAddr>,
-    /// Lines of its own, as they are.
-    pub extra: Vec<String>,
+    /// Further settings, as they stand in the file.
+    pub settings: Vec<String>,
 }
 
 impl Config {
@@ -91,19 +91,13 @@ impl Config {
 impl Balancer {
     /// `name` on the virtual addresses at `port`, served by `backends`.
     pub fn new(name: &str, transport: Transport, port: u16, backends: Vec<SocketAddr>) -> Self {
-        Self {
-            name: name.to_owned(),
-            transport,
-            port,
-            bind_to_vip: true,
-            backends,
-            extra: Vec::new(),
-        }
+        let settings = Vec::new();
+        Self { name: name.to_owned(), transport, port, bind_to_vip: true, backends, settings }
     }
 
-    /// The same with another line (`natSource: node`).
-    pub fn with(mut self, line: &str) -> Self {
-        self.extra.push(line.to_owned());
+    /// The same with a further setting, like `noBackend: drop`.
+    pub fn with(mut self, setting: &str) -> Self {
+        self.settings.push(setting.to_owned());
         self
     }
 
@@ -145,9 +139,10 @@ impl fmt::Display for Config {
                 Transport::Udp => "udp",
             };
             writeln!(out, "- name: {}\n  type: {kind}\n  port: {}", balancer.name, balancer.port)?;
-            writeln!(out, "  bindToVip: {}", balancer.bind_to_vip)?;
-            balancer.extra.iter().try_for_each(|line| writeln!(out, "  {line}"))?;
-            writeln!(out, "  backends:")?;
+            for setting in &balancer.settings {
+                writeln!(out, "  {setting}")?;
+            }
+            writeln!(out, "  bindToVip: {}\n  backends:", balancer.bind_to_vip)?;
             for backend in &balancer.backends {
                 let (address, port) = (backend.ip(), backend.port());
                 writeln!(out, "  - {{address: \"{address}\", port: {port}}}")?;

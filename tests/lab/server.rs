@@ -3,7 +3,8 @@
 //! TCP is spoken in lines: `who` is answered with the host's name and the client's address as
 //! the server sees it, `echo TEXT` with TEXT, `download N` with N bytes of known content,
 //! `upload N` and N bytes of it with `ok N` or `differs at K`. Connections stay open until the
-//! client ends them. A UDP datagram of any content is answered like `who`.
+//! client ends them. A UDP datagram is answered like `who`, unless it begins with `echo `: that one
+//! comes back as it is, and `echo ` alone as a datagram without content.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -197,12 +198,18 @@ async fn upload(stream: &mut BufReader<TcpStream>, length: u64) -> std::io::Resu
 }
 
 async fn answer_datagrams(socket: UdpSocket, shared: Arc<Shared>) {
-    let mut buffer = [0; 2048];
+    let mut buffer = vec![0; 64 << 10];
     loop {
         // Errors here are ICMP answers to datagrams sent before; the socket lives on.
-        if let Ok((_, client)) = socket.recv_from(&mut buffer).await {
+        if let Ok((length, client)) = socket.recv_from(&mut buffer).await {
             note(&shared.udp, client);
-            let _ = socket.send_to(format!("{} {client}\n", shared.name).as_bytes(), client).await;
+            let who = format!("{} {client}\n", shared.name);
+            let answer = match &buffer[..length] {
+                b"echo " => b"",
+                datagram if datagram.starts_with(b"echo ") => datagram,
+                _ => who.as_bytes(),
+            };
+            let _ = socket.send_to(answer, client).await;
         }
     }
 }

@@ -116,11 +116,14 @@ pub(crate) fn attach_xdp(index: u32, instructions: &[u64]) -> io::Result<OwnedFd
     const LINK_CREATE: u32 = 28;
     const PROG_TYPE_XDP: u32 = 6;
     const ATTACH_TYPE_XDP: u32 = 37;
+    const HAS_FRAGS: u64 = 1 << 5;
     let license = c"GPL";
     let mut load = [0_u64; 16];
     load[0] = u64::from(PROG_TYPE_XDP) | (instructions.len() as u64) << 32;
     load[1] = instructions.as_ptr() as u64;
     load[2] = license.as_ptr() as u64;
+    // For frames in several buffers: else the device could not have a large MTU.
+    load[5] = HAS_FRAGS << 32;
     let program = bpf(PROG_LOAD, &load)?;
     let mut link = [0_u64; 16];
     link[0] = program.as_raw_fd() as u64 | u64::from(index) << 32;

@@ -95,7 +95,7 @@ fn compare(
     for (client, source) in clients(v6, number, round) {
         let packet = match port.2 {
             Protocol::Tcp => Packet::tcp(v6, (source, port.1), SYN, b""),
-            Protocol::Udp => Packet::udp(v6, (source, port.1), b""),
+            _ => Packet::udp(v6, (source, port.1), b""),
         };
         let packet = packet.between(client, port.0);
         let expected = model.choice(&packet, port.2).expect("there are backends");

@@ -190,7 +190,7 @@ impl Packet {
         Self { id: 0, fragment: DF, ttl: 64, ..self }
     }
 
-    fn protocol(&self) -> u8 {
+    pub(crate) fn protocol(&self) -> u8 {
         match self.segment {
             Segment::Tcp { .. } => TCP,
             Segment::Udp { .. } => UDP,

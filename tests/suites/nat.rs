@@ -201,12 +201,13 @@ fn serve(at: SocketAddr, client: IpAddr) -> Result<()> {
     thread::spawn(move || listener.incoming().try_for_each(|stream| sender.send(stream)));
     wait_for_line()?;
     let mut open = accepted.try_iter().collect::<Result<Vec<TcpStream>, _>>()?;
+    eprintln!("accepted {}", open.len());
     for stream in &mut open {
         stream.set_read_timeout(Some(Duration::from_secs(120)))?;
         let mut number = [0; 4];
-        stream.read_exact(&mut number)?;
-        stream.write_all(&number)?;
         let from = stream.peer_addr()?;
+        stream.read_exact(&mut number).with_context(|| format!("the number of {from}"))?;
+        stream.write_all(&number)?;
         ensure!(from.ip() == client && from.port() >= 1024, "{from}");
     }
     println!("@served {}", open.len());

@@ -20,7 +20,7 @@ const ADVERTISEMENT: u8 = 136;
 #[inline(never)]
 pub(super) fn arp(ctx: TcContext, network: usize) -> Action {
     let mut cursor = Cursor::new(&ctx);
-    cursor.skip(network);
+    cursor.skip(network & 0xff);
     let Some(arp) = cursor.take::<ArpHdr>() else {
         return Action::Next;
     };
@@ -41,7 +41,7 @@ pub(super) fn is_discovery(cursor: &Cursor<'_>) -> bool {
 #[inline(never)]
 pub(super) fn discovery(ctx: TcContext, network: usize) -> Action {
     let mut cursor = Cursor::new(&ctx);
-    cursor.skip(network);
+    cursor.skip(network & 0xff);
     let (Some(ip), Some(head)) = (cursor.take::<Ipv6Hdr>(), cursor.take::<[u8; 8]>()) else {
         return Action::Next;
     };

@@ -8,7 +8,9 @@ use crate::family::{V4, V6};
 use crate::frame::Cursor;
 use crate::stage;
 
+pub(crate) mod error;
 mod fence;
+mod fragments;
 mod reply;
 pub(crate) mod unusual;
 
@@ -39,14 +41,22 @@ trait Unusual {
 impl Unusual for V4 {
     #[inline(always)]
     fn unusual(ctx: &TcContext, network: usize) -> Action {
-        Action::from_number(stage::unusual_reply4(ctx.skb.skb, network as u64))
+        let mut answer = stage::unusual_reply4(ctx.skb.skb, network as u64);
+        if answer == unusual::ERROR {
+            answer = stage::error_leaving4(ctx.skb.skb, network as u64);
+        }
+        Action::from_number(answer)
     }
 }
 
 impl Unusual for V6 {
     #[inline(always)]
     fn unusual(ctx: &TcContext, network: usize) -> Action {
-        Action::from_number(stage::unusual_reply6(ctx.skb.skb, network as u64))
+        let mut answer = stage::unusual_reply6(ctx.skb.skb, network as u64);
+        if answer == unusual::ERROR {
+            answer = stage::error_leaving6(ctx.skb.skb, network as u64);
+        }
+        Action::from_number(answer)
     }
 }
 
@@ -58,8 +68,17 @@ fn again(ctx: &TcContext) -> TcContext {
 
 /// What leaves with VLAN tags in the frame itself.
 #[inline(always)]
-pub(crate) fn tagged(ctx: TcContext) -> Action {
-    unusual::tagged(ctx)
+fn tagged(ctx: &TcContext) -> Action {
+    let found = stage::behind_tags(ctx.skb.skb);
+    // LLVM knows that it is small and would leave out what tells the verifier so.
+    let network = core::hint::black_box((found >> 8) as usize);
+    match found & 0xff {
+        unusual::IPV4 => V4::unusual(ctx, network),
+        unusual::IPV6 => V6::unusual(ctx, network),
+        unusual::DISCOVERY => fence::discovery(again(ctx), network),
+        unusual::ARP => fence::arp(again(ctx), network),
+        _ => Action::Next,
+    }
 }
 
 /// Judges one packet.
@@ -76,7 +95,7 @@ pub fn handle(ctx: &TcContext) -> Action {
         }
         ethertype::IPV6 => reply::handle::<V6>(ctx, cursor),
         ethertype::ARP => fence::arp(again(ctx), size_of::<EthHdr>()),
-        other if ethertype::is_tag(other) => Action::from_number(stage::tagged(ctx.skb.skb)),
+        other if ethertype::is_tag(other) => tagged(ctx),
         _ => Action::Next,
     }
 }

@@ -28,13 +28,33 @@ pub(super) fn handle<F: Family + Unusual>(ctx: &TcContext, mut cursor: Cursor<'_
     };
     match F::plain(ip, &mut cursor) {
         Some(protocol @ (protocol::TCP | protocol::UDP)) => {
-            whole::<F>(ctx, size_of::<EthHdr>(), ip, cursor, protocol)
+            whole::<F>(ctx, size_of::<EthHdr>(), ip, cursor, protocol).action()
         }
         _ => F::unusual(ctx, size_of::<EthHdr>()),
     }
 }
 
-/// A reply that is not in parts; its IP header is at `network`, the cursor behind that.
+/// What was found out about a packet, and done.
+pub(super) enum Outcome<E> {
+    /// It is no reply of a balanced connection.
+    None,
+    /// It comes from this VIP now.
+    Rewritten(E),
+    /// It could not be rewritten.
+    Failed,
+}
+
+impl<E> Outcome<E> {
+    #[inline(always)]
+    pub(super) fn action(self) -> Action {
+        match self {
+            Self::None | Self::Rewritten(_) => Action::Next,
+            Self::Failed => Action::Drop,
+        }
+    }
+}
+
+/// A reply, or the first fragment of one; its IP header is at `network`, the cursor behind that.
 #[inline(always)]
 pub(super) fn whole<F: Family>(
     ctx: &TcContext,
@@ -42,10 +62,10 @@ pub(super) fn whole<F: Family>(
     ip: &F::Header,
     mut cursor: Cursor<'_>,
     protocol: u8,
-) -> Action {
+) -> Outcome<F::Endpoint> {
     let transport = cursor.offset(ctx);
     let Some([s0, s1, d0, d1]) = cursor.peek::<[u8; 4]>() else {
-        return Action::Next;
+        return Outcome::None;
     };
     let (source, ports) = (
         F::source(ip),
@@ -57,12 +77,12 @@ pub(super) fn whole<F: Family>(
     );
     let is_backend = |filter| F::bit(source).with_port(ports.source).is_set(filter);
     if !FILTER.get(BACKENDS).is_some_and(is_backend) {
-        return Action::Next;
+        return Outcome::None;
     }
     let client = F::destination(ip);
     let reply = F::tuple(source, client, ports);
     let Some(origin) = F::reverse(&reply) else {
-        return Action::Next;
+        return Outcome::None;
     };
     let opens = cursor.take::<TcpHdr>().is_some_and(|tcp| tcp.syn() != 0 && tcp.ack() != 0);
     if F::is_direct(&origin) && protocol == protocol::TCP && opens {
@@ -71,23 +91,28 @@ pub(super) fn whole<F: Family>(
         let forward = Ports { source: ports.destination, destination: port, protocol };
         F::forget(&F::tuple(client, vip, forward), &reply);
         count::reason(Reason::FlowReplaced);
-        return Action::Next;
+        return Outcome::None;
     }
     let (vip, port, backend) = F::parts(&origin);
-    // Tags are not counted, wherever they are.
-    let bytes = u64::from(ctx.len()) - (network - size_of::<EthHdr>()) as u64;
-    let packets = helpers::segments(ctx);
+    let (packets, bytes) = size(ctx, network);
     match rewrite::<F>(ctx, (network, transport), source, ports, vip, port) {
         Ok(()) => {
             count::replied(backend, packets, bytes);
-            Action::Next
+            Outcome::Rewritten(origin)
         }
         // Half rewritten it would reach the client from a stranger.
         Err(_) => {
             count::reason(Reason::ReplyFailed);
-            Action::Drop
+            Outcome::Failed
         }
     }
+}
+
+/// Packets that an skb stands for, and its bytes without tags.
+#[inline(always)]
+pub(super) fn size(ctx: &TcContext, network: usize) -> (u64, u64) {
+    let tags = network - size_of::<EthHdr>();
+    (helpers::segments(ctx), u64::from(ctx.len()) - tags as u64)
 }
 
 #[inline(always)]
@@ -99,12 +124,15 @@ fn rewrite<F: Family>(
     vip: F::Bytes,
     port: u16,
 ) -> Result<(), i64> {
-    let udp = ports.protocol == protocol::UDP;
-    let check = transport + if udp { UDP_CHECK } else { TCP_CHECK };
-    F::replace_source(ctx, network, check, old, vip, udp)?;
-    if port != ports.source {
-        helpers::replace_port(ctx, check, ports.source, port, udp)?;
-        ctx.store(transport, &port.to_be_bytes(), 0)?;
+    // The checksum of SCTP covers ports, which stay, and no addresses (RFC 9260 §6.8).
+    if ports.protocol != protocol::SCTP {
+        let udp = ports.protocol == protocol::UDP;
+        let check = transport + if udp { UDP_CHECK } else { TCP_CHECK };
+        F::replace_in_pseudo(ctx, check, old, vip, udp)?;
+        if port != ports.source {
+            helpers::replace_port(ctx, check, ports.source, port, udp)?;
+            ctx.store(transport, &port.to_be_bytes(), 0)?;
+        }
     }
-    Ok(())
+    F::replace_source(ctx, network, old, vip)
 }

@@ -10,9 +10,10 @@ use kube_vip_common::filter::Bit;
 use kube_vip_common::hash::FlowHash;
 use kube_vip_common::node::{Hop, Node};
 
-use crate::frame::{Addresses, Cursor, Wire};
+use crate::frame::{Addresses, Cursor, Frame, Wire};
 
 pub use self::v4::V4;
+pub(crate) use self::v6::walk;
 pub use self::v6::{Halves, V6};
 
 /// IP protocol numbers.
@@ -29,6 +30,8 @@ pub mod protocol {
     pub const IPV6: u8 = 41;
     /// RFC 4443.
     pub const ICMPV6: u8 = 58;
+    /// RFC 9260.
+    pub const SCTP: u8 = 132;
 }
 
 /// Source and destination ports with the protocol.
@@ -58,6 +61,13 @@ impl Ports {
         let [c, d] = u16::from(self.protocol).to_ne_bytes();
         u64::from_ne_bytes([a, b, c, d, 0, 0, 0, 0])
     }
+}
+
+/// Two numbers as a word of a key, in the order they lie in memory.
+#[inline(always)]
+fn halves(first: u32, second: u32) -> u64 {
+    let ([a, b, c, d], [e, f, g, h]) = (first.to_ne_bytes(), second.to_ne_bytes());
+    u64::from_ne_bytes([a, b, c, d, e, f, g, h])
 }
 
 /// How a packet of a translated connection leaves: a value of `NAT4` or `NAT6`.
@@ -115,6 +125,17 @@ pub enum Payload {
     Malformed,
 }
 
+impl Payload {
+    /// The protocol whose header is at the cursor.
+    #[inline(always)]
+    pub fn protocol(self) -> Option<u8> {
+        match self {
+            Self::Protocol(protocol) | Self::FirstFragment(protocol) => Some(protocol),
+            _ => None,
+        }
+    }
+}
+
 /// An IP version.
 pub trait Family {
     /// The fixed part of the header.
@@ -143,6 +164,8 @@ pub trait Family {
     fn set_ttl(ip: &mut Self::Header, ttl: u8);
     /// Sets the destination and what depends on it in the header.
     fn set_destination(ip: &mut Self::Header, destination: Self::Bytes);
+    /// Sets the source and what depends on it in the header.
+    fn set_source(ip: &mut Self::Header, source: Self::Bytes);
     /// Sets both addresses and the TTL, and what depends on them in the header; `change` is what
     /// the addresses mean for a checksum.
     fn translate(
@@ -173,12 +196,25 @@ pub trait Family {
     /// is neither TCP nor UDP.
     fn plain(ip: &Self::Header, cursor: &mut Cursor<'_>) -> Option<u8>;
     /// Finds what lies behind the header and all that belongs to it, and puts the cursor there.
-    fn payload(ip: &Self::Header, cursor: &mut Cursor<'_>) -> Payload;
+    fn payload(frame: &impl Frame, ip: &Self::Header, cursor: &mut Cursor<'_>) -> Payload;
+
+    /// Whether control messages of this type are errors that quote a packet.
+    fn is_error(kind: u8) -> bool;
+    /// What it means for an error's checksum that an address changes in the header it quotes, and
+    /// what that it changes in the header before it.
+    fn error_change(old: Self::Bytes, new: Self::Bytes) -> Sum;
 
     /// The address as the maps have it.
     fn address(bytes: Self::Bytes) -> Address;
     /// Key of `FRONTENDS`, in words.
     fn frontend_key(destination: Self::Bytes, ports: Ports) -> [u64; 3];
+    /// Key of `FRAGS`, in words.
+    fn fragment_key(
+        source: Self::Bytes,
+        destination: Self::Bytes,
+        id: u32,
+        direction: u32,
+    ) -> [u64; 5];
     /// The address out of the maps.
     fn bytes(address: &Address) -> Self::Bytes;
     /// Its place in the filter.
@@ -251,14 +287,34 @@ pub trait Family {
     /// Forgets one direction of a translated connection.
     fn nat_remove(tuple: &Self::Tuple) -> bool;
 
-    /// Changes the source of a packet that leaves, with the checksums of both headers; the IP header
-    /// is at `network`, the transport's checksum at `check`.
-    fn replace_source(
+    /// Makes a checksum at `check` that covers a pseudo-header follow a change of address.
+    fn replace_in_pseudo(
         ctx: &TcContext,
-        network: usize,
         check: usize,
         old: Self::Bytes,
         new: Self::Bytes,
         udp: bool,
+    ) -> Result<(), i64>;
+    /// Makes an ICMP or ICMPv6 checksum at `check` follow a change of address, be it in the header
+    /// of the packet or in one that is quoted.
+    fn replace_in_error(
+        ctx: &TcContext,
+        check: usize,
+        old: Self::Bytes,
+        new: Self::Bytes,
+    ) -> Result<(), i64>;
+    /// Changes the source in the header at `at`, and its checksum.
+    fn replace_source(
+        ctx: &TcContext,
+        at: usize,
+        old: Self::Bytes,
+        new: Self::Bytes,
+    ) -> Result<(), i64>;
+    /// As [`replace_source`](Self::replace_source), the destination.
+    fn replace_destination(
+        ctx: &TcContext,
+        at: usize,
+        old: Self::Bytes,
+        new: Self::Bytes,
     ) -> Result<(), i64>;
 }

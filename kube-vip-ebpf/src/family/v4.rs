@@ -14,7 +14,7 @@ use kube_vip_common::node::{Hop, Node};
 use network_types::ip::Ipv4Hdr;
 
 use super::{Family, Life, Link, Payload, Ports, Translation, protocol};
-use crate::frame::{Cursor, Key as _};
+use crate::frame::{Cursor, Frame, Key as _};
 use crate::helpers;
 use crate::maps::{self, FLOWS4, NAT4, REVERSE4};
 
@@ -25,6 +25,22 @@ pub struct V4;
 const FRAGMENT: [u8; 2] = [0x3f, 0xff];
 /// More fragments, no offset.
 const MORE_FRAGMENTS: [u8; 2] = [0x20, 0];
+
+/// What lies behind the header.
+#[inline(always)]
+fn content(ip: &Ipv4Hdr, cursor: &mut Cursor<'_>) -> Payload {
+    let words = usize::from(ip.vihl & 0xf);
+    if words < 5 {
+        return Payload::Malformed;
+    }
+    // Options are stepped over, not judged.
+    cursor.skip((words - 5) * 4);
+    match u16::from_ne_bytes(ip.frags) & u16::from_ne_bytes(FRAGMENT) {
+        0 => Payload::Protocol(ip.proto),
+        more if more == u16::from_ne_bytes(MORE_FRAGMENTS) => Payload::FirstFragment(ip.proto),
+        _ => Payload::LaterFragment,
+    }
+}
 
 impl Family for V4 {
     type Header = Ipv4Hdr;
@@ -66,6 +82,13 @@ impl Family for V4 {
         let change = Self::change(ip.dst_addr, destination);
         ip.check = change.update(u16::from_ne_bytes(ip.check)).to_ne_bytes();
         ip.dst_addr = destination;
+    }
+
+    #[inline(always)]
+    fn set_source(ip: &mut Ipv4Hdr, source: [u8; 4]) {
+        let change = Self::change(ip.src_addr, source);
+        ip.check = change.update(u16::from_ne_bytes(ip.check)).to_ne_bytes();
+        ip.src_addr = source;
     }
 
     #[inline(always)]
@@ -130,25 +153,31 @@ impl Family for V4 {
 
     #[inline(always)]
     fn plain(ip: &Ipv4Hdr, cursor: &mut Cursor<'_>) -> Option<u8> {
-        match Self::payload(ip, cursor) {
+        match content(ip, cursor) {
             Payload::Protocol(protocol) => Some(protocol),
             _ => None,
         }
     }
 
     #[inline(always)]
-    fn payload(ip: &Ipv4Hdr, cursor: &mut Cursor<'_>) -> Payload {
-        let words = usize::from(ip.vihl & 0xf);
-        if words < 5 {
-            return Payload::Malformed;
-        }
-        // Options are stepped over, not judged.
-        cursor.skip((words - 5) * 4);
-        match u16::from_ne_bytes(ip.frags) & u16::from_ne_bytes(FRAGMENT) {
-            0 => Payload::Protocol(ip.proto),
-            more if more == u16::from_ne_bytes(MORE_FRAGMENTS) => Payload::FirstFragment(ip.proto),
-            _ => Payload::LaterFragment,
-        }
+    fn payload(_: &impl Frame, ip: &Ipv4Hdr, cursor: &mut Cursor<'_>) -> Payload {
+        // What tells fragments apart between the same two addresses (RFC 791 §3.2).
+        let [high, low] = ip.id;
+        cursor.fragment = u32::from_ne_bytes([high, low, ip.proto, 0]);
+        content(ip, cursor)
+    }
+
+    #[inline(always)]
+    fn is_error(kind: u8) -> bool {
+        // Unreachable, time exceeded, parameter problem (RFC 792).
+        matches!(kind, 3 | 11 | 12)
+    }
+
+    #[inline(always)]
+    fn error_change(_: [u8; 4], _: [u8; 4]) -> Sum {
+        // The quoted header's own checksum changes by as much the other way, and there is no
+        // pseudo-header.
+        Sum::default()
     }
 
     #[inline(always)]
@@ -159,6 +188,12 @@ impl Family for V4 {
     #[inline(always)]
     fn frontend_key([a, b, c, d]: [u8; 4], ports: Ports) -> [u64; 3] {
         [0, u64::from_ne_bytes([0, 0, 0xff, 0xff, a, b, c, d]), ports.frontend_word()]
+    }
+
+    #[inline(always)]
+    fn fragment_key(source: [u8; 4], destination: [u8; 4], id: u32, direction: u32) -> [u64; 5] {
+        let word = |[a, b, c, d]: [u8; 4]| u64::from_ne_bytes([0, 0, 0xff, 0xff, a, b, c, d]);
+        [0, word(source), 0, word(destination), super::halves(id, direction)]
     }
 
     #[inline(always)]
@@ -350,17 +385,48 @@ impl Family for V4 {
     }
 
     #[inline(always)]
-    fn replace_source(
+    fn replace_in_pseudo(
         ctx: &TcContext,
-        network: usize,
         check: usize,
         old: [u8; 4],
         new: [u8; 4],
         udp: bool,
     ) -> Result<(), i64> {
-        helpers::replace_v4(ctx, check, old, new, udp)?;
-        let [from, to] = [old, new].map(|address| u32::from_ne_bytes(address).into());
-        ctx.l3_csum_replace(network + offset_of!(Ipv4Hdr, check), from, to, 4)?;
-        ctx.store(network + offset_of!(Ipv4Hdr, src_addr), &new, 0)
+        helpers::replace_v4(ctx, check, old, new, udp)
     }
+
+    #[inline(always)]
+    fn replace_in_error(_: &TcContext, _: usize, _: [u8; 4], _: [u8; 4]) -> Result<(), i64> {
+        // As in `error_change`.
+        Ok(())
+    }
+
+    #[inline(always)]
+    fn replace_source(ctx: &TcContext, at: usize, old: [u8; 4], new: [u8; 4]) -> Result<(), i64> {
+        replace(ctx, at, offset_of!(Ipv4Hdr, src_addr), old, new)
+    }
+
+    #[inline(always)]
+    fn replace_destination(
+        ctx: &TcContext,
+        at: usize,
+        old: [u8; 4],
+        new: [u8; 4],
+    ) -> Result<(), i64> {
+        replace(ctx, at, offset_of!(Ipv4Hdr, dst_addr), old, new)
+    }
+}
+
+/// Changes an address in the header at `at`, and the header's checksum.
+#[inline(always)]
+fn replace(
+    ctx: &TcContext,
+    at: usize,
+    address: usize,
+    old: [u8; 4],
+    new: [u8; 4],
+) -> Result<(), i64> {
+    let [from, to] = [old, new].map(|address| u32::from_ne_bytes(address).into());
+    ctx.l3_csum_replace(at + offset_of!(Ipv4Hdr, check), from, to, 4)?;
+    ctx.store(at + address, &new, 0)
 }

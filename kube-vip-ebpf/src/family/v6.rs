@@ -14,7 +14,7 @@ use kube_vip_common::node::{Hop, Node};
 use network_types::ip::Ipv6Hdr;
 
 use super::{Family, Life, Link, Payload, Ports, Translation, protocol};
-use crate::frame::{self, Cursor, Key as _};
+use crate::frame::{self, Cursor, Frame, Key as _, Word};
 use crate::helpers;
 use crate::maps::{self, FLOWS6, NAT6, REVERSE6};
 
@@ -31,9 +31,92 @@ const DESTINATION: u8 = 60;
 /// §4.1). What a longer chain carries is taken for a protocol of its own.
 const EXTENSIONS: usize = 5;
 
-/// Parts of the fragment header's second word (RFC 8200 §4.5).
+/// Parts of the fragment header's first word (RFC 8200 §4.5).
 const OFFSET: u16 = !7;
 const MORE: u16 = 1;
+
+#[inline(always)]
+const fn is_extension(protocol: u8) -> bool {
+    matches!(protocol, HOP_BY_HOP | ROUTING | FRAGMENT | DESTINATION)
+}
+
+/// What a chain of extension headers leads to, in a number: its length, the protocol behind it, what
+/// it is, and the identification out of a fragment header.
+struct Chain(u64);
+
+const LENGTH: u64 = 0x3fff;
+const PROTOCOL: u32 = 16;
+const KIND: u32 = 24;
+const ID: u32 = 32;
+
+const WHOLE: u8 = 0;
+const FIRST: u8 = 1;
+const LATER: u8 = 2;
+const MALFORMED: u8 = 3;
+
+impl Chain {
+    #[inline(always)]
+    fn length(&self) -> usize {
+        (self.0 & LENGTH) as usize
+    }
+
+    #[inline(always)]
+    fn id(&self) -> u32 {
+        (self.0 >> ID) as u32
+    }
+
+    #[inline(always)]
+    fn payload(&self) -> Payload {
+        let protocol = (self.0 >> PROTOCOL) as u8;
+        match (self.0 >> KIND) as u8 {
+            WHOLE => Payload::Protocol(protocol),
+            FIRST => Payload::FirstFragment(protocol),
+            LATER => Payload::LaterFragment,
+            _ => Payload::Malformed,
+        }
+    }
+}
+
+/// Steps over the extension headers that begin at `start` with one of kind `next`: a packed [`Chain`].
+#[inline(always)]
+pub(crate) fn walk(frame: &impl Frame, start: u64, mut next: u8) -> u64 {
+    let mut cursor = Cursor::new(frame);
+    cursor.skip((start & LENGTH) as usize);
+    let (mut length, mut kind, mut id) = (0, WHOLE, 0);
+    for _ in 0..EXTENSIONS {
+        match next {
+            HOP_BY_HOP | ROUTING | DESTINATION => {
+                // Stepped over, not judged.
+                let Some([protocol, units]) = cursor.peek::<[u8; 2]>() else {
+                    kind = MALFORMED;
+                    break;
+                };
+                next = protocol;
+                length += (u64::from(units) + 1) * 8;
+                cursor.skip((usize::from(units) + 1) * 8);
+            }
+            FRAGMENT => {
+                let Some([[protocol, _, high, low], word]) = cursor.take::<[Word; 2]>() else {
+                    kind = MALFORMED;
+                    break;
+                };
+                next = *protocol;
+                length += 8;
+                let place = u16::from_be_bytes([*high, *low]);
+                if place & OFFSET != 0 {
+                    (kind, id) = (LATER, u32::from_ne_bytes(*word));
+                    break;
+                }
+                // Neither offset nor more: it is the whole packet (RFC 6946).
+                if place & MORE != 0 {
+                    (kind, id) = (FIRST, u32::from_ne_bytes(*word));
+                }
+            }
+            _ => break,
+        }
+    }
+    length | u64::from(next) << PROTOCOL | u64::from(kind) << KIND | u64::from(id) << ID
+}
 
 /// An IPv6 address as two numbers, bytes as they lie in memory: sixteen single bytes would each take
 /// a register or a place on the stack.
@@ -101,6 +184,11 @@ impl Family for V6 {
     }
 
     #[inline(always)]
+    fn set_source(ip: &mut Ipv6Hdr, source: Halves) {
+        ip.src_addr = source.octets();
+    }
+
+    #[inline(always)]
     fn translate(
         ip: &mut Ipv6Hdr,
         source: Halves,
@@ -157,35 +245,28 @@ impl Family for V6 {
     }
 
     #[inline(always)]
-    fn payload(ip: &Ipv6Hdr, cursor: &mut Cursor<'_>) -> Payload {
-        let mut next = ip.next_hdr;
-        let mut is_part = false;
-        for _ in 0..EXTENSIONS {
-            match next {
-                HOP_BY_HOP | ROUTING | DESTINATION => {
-                    // Stepped over, not judged.
-                    let Some([protocol, units]) = cursor.peek::<[u8; 2]>() else {
-                        return Payload::Malformed;
-                    };
-                    next = protocol;
-                    cursor.skip((usize::from(units) + 1) * 8);
-                }
-                FRAGMENT => {
-                    let Some([protocol, _, high, low, ..]) = cursor.take::<[u8; 8]>() else {
-                        return Payload::Malformed;
-                    };
-                    let place = u16::from_be_bytes([*high, *low]);
-                    if place & OFFSET != 0 {
-                        return Payload::LaterFragment;
-                    }
-                    // Neither offset nor more: it is the whole packet (RFC 6946).
-                    is_part |= place & MORE != 0;
-                    next = *protocol;
-                }
-                _ => break,
-            }
+    fn payload(frame: &impl Frame, ip: &Ipv6Hdr, cursor: &mut Cursor<'_>) -> Payload {
+        let protocol = ip.next_hdr;
+        if !is_extension(protocol) {
+            return Payload::Protocol(protocol);
         }
-        if is_part { Payload::FirstFragment(next) } else { Payload::Protocol(next) }
+        let chain = Chain(frame.extensions(cursor.offset(frame), protocol));
+        cursor.skip(chain.length());
+        cursor.fragment = chain.id();
+        chain.payload()
+    }
+
+    #[inline(always)]
+    fn is_error(kind: u8) -> bool {
+        // Unreachable, packet too big, time exceeded, parameter problem (RFC 4443 §3).
+        matches!(kind, 1..=4)
+    }
+
+    #[inline(always)]
+    fn error_change(old: Halves, new: Halves) -> Sum {
+        // Once in the message, once in the pseudo-header.
+        let change = Self::change(old, new);
+        change.join(change)
     }
 
     #[inline(always)]
@@ -196,6 +277,12 @@ impl Family for V6 {
     #[inline(always)]
     fn frontend_key(destination: Halves, ports: Ports) -> [u64; 3] {
         [destination.high, destination.low, ports.frontend_word()]
+    }
+
+    #[inline(always)]
+    fn fragment_key(source: Halves, destination: Halves, id: u32, direction: u32) -> [u64; 5] {
+        let (from, to) = (source, destination);
+        [from.high, from.low, to.high, to.low, super::halves(id, direction)]
     }
 
     #[inline(always)]
@@ -391,16 +478,33 @@ impl Family for V6 {
     }
 
     #[inline(always)]
-    fn replace_source(
+    fn replace_in_pseudo(
         ctx: &TcContext,
-        network: usize,
         check: usize,
         old: Halves,
         new: Halves,
         udp: bool,
     ) -> Result<(), i64> {
-        let new = new.octets();
-        helpers::replace_v6(ctx, check, &old.octets(), &new, udp)?;
-        ctx.store(network + offset_of!(Ipv6Hdr, src_addr), &new, 0)
+        helpers::replace_v6(ctx, check, &old.octets(), &new.octets(), udp)
+    }
+
+    #[inline(always)]
+    fn replace_in_error(
+        ctx: &TcContext,
+        check: usize,
+        old: Halves,
+        new: Halves,
+    ) -> Result<(), i64> {
+        helpers::replace_v6(ctx, check, &old.octets(), &new.octets(), false)
+    }
+
+    #[inline(always)]
+    fn replace_source(ctx: &TcContext, at: usize, _: Halves, new: Halves) -> Result<(), i64> {
+        ctx.store(at + offset_of!(Ipv6Hdr, src_addr), &new.octets(), 0)
+    }
+
+    #[inline(always)]
+    fn replace_destination(ctx: &TcContext, at: usize, _: Halves, new: Halves) -> Result<(), i64> {
+        ctx.store(at + offset_of!(Ipv6Hdr, dst_addr), &new.octets(), 0)
     }
 }

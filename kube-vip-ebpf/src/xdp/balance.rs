@@ -31,10 +31,14 @@ pub(super) fn handle<F: Family>(
     if host_address && F::ttl(ip) == PROBE_TTL {
         return Verdict::Done(Action::Pass);
     }
-    count::frontend(frontend.id, length(ctx));
+    let bytes = length(ctx, F::length(ip));
+    count::frontend(frontend.id, bytes);
 
     let slot = match TABLES.get(frontend.id) {
-        Some(table) => pick::slot(table, frontend.slots, hash::<F>(frontend, ip, ports)),
+        Some(table) => {
+            let hash = hash::<F>(frontend, F::source(ip), F::destination(ip), ports);
+            pick::slot(table, frontend.slots, hash)
+        }
         None => Slot::NONE,
     };
     let position = agent::position::<F>(ethernet, ip);
@@ -43,8 +47,8 @@ pub(super) fn handle<F: Family>(
     let ours = chosen.from_agent() || slot.node() == THIS_NODE || !slot.is_some();
     // Without any backend too: connections known here go on until they end.
     if ours || slot.was_here() {
-        let goes_on = transport.is_tcp() && !transport.opens;
-        if let Some(verdict) = deliver::known::<F>(ip, transport, length(ctx), chosen) {
+        let goes_on = transport.has_connections() && !transport.opens;
+        if let Some(verdict) = deliver::known::<F>(ip, transport, bytes, chosen) {
             return verdict;
         }
         if ours {
@@ -54,12 +58,17 @@ pub(super) fn handle<F: Family>(
     forward::handle::<F>(ctx, ethernet, ip, chosen)
 }
 
-/// What chooses the packet's slot.
+/// What chooses the slot of a client's packet to a VIP.
 #[inline(always)]
-pub(super) fn hash<F: Family>(frontend: &Frontend, ip: &F::Header, ports: Ports) -> FlowHash {
+pub(super) fn hash<F: Family>(
+    frontend: &Frontend,
+    client: F::Bytes,
+    vip: F::Bytes,
+    ports: Ports,
+) -> FlowHash {
     if frontend.flags & CLIENT_AFFINITY == 0 {
-        F::hash_flow(frontend.seed, F::source(ip), F::destination(ip), ports)
+        F::hash_flow(frontend.seed, client, vip, ports)
     } else {
-        F::hash_client(frontend.seed, F::source(ip))
+        F::hash_client(frontend.seed, client)
     }
 }

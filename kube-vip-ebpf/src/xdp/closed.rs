@@ -20,7 +20,7 @@ pub(super) fn answer<F: Family>(ctx: XdpContext) -> Option<Action> {
     let mut cursor = Cursor::new(&ctx);
     let _ethernet = cursor.take::<EthHdr>()?;
     let ip = cursor.take::<F::Header>()?;
-    let Payload::Protocol(protocol::TCP) = F::payload(ip, &mut cursor) else {
+    let Payload::Protocol(protocol::TCP) = F::payload(&ctx, ip, &mut cursor) else {
         return None;
     };
     let mut transport = transport::parse(&mut cursor, protocol::TCP)?;

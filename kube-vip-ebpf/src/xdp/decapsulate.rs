@@ -33,7 +33,7 @@ fn handle<F: Family>(ctx: &mut XdpContext) -> Option<Verdict> {
     if vip.flags & OWN == 0 {
         return Some(Verdict::Unbalanced);
     }
-    let whole = F::payload(outer, &mut cursor) == Payload::Protocol(F::ENCAPSULATED);
+    let whole = F::payload(ctx, outer, &mut cursor) == Payload::Protocol(F::ENCAPSULATED);
     // Agents send no options and no extension headers.
     let plain = cursor.offset(ctx) == size_of::<EthHdr>() + size_of::<F::Header>();
     let Some(inner) = cursor.take::<F::Header>() else {

@@ -25,7 +25,7 @@ pub(super) fn known<F: Family>(
     }
     let endpoint = F::flow(&F::tuple(F::source(ip), F::destination(ip), transport.ports))?;
     // TCP stays where it is; UDP has no end of its own, so it moves when its backend is gone.
-    if !transport.is_tcp() && !is_there::<F>(&endpoint) {
+    if !transport.has_connections() && !is_there::<F>(&endpoint) {
         return None;
     }
     Some(to::<F>(ip, transport, &endpoint, length, chosen))

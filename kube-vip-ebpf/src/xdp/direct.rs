@@ -10,7 +10,7 @@ use crate::family::{Family, Ports};
 #[inline(always)]
 pub(super) fn handle<F: Family>(ip: &F::Header, transport: &Transport<'_>) {
     // Inside a TCP connection nothing can have changed since its SYN.
-    if transport.is_tcp() && !transport.opens {
+    if transport.has_connections() && !transport.opens {
         return;
     }
     let (client, backend, ports) = (F::source(ip), F::destination(ip), transport.ports);

@@ -12,7 +12,7 @@ use super::{Action, Chosen, Verdict, is_anothers};
 use crate::family::Family;
 use crate::frame::length;
 use crate::maps::NODES;
-use crate::{count, helpers, log};
+use crate::{count, log};
 
 /// What a stage of its own sends on.
 #[derive(Clone, Copy)]
@@ -89,7 +89,7 @@ pub(super) fn to<F: Family>(
     ethernet.dst_addr = hop.mac.octets;
     ethernet.src_addr = hop.source_mac.octets;
     F::set_ttl(ip, mark::ttl(0));
-    count::sent(slot.backend(), length(ctx));
+    count::sent(slot.backend(), length(ctx, F::length(ip)));
     out(ctx, hop)
 }
 
@@ -99,8 +99,7 @@ pub(super) fn out(ctx: &XdpContext, hop: &Hop) -> Verdict {
     if hop.ifindex == ctx.ingress_ifindex() as u32 {
         return Verdict::Done(Action::Transmit);
     }
-    helpers::redirect(hop.ifindex);
-    Verdict::Done(Action::Redirect)
+    Verdict::Redirect(hop.ifindex)
 }
 
 #[inline(always)]

@@ -6,7 +6,9 @@
 //!         ├─ judge ─┬─ filter: not ours ────────────────> up, untouched
 //!         │         ├─ balance: a frontend's packet ─┬─> deliver: its flow is known here, up
 //!         │         │                                └─> forward: to a peer, out again
-//!         │         └─ unusual: no plain TCP or UDP ───> balance, where it is a frontend's
+//!         │         └─ unusual: no plain TCP or UDP ─┬─> balance, where it is a frontend's
+//!         │                                          ├─> follow: a fragment, after its first
+//!         │                                          └─> error: an ICMP error, to whom it concerns
 //!         └─ finish ┬─ decapsulate: out of a tunnel ──> judge
 //!                   ├─ open: a flow begins here ──────> deliver
 //!                   ├─ nat: its flow is translated, out again
@@ -26,11 +28,11 @@ use aya_ebpf::programs::XdpContext;
 use kube_vip_common::filter::ADDRESSES;
 use network_types::eth::EthHdr;
 
-use crate::ethertype;
 use crate::family::{Family, V4, V6, protocol};
 use crate::frame::Cursor;
 use crate::maps::{self, FILTER};
 use crate::stage::{self, Stages};
+use crate::{ethertype, helpers};
 
 mod agent;
 pub(crate) mod arp;
@@ -41,7 +43,9 @@ pub(crate) mod decapsulate;
 mod deliver;
 mod direct;
 mod echo;
+pub(crate) mod error;
 mod forward;
+pub(crate) mod fragments;
 mod limited;
 pub(crate) mod locate;
 pub(crate) mod nat;
@@ -98,8 +102,14 @@ impl Action {
 pub enum Verdict {
     /// The frame is done with.
     Done(Action),
+    /// The frame goes out through this interface.
+    Redirect(u32),
     /// It is no plain TCP or UDP.
     Unusual,
+    /// It is a fragment, but not its packet's first.
+    Follow,
+    /// It is an ICMP error.
+    Error,
     /// It is the first packet of a flow to be delivered here.
     Open(Chosen),
     /// It is to be translated.
@@ -130,15 +140,20 @@ const OPEN: u64 = 1 << 56;
 const STRAY: u64 = 2 << 56;
 const UNBALANCED: u64 = 3 << 56;
 const REFUSE: u64 = 4 << 56;
-const UNUSUAL: u64 = 5 << 56;
 const DECAPSULATE: u64 = 6 << 56;
 const TUNNEL: u64 = 7 << 56;
 const PROBE: u64 = 8 << 56;
+const UNUSUAL: u64 = 5 << 56;
+const FOLLOW: u64 = 13 << 56;
+const ERROR: u64 = 14 << 56;
+const REDIRECT: u64 = 15 << 56;
 const NAT: u64 = 9 << 56;
 const NAT_OPEN: u64 = 10 << 56;
 const NAT_SEEK: u64 = 11 << 56;
 const NAT_BEGIN: u64 = 12 << 56;
-const KIND: u64 = 0xff << 56;
+const KIND: u64 = 0x7f << 56;
+/// Flag of a packed verdict: it is about a first fragment.
+pub(crate) const FIRST_FRAGMENT: u64 = 1 << 63;
 /// Where a port is, above what is chosen.
 const PORT: u32 = 40;
 
@@ -154,9 +169,12 @@ impl Verdict {
             Self::NatSeek(chosen) => NAT_SEEK | chosen.pack(),
             Self::NatBegin(chosen, port) => NAT_BEGIN | chosen.pack() | (port as u64) << PORT,
             Self::Stray(chosen) => STRAY | chosen.pack(),
+            Self::Redirect(ifindex) => REDIRECT | ifindex as u64,
             Self::Decapsulate => DECAPSULATE,
             Self::Tunnel(onward) => TUNNEL | onward.pack(),
             Self::Unusual => UNUSUAL,
+            Self::Follow => FOLLOW,
+            Self::Error => ERROR,
             Self::Unbalanced => UNBALANCED,
             Self::Probe => PROBE,
             Self::Refuse(refusal) => REFUSE | refusal.pack(),
@@ -248,6 +266,7 @@ fn judge<F: Family>(ctx: &XdpContext, ethernet: &mut EthHdr, mut cursor: Cursor<
 fn finish<F: Family + Stages>(ctx: &XdpContext, verdict: Verdict) -> Action {
     let mut word = match verdict {
         Verdict::Done(action) => return action,
+        Verdict::Redirect(ifindex) => return redirect(ifindex),
         verdict => verdict.pack(),
     };
     if word & KIND == DECAPSULATE {
@@ -255,6 +274,12 @@ fn finish<F: Family + Stages>(ctx: &XdpContext, verdict: Verdict) -> Action {
     }
     if word & KIND == UNUSUAL {
         word = F::unusual(ctx, 0);
+    }
+    if word & KIND == FOLLOW {
+        word = F::follow(ctx, 0);
+    }
+    if word & KIND == ERROR {
+        word = F::error(ctx, 0);
     }
     if word & KIND == OPEN {
         word = F::open(ctx, word & !KIND);
@@ -275,22 +300,32 @@ fn finish<F: Family + Stages>(ctx: &XdpContext, verdict: Verdict) -> Action {
     if word & KIND == STRAY {
         word = F::stray(ctx, word & !KIND);
     }
-    if word & KIND == TUNNEL {
-        word = F::tunnel(ctx, word & !KIND);
+    if word & KIND == UNBALANCED {
+        word = F::nat_reply(ctx, word);
     }
     if word & KIND == UNBALANCED {
-        word = F::nat_reply(ctx, 0);
-    }
-    if word & KIND == UNBALANCED {
-        word = F::unbalanced(ctx, 0);
+        word = F::unbalanced(ctx, word);
     }
     if word & KIND == PROBE {
-        word = F::probe(ctx, 0);
+        word = F::probe(ctx, word);
+    }
+    // The others of a refused packet are not answered as well.
+    if word & FIRST_FRAGMENT != 0 && word & KIND != REFUSE {
+        word = F::remember(ctx, word);
+    }
+    if word & KIND == TUNNEL {
+        word = F::tunnel(ctx, word & !KIND);
     }
     if word & KIND == REFUSE {
         word = F::refuse(ctx, word & !KIND);
     }
-    Action::from_number(word)
+    if word & KIND == REDIRECT { redirect(word as u32) } else { Action::from_number(word) }
+}
+
+#[inline(always)]
+fn redirect(ifindex: u32) -> Action {
+    helpers::redirect(ifindex);
+    Action::Redirect
 }
 
 /// Whether the frame was for this host alone: errors are never sent about others (RFC 1122 §3.2.2).

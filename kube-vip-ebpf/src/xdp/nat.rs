@@ -13,11 +13,11 @@ use network_types::eth::EthHdr;
 
 use super::transport::Transport;
 use super::{Action, Chosen, Verdict, deliver, is_anothers, is_unicast, locate};
+use crate::count;
 use crate::family::{Family, Life, Link, Ports, Translation};
 use crate::frame::{Cursor, addresses, addresses_of, is_for, length, set_addresses, turned};
 use crate::maps::{self, NODES};
 use crate::stage::Stages;
-use crate::{count, helpers};
 
 #[inline(always)]
 pub(crate) fn stage<F: Family + Stages>(ctx: XdpContext, word: u64) -> u64 {
@@ -134,16 +134,16 @@ pub(super) fn send<F: Family>(
     transport.translate(to.ports.source, to.ports.destination, change);
     F::translate(ip, to.source, to.destination, next_ttl(F::ttl(ip)), change);
     set_addresses(ethernet, to.link.addresses);
+    let bytes = length(ctx, F::length(ip));
     if to.reply {
-        count::replied(to.backend, 1, length(ctx));
+        count::replied(to.backend, 1, bytes);
     } else {
-        count::sent(to.backend, length(ctx));
+        count::sent(to.backend, bytes);
     }
     if to.link.ifindex == ctx.ingress_ifindex() as u32 {
         return Verdict::Done(Action::Transmit);
     }
-    helpers::redirect(to.link.ifindex);
-    Verdict::Done(Action::Redirect)
+    Verdict::Redirect(to.link.ifindex)
 }
 
 /// One less, and never a mark: what leaves here is no agent's frame.

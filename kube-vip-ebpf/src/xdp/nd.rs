@@ -193,7 +193,7 @@ fn advertise(mut ctx: XdpContext, own: Packed, asker: Packed) -> Option<()> {
     let destination = if unspecified { Halves::of(&ALL_NODES) } else { source };
     let flags = if unspecified { OVERRIDE } else { SOLICITED | OVERRIDE };
 
-    helpers::set_length(&mut ctx, (size_of::<EthHdr>() + size_of::<Ipv6Hdr>() + LENGTH) as u64)?;
+    helpers::set_length(&mut ctx, 0, (size_of::<EthHdr>() + size_of::<Ipv6Hdr>() + LENGTH) as u64)?;
     let mut cursor = Cursor::new(&ctx);
     let ethernet = cursor.take::<EthHdr>()?;
     let ip = cursor.take::<Ipv6Hdr>()?;

@@ -11,7 +11,7 @@ use super::forward::is_client_of;
 use super::transport::{self, Transport};
 use super::{Action, Chosen, Refusal, Verdict, balance, deliver, limited, pick};
 use crate::count;
-use crate::family::{Family, Payload, Ports};
+use crate::family::{Family, Ports};
 use crate::frame::{Cursor, length};
 use crate::maps::{self, BACKENDS, NODES, TABLES};
 
@@ -27,9 +27,7 @@ fn handle<F: Family>(ctx: &XdpContext, chosen: Chosen) -> Option<Verdict> {
     let mut cursor = Cursor::new(ctx);
     let _ethernet = cursor.take::<EthHdr>()?;
     let ip = cursor.take::<F::Header>()?;
-    let Payload::Protocol(protocol) = F::payload(ip, &mut cursor) else {
-        return None;
-    };
+    let protocol = F::payload(ctx, ip, &mut cursor).protocol()?;
     let transport = transport::parse(&mut cursor, protocol)?;
     let slot = if chosen.from_agent() && chosen.slot.node() != THIS_NODE {
         let node = NODES.get(chosen.slot.node().into()).filter(|_| chosen.slot.is_some());
@@ -52,7 +50,8 @@ fn handle<F: Family>(ctx: &XdpContext, chosen: Chosen) -> Option<Verdict> {
         count::reason(Reason::FlowTableFull);
         return Some(Verdict::Done(Action::Drop));
     };
-    Some(deliver::to::<F>(ip, transport, &endpoint, length(ctx), chosen))
+    let bytes = length(ctx, F::length(ip));
+    Some(deliver::to::<F>(ip, transport, &endpoint, bytes, chosen))
 }
 
 /// A backend on this host, where the table's own is elsewhere and an agent sent the packet here.
@@ -62,7 +61,10 @@ fn local<F: Family>(ip: &F::Header, ports: Ports) -> Slot {
         return Slot::NONE;
     };
     match TABLES.get(frontend.id) {
-        Some(table) => pick::local(table, balance::hash::<F>(frontend, ip, ports)),
+        Some(table) => pick::local(
+            table,
+            balance::hash::<F>(frontend, F::source(ip), F::destination(ip), ports),
+        ),
         None => Slot::NONE,
     }
 }

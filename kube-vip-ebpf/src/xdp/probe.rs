@@ -28,14 +28,14 @@ fn handle<F: Family>(ctx: &mut XdpContext) -> Option<Action> {
     let mut cursor = Cursor::new(ctx);
     let _ethernet = cursor.take::<EthHdr>()?;
     let ip = cursor.take::<F::Header>()?;
-    let udp = F::payload(ip, &mut cursor) == Payload::Protocol(protocol::UDP);
+    let udp = F::payload(ctx, ip, &mut cursor) == Payload::Protocol(protocol::UDP);
     // Agents send no options and no extension headers.
     if !udp || cursor.offset(ctx) != size_of::<EthHdr>() + size_of::<F::Header>() {
         return None;
     }
     let udp = *cursor.take::<UdpHdr>()?;
     let question = Message::read(cursor.peek::<[Word; WORDS]>()?)?;
-    let (asker, own) = (F::source(ip), F::destination(ip));
+    let (asker, own, packet) = (F::source(ip), F::destination(ip), F::length(ip));
     if question.kind != Kind::Question {
         return None;
     }
@@ -54,7 +54,11 @@ fn handle<F: Family>(ctx: &mut XdpContext) -> Option<Action> {
     // The question may be longer, to try whether such packets get here; the answer never is.
     let length = (size_of::<UdpHdr>() + WORDS * 4) as u16;
     let frame = size_of::<EthHdr>() + size_of::<F::Header>() + usize::from(length);
-    helpers::set_length(ctx, frame.max(SHORTEST_FRAME) as u64)?;
+    if helpers::set_length(ctx, packet, frame.max(SHORTEST_FRAME) as u64).is_none() {
+        // Shorter than it says, and shorter still by now.
+        count::reason(Reason::Malformed);
+        return Some(Action::Drop);
+    }
     let mut cursor = Cursor::new(ctx);
     turn(cursor.take::<EthHdr>()?);
     let ip = cursor.take::<F::Header>()?;

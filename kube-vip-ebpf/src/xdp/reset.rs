@@ -22,12 +22,12 @@ pub(super) fn answer<F: Family>(mut ctx: XdpContext) -> Option<Action> {
     let mut cursor = Cursor::new(&ctx);
     let ethernet = cursor.take::<EthHdr>()?;
     let ip = cursor.take::<F::Header>()?;
-    let Payload::Protocol(protocol::TCP) = F::payload(ip, &mut cursor) else {
+    let Payload::Protocol(protocol::TCP) = F::payload(&ctx, ip, &mut cursor) else {
         return None;
     };
     let headers = cursor.offset(&ctx) - size_of::<EthHdr>();
     let tcp = *cursor.take::<TcpHdr>()?;
-    let (client, vip) = (F::source(ip), F::destination(ip));
+    let (client, vip, packet) = (F::source(ip), F::destination(ip), F::length(ip));
     // An RST is never answered, else two hosts could reset each other for ever.
     if tcp.rst() != 0 || !is_unicast(ethernet) || !F::is_answerable(client) {
         return None;
@@ -36,14 +36,14 @@ pub(super) fn answer<F: Family>(mut ctx: XdpContext) -> Option<Action> {
         (tcp.ack_seq, [0; 4], RST)
     } else {
         let headers = headers as u32 + u32::from(tcp.doff()) * 4;
-        let text = F::length(ip).wrapping_sub(headers);
+        let text = packet.wrapping_sub(headers);
         let marks = u32::from(tcp.syn()) + u32::from(tcp.fin());
         let next = u32::from_be_bytes(tcp.seq).wrapping_add(text).wrapping_add(marks);
         ([0; 4], next.to_be_bytes(), RST | ACK)
     };
 
     let length = size_of::<EthHdr>() + size_of::<F::Header>() + size_of::<TcpHdr>();
-    helpers::set_length(&mut ctx, length.max(SHORTEST_FRAME) as u64)?;
+    helpers::set_length(&mut ctx, packet, length.max(SHORTEST_FRAME) as u64)?;
     let mut cursor = Cursor::new(&ctx);
     let ethernet = cursor.take::<EthHdr>()?;
     let ip = cursor.take::<F::Header>()?;

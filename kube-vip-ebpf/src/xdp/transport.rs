@@ -1,4 +1,4 @@
-//! What balancing needs of TCP and UDP headers.
+//! What balancing needs of TCP, UDP and SCTP headers.
 
 use kube_vip_common::checksum::{self, Sum};
 use kube_vip_common::nat::Signs;
@@ -6,15 +6,21 @@ use network_types::tcp::TcpHdr;
 use network_types::udp::UdpHdr;
 
 use crate::family::{Ports, protocol};
-use crate::frame::Cursor;
+use crate::frame::{Both, Cursor, Word};
 
-/// The parts of a TCP or UDP header that are read or rewritten.
+/// The common header of SCTP (RFC 9260 §3.1): ports, verification tag, checksum.
+type Sctp = Both<Both<[u8; 2], [u8; 2]>, Both<Word, Both<[u8; 2], [u8; 2]>>>;
+
+/// Type of the chunk that begins an association (RFC 9260 §3.3.2).
+const INIT: u8 = 1;
+
+/// The parts of a header that are read or rewritten.
 pub(super) struct Transport<'a> {
     pub(super) ports: Ports,
     source: &'a mut [u8; 2],
     destination: &'a mut [u8; 2],
     check: &'a mut [u8; 2],
-    /// It has no flow to belong to: a SYN without ACK. UDP has no such thing.
+    /// It has no flow to belong to: a SYN without ACK, an INIT. UDP has no such thing.
     pub(super) opens: bool,
     /// TCP's flags; none are set where it is UDP.
     pub(super) signs: Signs,
@@ -40,6 +46,11 @@ pub(super) fn parse<'a>(cursor: &mut Cursor<'a>, protocol: u8) -> Option<Transpo
             opens,
             signs,
         })
+    } else if protocol == protocol::SCTP {
+        let Both(Both(source, destination), Both(_, Both(check, _))) = cursor.take::<Sctp>()?;
+        let opens = cursor.peek::<u8>() == Some(INIT);
+        let ports = ports(*source, *destination, protocol);
+        Some(Transport { ports, source, destination, check, opens, signs: Signs::default() })
     } else {
         let UdpHdr { src, dst, check, .. } = cursor.take::<UdpHdr>()?;
         Some(Transport {
@@ -63,7 +74,24 @@ fn ports(source: [u8; 2], destination: [u8; 2], protocol: u8) -> Ports {
 }
 
 impl Transport<'_> {
-    /// Whether a connection of this kind begins and ends with segments of its own.
+    /// Whether a flow of this kind begins and ends with segments of its own.
+    #[inline(always)]
+    pub(super) fn has_connections(&self) -> bool {
+        self.is_tcp() || self.is_sctp()
+    }
+
+    #[inline(always)]
+    fn is_sctp(&self) -> bool {
+        self.ports.protocol == protocol::SCTP
+    }
+
+    /// Whether it is a datagram.
+    #[inline(always)]
+    pub(super) fn is_udp(&self) -> bool {
+        self.ports.protocol == protocol::UDP
+    }
+
+    /// Whether it can be answered with RST.
     #[inline(always)]
     pub(super) fn is_tcp(&self) -> bool {
         self.ports.protocol == protocol::TCP
@@ -72,6 +100,10 @@ impl Transport<'_> {
     /// Sets the destination port; `change` is what else under the checksum changes.
     #[inline(always)]
     pub(super) fn set_destination(&mut self, port: u16, change: Sum) {
+        if self.is_sctp() {
+            // Its port stays, and its checksum covers no addresses (RFC 9260 §6.8).
+            return;
+        }
         let new = port.to_be_bytes();
         self.update(
             change

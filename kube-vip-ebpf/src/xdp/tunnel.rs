@@ -6,7 +6,7 @@
 
 use aya_ebpf::programs::XdpContext;
 use kube_vip_common::mark;
-use kube_vip_common::node::THIS_NODE;
+use kube_vip_common::node::{LINK, THIS_NODE};
 use kube_vip_common::stats::Reason;
 use network_types::eth::EthHdr;
 
@@ -31,6 +31,10 @@ fn handle<F: Family>(ctx: &mut XdpContext, Onward { slot, position }: Onward) ->
     let ip = cursor.take::<F::Header>()?;
     let (here, peer) = (NODES.get(THIS_NODE.into())?, NODES.get(slot.node().into())?);
     let hop = F::hop(peer);
+    // A fragment goes where its first went, and the way there may have changed.
+    if hop.way == LINK || hop.ifindex == 0 {
+        return Some(forward::dropped(ctx, Reason::NoNextHop, ethernet.src_addr));
+    }
     if maps::peer(ethernet.src_addr) == Some(slot.node().into()) {
         return Some(forward::dropped(ctx, Reason::BackToSender, ethernet.src_addr));
     }
@@ -42,7 +46,7 @@ fn handle<F: Family>(ctx: &mut XdpContext, Onward { slot, position }: Onward) ->
     }
     let ether_type = ethernet.ether_type;
     F::set_ttl(ip, mark::ttl(position));
-    count::sent(slot.backend(), length(ctx));
+    count::sent(slot.backend(), length(ctx, inner));
 
     helpers::grow_head(ctx, room as i32)?;
     let mut cursor = Cursor::new(ctx);

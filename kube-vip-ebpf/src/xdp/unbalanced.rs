@@ -30,23 +30,15 @@ fn handle<F: Family>(ctx: &XdpContext) -> Verdict {
     if is_anothers(ctx, ethernet) {
         return Verdict::Done(Action::Pass);
     }
-    let payload = F::payload(ip, &mut cursor);
-    // Only whether it is one is kept: fields of a header that is not there would be registers
-    // nobody has written, and the verifier refuses to have those saved.
-    let mut is_frontends_fragment = false;
-    if let Payload::Protocol(protocol @ (protocol::TCP | protocol::UDP))
-    | Payload::FirstFragment(protocol @ (protocol::TCP | protocol::UDP)) = payload
+    let payload = F::payload(ctx, ip, &mut cursor);
+    if let Some(protocol @ (protocol::TCP | protocol::UDP | protocol::SCTP)) = payload.protocol()
         && let Some(transport) = transport::parse(&mut cursor, protocol)
     {
-        if vip.flags & OWN != 0 && !transport.is_tcp() && is_probe(transport.ports.destination) {
+        if vip.flags & OWN != 0 && transport.is_udp() && is_probe(transport.ports.destination) {
             return Verdict::Probe;
         }
         if vip.flags & SERVED != 0 {
             direct::handle::<F>(ip, &transport);
-        }
-        if let Payload::FirstFragment(_) = payload {
-            let key = F::frontend_key(F::destination(ip), transport.ports);
-            is_frontends_fragment = maps::frontend(key).is_some();
         }
     }
     let from_agent = agent::position::<F>(ethernet, ip).is_some();
@@ -69,13 +61,8 @@ fn handle<F: Family>(ctx: &XdpContext) -> Verdict {
         return not_held::<F>(ethernet, payload);
     }
     // The kernel has the address: what is no frontend's is its own business.
-    let (reason, action) = if is_frontends_fragment {
-        (Reason::Fragment, Action::Drop)
-    } else {
-        (Reason::PassedUp, Action::Pass)
-    };
-    count::reason(reason);
-    Verdict::Done(action)
+    count::reason(Reason::PassedUp);
+    Verdict::Done(Action::Pass)
 }
 
 #[inline(always)]
@@ -87,15 +74,17 @@ fn is_probe(port: u16) -> bool {
 #[inline(always)]
 fn not_held<F: Family>(ethernet: &EthHdr, payload: Payload) -> Verdict {
     let reason = match payload {
+        Payload::Malformed => Reason::Malformed,
+        Payload::LaterFragment => Reason::Fragment,
         Payload::Protocol(protocol::TCP) if is_unicast(ethernet) => {
             return Verdict::Refuse(Refusal::Reset(Reason::NoFrontendReset));
         }
-        Payload::Protocol(protocol) if protocol != F::ICMP && is_unicast(ethernet) => {
+        Payload::Protocol(protocol) | Payload::FirstFragment(protocol)
+            if protocol != F::ICMP && protocol != protocol::TCP && is_unicast(ethernet) =>
+        {
             return Verdict::Refuse(Refusal::Unreachable(Reason::NoFrontendUnreachable));
         }
-        Payload::FirstFragment(_) | Payload::LaterFragment => Reason::Fragment,
-        Payload::Malformed => Reason::Malformed,
-        Payload::Protocol(_) => Reason::Unanswerable,
+        _ => Reason::Unanswerable,
     };
     count::reason(reason);
     Verdict::Done(Action::Drop)

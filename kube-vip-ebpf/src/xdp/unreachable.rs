@@ -6,7 +6,7 @@ use aya_ebpf::programs::XdpContext;
 use network_types::eth::EthHdr;
 
 use super::{Action, agent, is_unicast};
-use crate::family::{Family, Payload, protocol};
+use crate::family::{Family, protocol};
 use crate::frame::{Cursor, Word};
 use crate::helpers;
 
@@ -34,13 +34,9 @@ pub(super) fn answer<F: Family>(mut ctx: XdpContext, mtu: u16) -> Option<Action>
     let mut cursor = Cursor::new(&ctx);
     let ethernet = *cursor.take::<EthHdr>()?;
     let ip = cursor.take::<F::Header>()?;
-    let (Payload::Protocol(protocol) | Payload::FirstFragment(protocol)) =
-        F::payload(ip, &mut cursor)
-    else {
-        return None;
-    };
+    let protocol = F::payload(&ctx, ip, &mut cursor).protocol()?;
     let quoted = (cursor.offset(&ctx) - size_of::<EthHdr>()) / 4 + 2;
-    let (client, vip) = (F::source(ip), F::destination(ip));
+    let (client, vip, packet) = (F::source(ip), F::destination(ip), F::length(ip));
     // Where the client of an agent's frame is on the link is not known here.
     let from_agent = agent::position::<F>(&ethernet, ip).is_some();
     if !is_unicast(&ethernet) || !F::is_answerable(client) || from_agent || quoted > QUOTED {
@@ -59,7 +55,7 @@ pub(super) fn answer<F: Family>(mut ctx: XdpContext, mtu: u16) -> Option<Action>
     let room = size_of::<F::Header>() + HEADER * 4;
     helpers::grow_head(&mut ctx, room as i32)?;
     let quotation = size_of::<EthHdr>() + room;
-    helpers::set_length(&mut ctx, (quotation + quoted * 4) as u64)?;
+    helpers::set_length(&mut ctx, packet + room as u32, (quotation + quoted * 4) as u64)?;
     let mut cursor = Cursor::new(&ctx);
     let turned = cursor.take::<EthHdr>()?;
     let ip = cursor.take::<F::Header>()?;

@@ -114,6 +114,7 @@ fn load_balancer(entry: &Section<'_>, defaults: &Defaults<'_>) -> Option<LoadBal
         backends,
     };
     fits(entry, &lb);
+    keeps_ports(entry, &lb);
     remarks(entry, &lb, defaults);
     Some(lb)
 }
@@ -129,6 +130,7 @@ fn kind(entry: &Section<'_>) -> Option<Kind> {
     match kind.value.to_ascii_lowercase().as_str() {
         "tcp" => Some(Kind::Balanced(Protocol::Tcp)),
         "udp" => Some(Kind::Balanced(Protocol::Udp)),
+        "sctp" => Some(Kind::Balanced(Protocol::Sctp)),
         "http" => {
             let why = "type http is not balanced here, the load balancer is skipped; \
                        type tcp carries HTTP and keeps the client's address";
@@ -137,7 +139,7 @@ fn kind(entry: &Section<'_>) -> Option<Kind> {
         }
         _ => {
             let shown = quote(&kind.value);
-            entry.problem("type", format!("{shown} is not a type; write tcp or udp"));
+            entry.problem("type", format!("{shown} is not a type; write tcp, udp or sctp"));
             Some(Kind::Wrong)
         }
     }
@@ -227,6 +229,22 @@ fn backend_address(section: &Section<'_>, defaults: &Defaults<'_>) -> Option<IpA
     };
     section.problem("address", format!("{ip} {refusal}"));
     None
+}
+
+/// The checksum of SCTP covers the ports (RFC 9260 §6.8), and it is not one that a program in the
+/// kernel could compute anew for a whole packet.
+fn keeps_ports(entry: &Section<'_>, lb: &LoadBalancer) {
+    if lb.protocol != Protocol::Sctp {
+        return;
+    }
+    for backend in lb.backends.iter().filter(|backend| backend.port != lb.port) {
+        let message = format!(
+            "{} is served at port {}, but clients connect to {}; SCTP is balanced only where both \
+             are the same, because its checksum covers them: let the backend listen on {2}",
+            backend.address, backend.port, lb.port
+        );
+        entry.problem("backends", message);
+    }
 }
 
 /// Sizes that cannot work.

@@ -94,7 +94,7 @@ fn backend() -> impl Strategy<Value = Backend> {
 }
 
 fn balancer() -> impl Strategy<Value = LoadBalancer> {
-    let protocol = select(vec![Protocol::Tcp, Protocol::Udp]);
+    let protocol = select(vec![Protocol::Tcp, Protocol::Udp, Protocol::Sctp]);
     let affinity = select(vec![Affinity::None, Affinity::ClientIp]);
     let backends = prop::collection::vec(backend(), 0..6).prop_map(|mut backends| {
         let mut seen = BTreeSet::new();
@@ -118,7 +118,12 @@ fn balancer() -> impl Strategy<Value = LoadBalancer> {
         ),
     )
         .prop_map(
-            |(name, protocol, port, bind_to_vip, table_size, affinity, nat, backends, more)| {
+            |(name, protocol, port, bind_to_vip, table_size, affinity, nat, mut backends, more)| {
+                if protocol == Protocol::Sctp {
+                    let mut seen = BTreeSet::new();
+                    backends.iter_mut().for_each(|backend| backend.port = port);
+                    backends.retain(|backend| seen.insert(backend.address));
+                }
                 let ((_, forwarding), nat_source) = nat;
                 let (health_check, refuse, drop, rate_limit) = more;
                 LoadBalancer {

@@ -254,7 +254,7 @@ fn every_mistake_is_named_with_its_value_and_the_way_out() {
         (balancer("").replace("port: 80", "port: 65536"), format!("f, line 7: {web}.port: 65536 is not a port; ports are 1 to 65535")),
         (balancer("").replace("port: 80", "port: 99999999999999999999999999999999999999999999"), format!("f, line 7: {web}.port: 100000000000000000000000000000000000000000000 is not a port; ports are 1 to 65535")),
         (balancer("").replace("port: 80, ", ""), format!("f, line 7: {web}.port: missing; write the port clients connect to")),
-        (balancer("").replace("tcp", "sctp"), format!(r#"f, line 7: {web}.type: "sctp" is not a type; write tcp or udp"#)),
+        (balancer("").replace("tcp", "dccp"), format!(r#"f, line 7: {web}.type: "dccp" is not a type; write tcp, udp or sctp"#)),
         (balancer("").replace("true", "maybe"), format!(r#"f, line 7: {web}.bindToVip: "maybe" is not true or false"#)),
         (balancer("tableSize: 1000"), format!("f, line 7: {web}.tableSize: 1000 is not one of the sizes: 251, 1021, 4093, 16381, 65537")),
         (balancer("sessionAffinity: clientip"), format!(r#"f, line 7: {web}.sessionAffinity: "clientip" is not an affinity; write None or ClientIP"#)),

@@ -47,6 +47,9 @@ pub enum LoadError {
         /// What the kernel said; of the verifier's log, its conclusion.
         said: String,
     },
+    /// The kernel does not know programs for frames in several buffers.
+    #[error("loading program {XDP}: the kernel knows no frames in several buffers (xdp.frags)")]
+    Frames,
     /// The object has no such program or map: it is of another version.
     #[error("the kernel programs have no {0}")]
     Missing(&'static str),
@@ -146,6 +149,8 @@ pub(super) const MAP_NAMES: &[&str] = &[
     "REVERSE4",
     "REVERSE6",
     "RATES",
+    "FRAGS",
+    "FRAG_KEY",
     "NAT4",
     "NAT6",
     "NAT_PORTS",
@@ -161,7 +166,19 @@ impl Object {
     ///
     /// Whatever the kernel refuses; nothing stays behind but pins, which the caller removes.
     pub fn load(limits: &Limits, pins: Option<&PathBuf>) -> Result<Self, LoadError> {
-        Self::load_from(object()?, limits, pins)
+        match Self::load_from(object()?, limits, pins) {
+            Err(LoadError::Frames) => Self::load_without_frags(limits, pins),
+            result => result,
+        }
+    }
+
+    /// As [`load`](Self::load), for kernels before 5.18, which know no frames in several buffers.
+    ///
+    /// # Errors
+    ///
+    /// As [`load`](Self::load).
+    pub fn load_without_frags(limits: &Limits, pins: Option<&PathBuf>) -> Result<Self, LoadError> {
+        Self::load_from(&without_frags(object()?), limits, pins)
     }
 
     /// As [`load`](Self::load), out of another ELF object that has the same programs and maps.
@@ -181,10 +198,8 @@ impl Object {
             }
         }
         let mut programs = loader.load(object)?;
-        let load =
-            |name, result: Result<(), ProgramError>| result.map_err(|error| refused(name, &error));
-        load(XDP, xdp(&mut programs)?.load())?;
-        load(EGRESS, egress(&mut programs)?.load())?;
+        load_xdp(&mut programs)?;
+        egress(&mut programs)?.load().map_err(|error| refused(EGRESS, &error))?;
         let logger = aya_log::EbpfLogger::init(&mut programs).ok();
         Ok(Self { maps: Maps::take(&mut programs)?, programs, logger })
     }
@@ -209,6 +224,32 @@ impl Object {
     pub fn egress(&mut self) -> Result<&mut SchedClassifier, LoadError> {
         egress(&mut self.programs)
     }
+}
+
+/// Loads the XDP program. A flag that the kernel does not know is refused before the verifier has
+/// said anything.
+fn load_xdp(programs: &mut Ebpf) -> Result<(), LoadError> {
+    xdp(programs)?.load().map_err(|error| match &error {
+        ProgramError::LoadError { io_error, verifier_log }
+            if io_error.raw_os_error() == Some(libc::EINVAL)
+                && verifier_log.to_string().is_empty() =>
+        {
+            LoadError::Frames
+        }
+        _ => refused(XDP, &error),
+    })
+}
+
+/// The object with its XDP program for frames in one buffer only. The section's name says which, and
+/// names end with a zero.
+fn without_frags(object: &[u8]) -> Vec<u8> {
+    const NAME: &[u8] = b"xdp.frags\0";
+    const PLAIN: &[u8] = b"xdp\0\0\0\0\0\0\0";
+    let mut object = object.to_vec();
+    let found = object.windows(NAME.len()).enumerate().filter(|(_, name)| *name == NAME);
+    let places: Vec<_> = found.map(|(at, _)| at).collect();
+    places.into_iter().for_each(|at| object[at..at + NAME.len()].copy_from_slice(PLAIN));
+    object
 }
 
 fn object() -> Result<&'static [u8], LoadError> {

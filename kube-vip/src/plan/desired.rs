@@ -174,14 +174,14 @@ pub struct Frontend {
     pub seed: u64,
     /// It is on a host's own address, not on a VIP.
     pub host_address: bool,
-    /// Translated connections come from this host's own address, not from the frontend's.
-    pub from_node: bool,
     /// Clients that find no backend are not answered.
     pub silent: bool,
     /// So many new connections a client may open in a second; nothing: as many as it likes.
     pub rate_limit: Option<u32>,
     /// Every backend that could be used fails its checks, so all are kept.
     pub all_down: bool,
+    /// Translated connections come from this host's own address, not from the frontend's.
+    pub from_node: bool,
     /// All its backends of the family, ready or not, by identity.
     pub backends: BTreeMap<SocketAddr, Backend>,
 }

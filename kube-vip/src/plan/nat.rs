@@ -37,8 +37,9 @@ pub(super) fn way(view: &View, balancer: &LoadBalancer, address: IpAddr) -> Way 
 fn hop(view: &View, address: IpAddr) -> Result<NextHop, String> {
     match view.hops.get(&address) {
         Some(Hop::Neighbour { mac, interface } | Hop::Routed { mac: Some(mac), interface, .. }) => {
-            let (mac, interface, mtu) = (*mac, *interface, mtu(view, *interface));
-            Ok(NextHop { mac, interface, through: Through::Nat, mtu, full: mtu })
+            let (mac, interface) = (*mac, *interface);
+            let full = mtu(view, interface);
+            Ok(NextHop { mac, interface, through: Through::Nat, mtu: full, full })
         }
         Some(Hop::Routed { gateway, mac: None, .. }) => {
             Err(format!("router {gateway} on the way to {address} does not answer"))

@@ -16,6 +16,7 @@ use kube_vip_common::backend;
 use kube_vip_common::event::{EventTime, KINDS, ND_CONFLICT};
 use kube_vip_common::filter::{self, Bit, Filter};
 use kube_vip_common::flow::{DIRECT, Endpoint4, Endpoint6, Tuple4, Tuple6};
+use kube_vip_common::fragment::{Fate, FragmentKey};
 use kube_vip_common::frontend::{
     CLIENT_AFFINITY, Frontend, FrontendKey, HOST_ADDRESS, Listed, SILENT, place,
 };
@@ -79,6 +80,7 @@ pub(crate) struct Kernel {
     events: RingBuf<MapData>,
     event_times: Array<MapData, EventTime>,
     flows4: HashMap<MapData, Tuple4, Endpoint4>,
+    fragments: HashMap<MapData, FragmentKey, Fate>,
     flows6: HashMap<MapData, Tuple6, Endpoint6>,
     reverse4: HashMap<MapData, Tuple4, Endpoint4>,
     reverse6: HashMap<MapData, Tuple6, Endpoint6>,
@@ -169,6 +171,7 @@ impl Kernel {
             events: take(p, "EVENTS"),
             event_times: take(p, "EVENT_TIMES"),
             flows4: take(p, "FLOWS4"),
+            fragments: take(p, "FRAGS"),
             flows6: take(p, "FLOWS6"),
             reverse4: take(p, "REVERSE4"),
             reverse6: take(p, "REVERSE6"),
@@ -316,6 +319,7 @@ impl Kernel {
     /// Forgets all flows and events.
     pub(crate) fn forget(&mut self) {
         clear(&mut self.flows4);
+        clear(&mut self.fragments);
         clear(&mut self.flows6);
         clear(&mut self.reverse4);
         clear(&mut self.reverse6);

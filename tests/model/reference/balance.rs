@@ -26,11 +26,11 @@ pub(super) fn judge(
     if frontend.host_address && ip.ttl == LOOK {
         return End::Untouched;
     }
-    add(&mut host.has.arrived, frontend.id, frame.length());
+    add(&mut host.has.arrived, frontend.id, frame.length(ip));
     let from_agent = is_from_agent(host, frame.from, ip);
     let hash = hash(&frontend, ip, &transport);
+    let slot = choose(host, &frontend, ip, &transport);
     let table = host.is.tables.get(&frontend.id);
-    let slot = table.map(|table| pick(&table.slots, hash)).unwrap_or_default();
     // Of an agent's frame some backend here, if not the table's own.
     let local = table.map(|table| pick(&table.locals, hash)).unwrap_or_default();
     // Another agent's choice of node counts. Without any backend connections go on until they end.
@@ -85,6 +85,12 @@ pub(super) fn judge(
     refuse::refuse(host, frame, ip, refusal)
 }
 
+/// The slot of a client's packet.
+pub(super) fn choose(host: &Host, frontend: &Frontend, ip: &Ip, transport: &Transport) -> Slot {
+    let table = host.is.tables.get(&frontend.id);
+    table.map(|table| pick(&table.slots, hash(frontend, ip, transport))).unwrap_or_default()
+}
+
 /// The slot of a hash among these: its upper half, scaled.
 fn pick(slots: &[Slot], hash: u64) -> Slot {
     let index = (u128::from(hash >> 32) * slots.len() as u128) >> 32;
@@ -129,20 +135,31 @@ pub(super) fn forward(host: &mut Host, frame: &Frame, ip: &Ip, slot: Slot) -> En
         // The host it was for forwards it.
         return End::Untouched;
     }
-    let sender = host.is.peers.get(&frame.from);
-    let back = match hop.tunnel {
-        None => frame.from == hop.mac,
-        Some(_) => sender == Some(&slot.node),
-    };
-    if back {
+    if hop.tunnel.is_some() {
+        host.has.onward = Some(slot);
+        return tunnel(host, frame, ip, slot);
+    }
+    if frame.from == hop.mac {
         return End::Dropped(Reason::BackToSender);
     }
-    if let Some(mtu) = hop.tunnel
-        && let Some(most) = too_big(ip, mtu)
-    {
+    add(&mut host.has.sent, slot.backend, frame.length(ip));
+    towards(host, frame, ip, &node, 0)
+}
+
+/// To a peer behind a router.
+pub(super) fn tunnel(host: &mut Host, frame: &Frame, ip: &Ip, slot: Slot) -> End {
+    let node = host.is.nodes.get(&slot.node).copied().unwrap_or_default();
+    let hop = node.hop(ip.is_v4());
+    let Some(mtu) = hop.tunnel.filter(|_| hop.interface != 0) else {
+        return End::Dropped(Reason::NoNextHop);
+    };
+    if host.is.peers.get(&frame.from) == Some(&slot.node) {
+        return End::Dropped(Reason::BackToSender);
+    }
+    if let Some(most) = too_big(ip, mtu) {
         return refuse::refuse(host, frame, ip, Refusal::TooBig(most));
     }
-    add(&mut host.has.sent, slot.backend, frame.length());
+    add(&mut host.has.sent, slot.backend, frame.length(ip));
     towards(host, frame, ip, &node, 0)
 }
 
@@ -213,6 +230,7 @@ fn open(host: &mut Host, backend: Backend, id: u32, ip: &Ip, transport: &Transpo
 
 /// To a backend here: its address and port become the destination.
 fn deliver(host: &mut Host, frame: &Frame, ip: &Ip, endpoint: Endpoint, from_agent: bool) -> End {
+    add(&mut host.has.sent, endpoint.backend, frame.length(ip));
     let mut ip = ip.clone();
     ip.change(|ip| {
         ip.destination = endpoint.address;
@@ -221,7 +239,6 @@ fn deliver(host: &mut Host, frame: &Frame, ip: &Ip, endpoint: Endpoint, from_age
             ip.ttl = ORDINARY;
         }
     });
-    add(&mut host.has.sent, endpoint.backend, frame.length());
     let counted = if from_agent { vec![Reason::DeliveredForPeer] } else { vec![] };
     End::Delivered(Frame { rest: ip.bytes(), ..frame.clone() }, counted)
 }

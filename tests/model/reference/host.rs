@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use super::Verdict;
 use super::packet::Mac;
 
 /// Number of this host among the nodes.
@@ -156,6 +157,31 @@ pub(crate) struct Endpoint {
     pub(crate) direct: bool,
 }
 
+/// What all fragments of a packet have in common, and whether it leaves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Parts {
+    pub(crate) leaves: bool,
+    pub(crate) source: IpAddr,
+    pub(crate) destination: IpAddr,
+    /// Of IPv4 with the protocol.
+    pub(crate) id: (u32, u8),
+}
+
+/// What the first of them became.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Fate {
+    pub(crate) verdict: Verdict,
+    pub(crate) source: IpAddr,
+    pub(crate) destination: IpAddr,
+    pub(crate) to: Mac,
+    pub(crate) from: Mac,
+    pub(crate) ttl: u8,
+    /// Of a reply.
+    pub(crate) backend: u32,
+    /// Whose host it went to through a tunnel.
+    pub(crate) tunnel: Option<Slot>,
+}
+
 /// The next hop of a translated flow.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Link {
@@ -202,6 +228,9 @@ pub(crate) struct Memory {
     pub(crate) flows: BTreeMap<Tuple, Endpoint>,
     /// Backend → client: the VIP.
     pub(crate) replies: BTreeMap<Tuple, Endpoint>,
+    pub(crate) fragments: BTreeMap<Parts, Fate>,
+    /// Where the packet that is looked at was to go through a tunnel.
+    pub(crate) onward: Option<Slot>,
     /// Both directions of flows that this host translates.
     pub(crate) translations: BTreeMap<Tuple, Translation>,
     /// Number of the next try to find a port for one.

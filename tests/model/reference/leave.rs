@@ -4,9 +4,9 @@ use std::net::IpAddr;
 
 use kube_vip_common::stats::Reason;
 
-use super::host::{Host, Tuple, add};
+use super::host::{Fate, Host, Tuple, add};
 use super::packet::{self, ACK, Content, Frame, Ip, SYN, TCP, Transport, UDP};
-use super::{End, Outcome, Verdict, arp, nd};
+use super::{End, Outcome, Verdict, arp, errors, fragments, nd};
 
 /// A frame leaves.
 pub(crate) fn leave(host: &mut Host, bytes: &[u8]) -> Outcome {
@@ -38,7 +38,13 @@ fn judge(host: &mut Host, bytes: &[u8]) -> End {
         Some(nd::ROUTER_SOLICITATION | nd::SOLICITATION) => {
             fence(host, [Some(ip.source)], Reason::NdFenced)
         }
-        _ => reply(host, &frame, ip),
+        _ => match ip.content().0 {
+            Content::Later => fragments::leave(host, &frame, ip),
+            _ => match errors::leave(host, &frame, &ip) {
+                Some(end) => end,
+                None => reply(host, &frame, ip),
+            },
+        },
     }
 }
 
@@ -53,9 +59,8 @@ fn fence<const N: usize>(host: &Host, names: [Option<IpAddr>; N], reason: Reason
 
 /// The source of a backend's reply becomes the VIP again.
 fn reply(host: &mut Host, frame: &Frame, mut ip: Ip) -> End {
-    let (Content::Whole(protocol @ (TCP | UDP)), at) = ip.content() else {
-        return End::Untouched;
-    };
+    let (content, at) = ip.content();
+    let Some(protocol @ (TCP | UDP)) = content.protocol() else { return End::Untouched };
     let segment = ip.behind(at);
     let Some([s0, s1, d0, d1]) = segment.first_chunk::<4>() else { return End::Untouched };
     let reply = Tuple {
@@ -88,10 +93,23 @@ fn reply(host: &mut Host, frame: &Frame, mut ip: Ip) -> End {
     if segment.len() < if protocol == TCP { 18 } else { 8 } {
         return End::Dropped(Reason::ReplyFailed);
     }
+    if matches!(content, Content::First(_)) {
+        let fate = Fate {
+            verdict: Verdict::Pass,
+            source: vip.address,
+            destination: ip.destination,
+            to: frame.to,
+            from: frame.from,
+            ttl: ip.ttl,
+            backend: vip.backend,
+            tunnel: None,
+        };
+        host.has.fragments.insert(fragments::parts(&ip, true), fate);
+    }
     ip.change(|ip| {
         ip.source = vip.address;
         ip.set_port(at, vip.port);
     });
-    add(&mut host.has.replied, vip.backend, frame.length());
+    add(&mut host.has.replied, vip.backend, 14 + frame.rest.len());
     End::Changed(Verdict::Pass, Frame { rest: ip.bytes(), ..frame.clone() }, vec![])
 }

@@ -7,6 +7,8 @@
 mod arp;
 mod balance;
 mod checksum;
+mod errors;
+mod fragments;
 pub(crate) mod host;
 mod leave;
 mod nat;
@@ -151,14 +153,27 @@ fn judge(host: &mut Host, bytes: &[u8]) -> End {
 
 /// For an address of ours.
 fn ours(host: &mut Host, frame: &Frame, ip: &Ip) -> End {
-    if let (Content::Whole(protocol), at) = ip.content()
+    host.has.onward = None;
+    let (content, at) = ip.content();
+    if content == Content::Later {
+        return fragments::follow(host, frame, ip);
+    }
+    if let Some(end) = errors::judge(host, frame, ip) {
+        return end;
+    }
+    let end = if let Some(protocol) = content.protocol()
         && let Some(transport) = Transport::parse(protocol, ip.behind(at))
         && let Some(frontend) =
             host.is.frontends.get(&(ip.destination, transport.destination, protocol)).copied()
     {
-        return balance::judge(host, frame, ip, frontend, transport);
+        balance::judge(host, frame, ip, frontend, transport)
+    } else {
+        unbalanced::judge(host, frame, ip)
+    };
+    if matches!(content, Content::First(_)) {
+        fragments::remember(host, frame, ip, &end);
     }
-    unbalanced::judge(host, frame, ip)
+    end
 }
 
 /// The mark between agents: TTL 240 to 247 says "from an agent, position 0 to 7". It is believed

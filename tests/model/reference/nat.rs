@@ -257,7 +257,7 @@ fn send(host: &mut Host, frame: &Frame, ip: &Ip, to: Translation) -> End {
         ip.ttl = if marked(ip.ttl) || marked(ip.ttl - 1) { ORDINARY } else { ip.ttl - 1 };
     });
     let counter = if to.reply { &mut host.has.replied } else { &mut host.has.sent };
-    add(counter, to.backend, frame.length());
+    add(counter, to.backend, frame.length(&ip));
     out(frame, &ip, to.link)
 }
 

@@ -17,6 +17,7 @@ pub(crate) const IP6IP6: u8 = 41;
 pub(crate) const FRAGMENT: u8 = 44;
 pub(crate) const DESTINATION: u8 = 60;
 pub(crate) const ICMPV6: u8 = 58;
+pub(crate) const SCTP: u8 = 132;
 
 pub(crate) const IPV4: u16 = 0x0800;
 pub(crate) const ARP: u16 = 0x0806;
@@ -56,9 +57,15 @@ impl Frame {
         [&self.to[..], &self.from, &tags, &self.kind.to_be_bytes(), &self.rest].concat()
     }
 
-    /// Length without tags: what is counted.
-    pub(crate) fn length(&self) -> usize {
-        14 + self.rest.len()
+    /// Length without tags: what is counted. Of a frame in several buffers the packet's own word says
+    /// how long it is, and it is believed where there seems to be less.
+    pub(crate) fn length(&self, ip: &Ip) -> usize {
+        14 + self.rest.len().max(ip.total())
+    }
+
+    /// Whether the whole packet is there.
+    pub(crate) fn is_complete(&self, ip: &Ip) -> bool {
+        self.rest.len() >= ip.total()
     }
 
     /// Whether it was for one host alone.
@@ -100,6 +107,16 @@ pub(crate) enum Content {
     /// Another fragment.
     Later,
     Malformed,
+}
+
+impl Content {
+    /// The protocol whose header is there.
+    pub(crate) fn protocol(self) -> Option<u8> {
+        match self {
+            Self::Whole(protocol) | Self::First(protocol) => Some(protocol),
+            _ => None,
+        }
+    }
 }
 
 impl Ip {
@@ -263,6 +280,24 @@ impl Ip {
         (if part { Content::First(next) } else { Content::Whole(next) }, at)
     }
 
+    /// What tells its fragments from those of other packets between the same two.
+    pub(crate) fn identification(&self) -> (u32, u8) {
+        match self.version {
+            Version::V4 { id, .. } => (id.into(), self.protocol),
+            Version::V6 { .. } => {
+                let (mut next, mut at) = (self.protocol, 0);
+                while let [protocol, units, rest @ ..] = self.behind(at) {
+                    if next == FRAGMENT {
+                        let id = rest.get(2..6).and_then(|id| id.try_into().ok());
+                        return (id.map_or(0, u32::from_be_bytes), 0);
+                    }
+                    (next, at) = (*protocol, at + (usize::from(*units) + 1) * 8);
+                }
+                (0, 0)
+            }
+        }
+    }
+
     /// The bytes from there on.
     pub(crate) fn behind(&self, at: usize) -> &[u8] {
         self.payload.get(at..).unwrap_or_default()
@@ -288,7 +323,8 @@ impl Ip {
                 *check = new;
             }
         }
-        let (Content::Whole(protocol @ (TCP | UDP)), at) = before.content() else { return };
+        let (content, at) = before.content();
+        let Some(protocol @ (TCP | UDP)) = content.protocol() else { return };
         let check = at + if protocol == TCP { 16 } else { 6 };
         let Some(old) = before.payload.get(check..check + 2) else { return };
         let old = u16::from_be_bytes([old[0], old[1]]);

@@ -28,6 +28,9 @@ fn answer(host: &Host, frame: &Frame, ip: &Ip) -> Option<End> {
     if question[..6] != *b"kvip\x01\x01" || !host.is.peer_ips.contains_key(&ip.source) {
         return None;
     }
+    if !frame.is_complete(ip) {
+        return Some(End::Dropped(Reason::Malformed));
+    }
     let mut segment = [&ip.payload[2..4], &ip.payload[..2], &[0, 40, 0, 0]].concat();
     segment.extend(b"kvip\x01\x02");
     segment.extend(HASH_VERSION);

@@ -68,7 +68,7 @@ fn tcp(ip: &Ip) -> Option<(Transport, usize)> {
 /// RFC 9293 §3.10.7.1, as a host without the connection.
 fn reset(frame: &Frame, ip: &Ip) -> Option<(Verdict, Frame)> {
     let (tcp, at) = tcp(ip)?;
-    if tcp.has(RST) || !frame.is_unicast() || !is_answerable(ip.source) {
+    if tcp.has(RST) || !frame.is_complete(ip) || !frame.is_unicast() || !is_answerable(ip.source) {
         return None;
     }
     let (sequence, acknowledgement, flags) = if tcp.has(ACK) {
@@ -104,7 +104,7 @@ fn unreachable(host: &Host, frame: &Frame, ip: &Ip, mtu: u16) -> Option<(Verdict
         return None;
     };
     let quoted = ip.header_length() + at + 8;
-    let barred = quoted > QUOTED || is_from_agent(host, frame.from, ip);
+    let barred = quoted > QUOTED || !frame.is_complete(ip) || is_from_agent(host, frame.from, ip);
     if !frame.is_unicast() || !is_answerable(ip.source) || barred {
         return None;
     }

@@ -12,7 +12,8 @@ use super::{End, Verdict, is_from_agent, nat, probe};
 pub(super) fn judge(host: &mut Host, frame: &Frame, ip: &Ip) -> End {
     let Some(vip) = host.is.vips.get(&ip.destination).copied() else { return End::Untouched };
     let owns = host.is.vips.values().any(|vip| vip.owner == THIS);
-    if let ((Content::Whole(protocol), at), true) = (ip.content(), owns)
+    let (content, at) = ip.content();
+    if let (Some(protocol), true) = (content.protocol(), owns)
         && let Some(transport) = Transport::parse(protocol, ip.behind(at))
         && let Some(end) = nat::reply(host, frame, ip, &transport)
     {
@@ -21,22 +22,14 @@ pub(super) fn judge(host: &mut Host, frame: &Frame, ip: &Ip) -> End {
     if host.is_anothers(frame.to) {
         return End::Untouched;
     }
-    let (content, at) = ip.content();
-    let transport = match content {
-        Content::Whole(protocol @ (TCP | UDP)) | Content::First(protocol @ (TCP | UDP)) => {
-            Transport::parse(protocol, ip.behind(at))
-        }
+    let transport = match content.protocol() {
+        Some(protocol @ (TCP | UDP)) => Transport::parse(protocol, ip.behind(at)),
         _ => None,
     };
     if transport.is_some_and(|transport| vip.own && is_probe(host, &transport)) {
         return probe::judge(host, frame, ip);
     }
     let direct = transport.is_some_and(|transport| vip.served && direct(host, ip, &transport));
-    let first_of_frontend = matches!(content, Content::First(_))
-        && transport.is_some_and(|transport| {
-            let port = (ip.destination, transport.destination, transport.protocol);
-            host.is.frontends.contains_key(&port)
-        });
     let end = if is_from_agent(host, frame.from, ip) && (vip.is_virtual || !vip.held) {
         // Not known here yet. Never up: the kernel would route it in circles.
         End::Dropped(Reason::UnknownFromAgent)
@@ -46,8 +39,6 @@ pub(super) fn judge(host: &mut Host, frame: &Frame, ip: &Ip) -> End {
         end
     } else if !vip.held {
         not_held(host, frame, ip, content)
-    } else if first_of_frontend {
-        End::Dropped(Reason::Fragment)
     } else {
         End::Counted(Reason::PassedUp)
     };
@@ -125,11 +116,13 @@ fn echo(host: &Host, frame: &Frame, ip: &Ip, vip: Vip) -> Option<End> {
 fn not_held(host: &mut Host, frame: &Frame, ip: &Ip, content: Content) -> End {
     let refusal = match content {
         Content::Whole(TCP) if frame.is_unicast() => Refusal::Reset(Reason::NoFrontendReset),
-        Content::Whole(protocol) if protocol != ip.icmp() && frame.is_unicast() => {
+        Content::Whole(protocol) | Content::First(protocol)
+            if protocol != ip.icmp() && protocol != TCP && frame.is_unicast() =>
+        {
             Refusal::Unreachable(Reason::NoFrontendUnreachable)
         }
-        Content::Whole(_) => return End::Dropped(Reason::Unanswerable),
-        Content::First(_) | Content::Later => return End::Dropped(Reason::Fragment),
+        Content::Whole(_) | Content::First(_) => return End::Dropped(Reason::Unanswerable),
+        Content::Later => return End::Dropped(Reason::Fragment),
         Content::Malformed => return End::Dropped(Reason::Malformed),
     };
     refuse::refuse(host, frame, ip, refusal)

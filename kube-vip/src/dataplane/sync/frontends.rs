@@ -120,5 +120,9 @@ pub(super) fn port(key: &FrontendKey) -> Port {
 }
 
 pub(super) fn protocol_of(number: u16) -> Protocol {
-    if number == Protocol::Udp as u16 { Protocol::Udp } else { Protocol::Tcp }
+    match number {
+        number if number == Protocol::Udp as u16 => Protocol::Udp,
+        number if number == Protocol::Sctp as u16 => Protocol::Sctp,
+        _ => Protocol::Tcp,
+    }
 }
