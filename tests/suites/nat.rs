@@ -1,7 +1,7 @@
 //! Hosts without agent serve too, and clients on a backend's own host are served: the owner
 //! translates addresses.
 
-use std::io::{BufRead as _, BufReader, Lines, Read as _, Write as _};
+use std::io::{BufRead as _, BufReader, ErrorKind, Lines, Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::process::{Child, ChildStdout, Stdio};
 use std::thread;
@@ -200,15 +200,29 @@ fn serve(at: SocketAddr, client: IpAddr) -> Result<()> {
     let (sender, accepted) = std::sync::mpsc::channel();
     thread::spawn(move || listener.incoming().try_for_each(|stream| sender.send(stream)));
     wait_for_line()?;
-    let mut open = accepted.try_iter().collect::<Result<Vec<TcpStream>, _>>()?;
-    eprintln!("accepted {}", open.len());
-    for stream in &mut open {
-        stream.set_read_timeout(Some(Duration::from_secs(120)))?;
-        let mut number = [0; 4];
-        let from = stream.peer_addr()?;
-        stream.read_exact(&mut number).with_context(|| format!("the number of {from}"))?;
-        stream.write_all(&number)?;
-        ensure!(from.ip() == client && from.port() >= 1024, "{from}");
+    let open = accepted.try_iter().collect::<Result<Vec<TcpStream>, _>>()?;
+    // Numbers come in the clients' order, which is not that of the connections here.
+    open.iter().try_for_each(|stream| stream.set_nonblocking(true))?;
+    let mut waiting: Vec<&TcpStream> = open.iter().collect();
+    let began = Instant::now();
+    while let Some(first) = waiting.first() {
+        let from = first.peer_addr()?;
+        ensure!(began.elapsed() < Duration::from_secs(120), "no number from {from}");
+        let mut still = Vec::new();
+        for mut stream in waiting {
+            let mut number = [0; 4];
+            match stream.read(&mut number) {
+                Err(error) if error.kind() == ErrorKind::WouldBlock => still.push(stream),
+                read => {
+                    let from = stream.peer_addr()?;
+                    ensure!(read? == number.len(), "part of a number from {from}");
+                    ensure!(from.ip() == client && from.port() >= 1024, "{from}");
+                    stream.write_all(&number)?;
+                }
+            }
+        }
+        waiting = still;
+        thread::sleep(Duration::from_millis(1));
     }
     println!("@served {}", open.len());
     wait_for_line()
@@ -227,14 +241,20 @@ fn call(from: IpAddr, to: SocketAddr) -> Result<()> {
     }
     println!("@open");
     wait_for_line()?;
-    for (number, stream) in (0u32..).zip(&mut open) {
-        stream.write_all(&number.to_be_bytes())?;
-    }
-    for (number, stream) in (0u32..).zip(&mut open) {
-        stream.set_read_timeout(Some(Duration::from_secs(180)))?;
-        let mut back = [0; 4];
-        stream.read_exact(&mut back)?;
-        ensure!(u32::from_be_bytes(back) == number);
+    // All at once would be more than the client's own interface takes: what it drops is sent again,
+    // by all in the same moment, until they give up.
+    let mut open: Vec<(u32, TcpStream)> = (0..).zip(open).collect();
+    for some in open.chunks_mut(64) {
+        for (number, stream) in &mut *some {
+            stream.write_all(&number.to_be_bytes())?;
+        }
+        for (number, stream) in some {
+            stream.set_read_timeout(Some(Duration::from_secs(60)))?;
+            let mut back = [0; 4];
+            let from = stream.local_addr()?;
+            stream.read_exact(&mut back).with_context(|| format!("the answer to {from}"))?;
+            ensure!(u32::from_be_bytes(back) == *number);
+        }
     }
     println!("@answered");
     wait_for_line()
