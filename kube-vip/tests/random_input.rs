@@ -26,7 +26,7 @@ const STATUS: &str = r#"{"instance":"a","version":"1","host":"h","pid":1,"ready"
 "config":{"path":"f","refused":null},"uplinks":[],"vips":[],"frontends":[],"counters":{"a":1},
 "notices":["b"]}"#;
 
-/// Two mounts, one with an optional field and a name with a blank (proc_pid_mountinfo(5)).
+/// Two mounts, one with an optional field and a name with a blank (`proc_pid_mountinfo(5)`).
 const MOUNTS: &[u8] = b"22 29 0:21 / /proc rw shared:12 - proc proc rw
 32 23 0:26 / /sys/fs/a\\040b rw - cgroup2 cgroup2 rw
 ";

@@ -40,7 +40,7 @@ fn cut(packet: &Packet, size: usize) -> Vec<Packet> {
     pieces.collect()
 }
 
-fn frames(pieces: Vec<Packet>) -> Vec<Vec<u8>> {
+fn frames(pieces: &[Packet]) -> Vec<Vec<u8>> {
     pieces.iter().map(Packet::frame).collect()
 }
 
@@ -77,7 +77,7 @@ fn delivered_to_the_backend_of_the_first() {
         for (packet, size) in FAMILIES.into_iter().flat_map(packets) {
             let target = at.address(packet.source.is_ipv6());
             let out = packet.clone().between(packet.source, target.ip()).ports(SOURCE, TARGET);
-            let (pieces, out) = (frames(cut(&packet, size)), frames(cut(&out, size)));
+            let (pieces, out) = (frames(&cut(&packet, size)), frames(&cut(&out, size)));
             all(&mut kernel, &pieces, Verdict::Pass, &out, &[]);
         }
     }
@@ -113,7 +113,7 @@ fn forwarded_where_the_first_went() {
     let mut kernel = Kernel::new(&elsewhere(everywhere(&[At::Peer])));
     for (packet, size) in FAMILIES.into_iter().flat_map(packets) {
         let out = packet.clone().ttl(240).link(HOST, PEER);
-        let (pieces, out) = (frames(cut(&packet, size)), frames(cut(&out, size)));
+        let (pieces, out) = (frames(&cut(&packet, size)), frames(&cut(&out, size)));
         all(&mut kernel, &pieces, Verdict::Transmit, &out, &[]);
         // Flooded ones are their receiver's.
         for piece in cut(&packet, size) {
@@ -128,7 +128,7 @@ fn forwarded_where_the_first_went() {
     let mut kernel = Kernel::new(&desired);
     for (packet, size) in FAMILIES.into_iter().flat_map(packets) {
         let out = packet.clone().ttl(240).link(HOST, PEER);
-        let (pieces, out) = (frames(cut(&packet, size)), frames(cut(&out, size)));
+        let (pieces, out) = (frames(&cut(&packet, size)), frames(&cut(&out, size)));
         all(&mut kernel, &pieces, Verdict::Redirect, &out, &[]);
     }
 }
@@ -140,7 +140,7 @@ fn delivered_for_another_agent() {
         let packet = packet.link(PEER, HOST).ttl(240);
         let target = At::Pod(1).address(packet.source.is_ipv6());
         let out = packet.clone().between(packet.source, target.ip()).ports(SOURCE, TARGET).ttl(64);
-        let (pieces, out) = (frames(cut(&packet, size)), frames(cut(&out, size)));
+        let (pieces, out) = (frames(&cut(&packet, size)), frames(&cut(&out, size)));
         all(&mut kernel, &pieces, Verdict::Pass, &out, &[Reason::DeliveredForPeer]);
     }
 }
@@ -150,9 +150,8 @@ fn overtaking_ones_are_dropped() {
     for desired in [held, elsewhere] {
         let mut kernel = Kernel::owning(&desired(everywhere(&[At::Pod(1)])));
         for (packet, size) in FAMILIES.into_iter().flat_map(packets) {
-            let pieces = frames(cut(&packet, size));
+            let pieces = frames(&cut(&packet, size));
             kernel.xdp(&pieces[1]).dropped(&[Reason::Fragment]);
-            break;
         }
     }
     // Another identification, source or protocol is another packet.
@@ -180,13 +179,13 @@ fn overtaking_ones_are_dropped() {
 fn refused_packets_are_refused_whole() {
     let mut kernel = Kernel::new(&elsewhere(everywhere(&[])));
     for v6 in FAMILIES {
-        let pieces = frames(cut(&Packet::udp(v6, (SOURCE, PORT), &[1; 64]), 24));
+        let pieces = frames(&cut(&Packet::udp(v6, (SOURCE, PORT), &[1; 64]), 24));
         let first = kernel.xdp(&pieces[0]);
         assert_eq!(first.verdict, Verdict::Transmit);
         assert!(first.counted.contains_key(&Reason::NoBackendUnreachable));
         kernel.xdp(&pieces[1]).dropped(&[Reason::Fragment]);
         // Its header says where the segment ends, and that is not in the first fragment.
-        let pieces = frames(cut(&Packet::tcp(v6, (SOURCE, PORT), SYN, &[1; 64]), 24));
+        let pieces = frames(&cut(&Packet::tcp(v6, (SOURCE, PORT), SYN, &[1; 64]), 24));
         kernel.xdp(&pieces[0]).dropped(&[Reason::Unanswerable]);
     }
 }
@@ -195,7 +194,7 @@ fn refused_packets_are_refused_whole() {
 fn the_owners_own_ports_get_theirs() {
     let mut kernel = Kernel::owning(&held(everywhere(&[At::Pod(1)])));
     for v6 in FAMILIES {
-        let pieces = frames(cut(&Packet::udp(v6, (SOURCE, SSH), &[1; 64]), 24));
+        let pieces = frames(&cut(&Packet::udp(v6, (SOURCE, SSH), &[1; 64]), 24));
         let (first, rest) = pieces.split_first().expect("pieces");
         kernel.xdp(&rest[0]).dropped(&[Reason::Fragment]);
         kernel.xdp(first).passed(first, &[Reason::PassedUp]);
@@ -208,13 +207,13 @@ fn a_hosts_own_address_keeps_its_fragments() {
     // There the kernel has connections of its own; what overtakes is put together by it.
     let mut kernel = Kernel::new(&own_addresses(everywhere(&[At::Pod(1)])));
     for v6 in FAMILIES {
-        for frame in frames(cut(&Packet::udp(v6, (SOURCE, SSH), &[1; 64]), 24)) {
+        for frame in frames(&cut(&Packet::udp(v6, (SOURCE, SSH), &[1; 64]), 24)) {
             kernel.xdp(&frame).untouched(&frame);
         }
         let packet = Packet::udp(v6, (SOURCE, PORT), &[1; 64]);
         let target = At::Pod(1).address(v6);
         let out = packet.clone().between(client(v6), target.ip()).ports(SOURCE, TARGET);
-        let (pieces, out) = (frames(cut(&packet, 24)), frames(cut(&out, 24)));
+        let (pieces, out) = (frames(&cut(&packet, 24)), frames(&cut(&out, 24)));
         kernel.xdp(&pieces[1]).untouched(&pieces[1]);
         all(&mut kernel, &pieces, Verdict::Pass, &out, &[]);
     }
@@ -253,7 +252,7 @@ fn replies_in_fragments_come_from_the_vip() {
         let at = At::Pod(1).address(v6);
         let reply = Packet::udp(v6, (TARGET, SOURCE), &[0x5a; 3001]).between(at.ip(), client(v6));
         let expected = reply.clone().between(vip(v6), client(v6)).ports(PORT, SOURCE);
-        let (pieces, expected) = (frames(cut(&reply, 1480)), frames(cut(&expected, 1480)));
+        let (pieces, expected) = (frames(&cut(&reply, 1480)), frames(&cut(&expected, 1480)));
         // No reply to anything, then one.
         pieces.iter().for_each(|piece| kernel.egress(piece).untouched(piece));
         kernel.run_xdp(&request.frame());

@@ -28,7 +28,7 @@ pub(super) fn remember<F: Family>(
     };
     let key = FragmentKey::from_words(F::fragment_key(source, client, id, LEFT));
     // Where that fails the others leave as they are, and nobody puts them together.
-    let _ = FRAGS.insert(&key, &fate, 0);
+    let _ = FRAGS.insert(key, fate, 0);
 }
 
 /// Another fragment of a reply, if it is one.

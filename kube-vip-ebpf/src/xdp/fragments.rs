@@ -53,7 +53,7 @@ fn written<F: Family>(ctx: &XdpContext, verdict: u64) -> Option<()> {
         link,
         ttl: F::ttl(ip).into(),
     };
-    FRAGS.insert(key, &fate, 0).ok()
+    FRAGS.insert(key, fate, 0).ok()
 }
 
 /// Does to a fragment what was done to its first.

@@ -8,6 +8,7 @@ use super::{Action, Chosen, Refusal, Verdict};
 use crate::family::Family;
 use crate::frame::Cursor;
 
+#[expect(clippy::extra_unused_type_parameters, reason = "as all stages have it")]
 #[inline(always)]
 pub(crate) fn stage<F: Family>(ctx: XdpContext, word: u64) -> u64 {
     let verdict = handle(&ctx, Chosen::unpack(word));
