@@ -66,8 +66,9 @@ fn fields() -> BTreeMap<&'static str, &'static [&'static str]> {
 /// Maps that hold no elements to be formatted: a ring, and numbers of other maps.
 const BARE: [&str; 2] = ["EVENTS", "TABLES"];
 
-/// Maps that nothing in this cluster fills: no backend is translated to, no client is limited.
-const UNFILLED: [&str; 3] = ["NAT4", "NAT6", "RATES"];
+/// Maps that nothing in this cluster fills: no backend is translated to, no client is
+/// limited, no packet is cut.
+const UNFILLED: [&str; 4] = ["FRAGS", "NAT4", "NAT6", "RATES"];
 
 #[test]
 fn every_map_shows_its_fields_by_name() -> Result<()> {

@@ -22,13 +22,7 @@ pub(super) fn remember(host: &mut Host, frame: &Frame, ip: &Ip, end: &End) {
     let (verdict, after) = match end {
         // As it came: each gets a header of its own, and is too big by itself.
         _ if tunnel.is_some() => (Verdict::Transmit, frame),
-        End::Untouched | End::Counted(_) | End::Many(_, Verdict::Pass) => {
-            // On a host's own address the kernel gets the others anyway.
-            if host.virtual_ip(ip.destination).is_none() {
-                return;
-            }
-            (Verdict::Pass, frame)
-        }
+        End::Untouched | End::Counted(_) | End::Many(_, Verdict::Pass) => (Verdict::Pass, frame),
         End::Delivered(after, _) => (Verdict::Pass, after),
         // An answer is counted, what is forwarded is not.
         End::Changed(verdict, after, counted) if counted.is_empty() => (*verdict, after),
@@ -36,6 +30,11 @@ pub(super) fn remember(host: &mut Host, frame: &Frame, ip: &Ip, end: &End) {
     };
     let parse = if ip.is_v4() { Ip::parse_v4 } else { Ip::parse_v6 };
     let Some(now) = parse(&after.rest) else { return };
+    // At a host's own address the kernel gets the others anyway.
+    let same = verdict == Verdict::Pass && now.destination == ip.destination;
+    if same && host.virtual_ip(ip.destination).is_none() {
+        return;
+    }
     let fate = Fate {
         verdict,
         source: now.source,
