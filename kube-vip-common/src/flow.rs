@@ -1,6 +1,7 @@
-//! `FLOWS4`, `FLOWS6`: connections delivered on this host; `REVERSE4`, `REVERSE6`: their replies.
+//! `FLOWS4`, `FLOWS6`: connections delivered on this host; `REVERSE4`, `REVERSE6`: their replies;
+//! `HALF4`, `HALF6`: both directions of those whose client has not yet proved that it exists.
 //!
-//! Both are keyed by the full tuple of the packets they are looked up for: a flow by
+//! All are keyed by the full tuple of the packets they are looked up for: a flow by
 //! client → VIP, its reply by backend → client. A connection that a client made straight to the
 //! backend has another tuple and is never touched.
 
@@ -38,9 +39,9 @@ pub struct Tuple6 {
     pub protocol: u32,
 }
 
-/// Value of `FLOWS4` and `REVERSE4`.
+/// Value of `FLOWS4`, `REVERSE4` and `HALF4`.
 ///
-/// In `FLOWS4` the address and port of the backend, in `REVERSE4` those of the VIP.
+/// Under a flow's key the address and port of the backend, under a reply's those of the VIP.
 #[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Endpoint4 {
@@ -48,15 +49,23 @@ pub struct Endpoint4 {
     pub address: [u8; 4],
     /// Port to rewrite to, host order.
     pub port: u16,
-    /// [`DIRECT`].
+    /// [`DIRECT`], [`ANSWERED`].
     pub flags: u16,
     /// Index into `BACKENDS` and `BACKEND_STATS`.
     pub backend: u32,
+    /// The client's port, where the two sides know it under different numbers, host order: for a
+    /// flow as its backend knows it, for a reply as the client does. 0: it stays.
+    pub client_port: u16,
     /// Always 0.
-    pub pad: u32,
+    pub pad: u16,
+    /// Of UDP in `FLOWS4` and `REVERSE4`: when the last packet came, by `CLOCK`, in seconds. Of a
+    /// TCP reply in `HALF4`: the sequence number that the client will acknowledge.
+    pub stamp: u32,
+    /// Always 0.
+    pub pad2: u32,
 }
 
-/// Value of `FLOWS6` and `REVERSE6`, as [`Endpoint4`].
+/// Value of `FLOWS6`, `REVERSE6` and `HALF6`, as [`Endpoint4`].
 #[repr(C, align(8))]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Endpoint6 {
@@ -64,14 +73,23 @@ pub struct Endpoint6 {
     pub address: [u8; 16],
     /// Port to rewrite to, host order.
     pub port: u16,
-    /// [`DIRECT`].
+    /// [`DIRECT`], [`ANSWERED`].
     pub flags: u16,
     /// Index into `BACKENDS` and `BACKEND_STATS`.
     pub backend: u32,
+    /// As [`Endpoint4::client_port`].
+    pub client_port: u16,
+    /// Always 0.
+    pub pad: u16,
+    /// As [`Endpoint4::stamp`].
+    pub stamp: u32,
 }
 
 /// Flag of a reply's record: the client has sent a SYN straight to the backend from the same port,
 /// so the backend's SYN-ACK ends the record. What it sends until then still belongs to it.
 pub const DIRECT: u16 = 1;
 
-assert_size!(Tuple4: 16, Tuple6: 40, Endpoint4: 16, Endpoint6: 24);
+/// Flag of a reply's record in `HALF4` and `HALF6`: the backend has answered.
+pub const ANSWERED: u16 = 2;
+
+assert_size!(Tuple4: 16, Tuple6: 40, Endpoint4: 24, Endpoint6: 32);

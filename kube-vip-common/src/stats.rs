@@ -98,6 +98,8 @@ reasons! {
     RateLimited = "rate_limited",
     /// TCP in the middle of a connection this host does not know: answered with RST.
     NoFlowReset = "no_flow_reset",
+    /// TCP in the middle of a connection this host does not know: sent on to a host that may.
+    SecondChance = "second_chance",
     /// From an agent, for a VIP or frontend not known here yet: dropped.
     UnknownFromAgent = "unknown_from_agent",
     /// The chosen backend is on the host the packet came from: dropped.
@@ -140,6 +142,8 @@ reasons! {
     NatClientUnknown = "nat_client_unknown",
     /// A direct connection ended the record of a balanced one with the same tuple.
     FlowReplaced = "flow_replaced",
+    /// A new flow got another source port, its own leads to another VIP's flow at the same backend.
+    PortChanged = "port_changed",
     /// ARP that left this host in the name of a VIP not owned here, dropped.
     ArpFenced = "arp_fenced",
     /// Neighbour discovery that left this host in the name of a VIP not owned here, dropped.

@@ -9,9 +9,11 @@
 //! line 0            Header
 //! line 1 …          slots, 16 to a line
 //! then              locals, 16 to a line: backends on this host
+//! then              histories of the slots, 16 to a line, where any slot has one
 //! ```
 
 use crate::assert_size;
+use crate::history::Past;
 
 /// Number of slots: a prime, by configuration only, so that it never changes with the backends.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -71,6 +73,8 @@ pub union Line {
     pub header: Header,
     /// Slots, or local backends.
     pub slots: [Slot; SLOTS_PER_LINE as usize],
+    /// Histories of slots.
+    pub pasts: [Past; SLOTS_PER_LINE as usize],
 }
 
 /// First line of a table.
@@ -81,8 +85,10 @@ pub struct Header {
     pub slots: u32,
     /// Number of local backends.
     pub locals: u32,
+    /// First line with histories; 0 where no slot has one.
+    pub histories: u32,
     /// Always 0; fills the line, so that every byte of it is defined.
-    pub pad: [u32; 14],
+    pub pad: [u32; 13],
 }
 
 /// A backend in a table: its index into `BACKENDS` in the lower 22 bits, that of its node into
@@ -183,11 +189,26 @@ pub struct Geometry {
     pub slots: u32,
     /// Number of local backends.
     pub locals: u32,
+    /// Whether any slot has a history.
+    pub histories: bool,
 }
 
 impl Geometry {
+    /// The parts of the table with that header.
+    #[inline(always)]
+    pub const fn of(header: &Header) -> Self {
+        let Header { slots, locals, histories, .. } = *header;
+        Self { slots, locals, histories: histories != 0 }
+    }
+
     /// Number of lines.
     pub const fn lines(self) -> u32 {
+        let histories = if self.histories { self.slots.div_ceil(SLOTS_PER_LINE) } else { 0 };
+        self.histories_start() + histories
+    }
+
+    /// First line with histories, or the end of the table.
+    const fn histories_start(self) -> u32 {
         self.locals_start() + self.locals.div_ceil(SLOTS_PER_LINE)
     }
 
@@ -197,13 +218,22 @@ impl Geometry {
         1 + self.slots.div_ceil(SLOTS_PER_LINE)
     }
 
-    /// Writes a table into `lines`, which must have [`lines`](Self::lines) elements.
-    pub fn write(self, lines: &mut [Line], slots: &[Slot], locals: &[Slot]) {
-        let header = Header { slots: self.slots, locals: self.locals, pad: [0; 14] };
+    /// Writes a table into `lines`, which must have [`lines`](Self::lines) elements. `pasts` are the
+    /// histories of the slots, if any has one.
+    pub fn write(self, lines: &mut [Line], slots: &[Slot], locals: &[Slot], pasts: &[Past]) {
+        let histories = if self.histories { self.histories_start() } else { 0 };
+        let header = Header { slots: self.slots, locals: self.locals, histories, pad: [0; 13] };
         lines[0] = Line { header };
-        let (slot_lines, local_lines) = lines[1..].split_at_mut(self.locals_start() as usize - 1);
+        let (slot_lines, rest) = lines[1..].split_at_mut(self.locals_start() as usize - 1);
+        let (local_lines, past_lines) =
+            rest.split_at_mut((self.histories_start() - self.locals_start()) as usize);
         write_slots(slot_lines, slots);
         write_slots(local_lines, locals);
+        for (line, chunk) in past_lines.iter_mut().zip(pasts.chunks(SLOTS_PER_LINE as usize)) {
+            let mut pasts = [Past::NONE; SLOTS_PER_LINE as usize];
+            pasts[..chunk.len()].copy_from_slice(chunk);
+            *line = Line { pasts };
+        }
     }
 }
 
@@ -231,9 +261,11 @@ mod tests {
 
     #[test]
     fn parts_of_a_table_do_not_overlap() {
-        let geometry = Geometry { slots: 251, locals: 33 };
+        let geometry = Geometry { slots: 251, locals: 33, histories: false };
         assert_eq!((geometry.locals_start(), geometry.lines()), (1 + 16, 1 + 16 + 3));
-        assert_eq!(Geometry { slots: 251, locals: 0 }.lines(), 17);
+        assert_eq!(Geometry { locals: 0, ..geometry }.lines(), 17);
+        let geometry = Geometry { histories: true, ..geometry };
+        assert_eq!((geometry.histories_start(), geometry.lines()), (20, 20 + 16));
     }
 
     #[test]

@@ -10,14 +10,18 @@ use network_types::eth::EthHdr;
 use network_types::tcp::TcpHdr;
 
 use super::{Action, Unusual};
-use crate::family::{Family, Ports, protocol};
-use crate::frame::Cursor;
-use crate::maps::FILTER;
-use crate::{count, helpers};
+use crate::family::{Family, Ports, Record as _, protocol};
+use crate::frame::{Cursor, Word};
+use crate::maps::{self, FILTER};
+use crate::xdp::transport::sequence;
+use crate::{count, helpers, record};
 
 /// Offsets of the checksum in TCP (RFC 9293 §3.1) and UDP (RFC 768) headers.
 const TCP_CHECK: usize = 16;
 const UDP_CHECK: usize = 6;
+
+/// Type of the chunk that answers the one that begins an association (RFC 9260 §3.3.3).
+const INIT_ACK: u8 = 2;
 
 /// What a packet without tags, fragments and extension headers is rewritten by; others are looked
 /// at by a stage of their own.
@@ -81,21 +85,35 @@ pub(super) fn whole<F: Family>(
     }
     let client = F::destination(ip);
     let reply = F::tuple(source, client, ports);
-    let Some(origin) = F::reverse(&reply) else {
+    // What the client of a connection that opens will acknowledge; 0 of any other packet.
+    let mut opens = 0;
+    if protocol == protocol::TCP
+        && let Some(tcp) = cursor.take::<TcpHdr>()
+        && tcp.syn() != 0
+        && tcp.ack() != 0
+    {
+        opens = sequence(u32::from_be_bytes(tcp.seq).wrapping_add(1));
+    } else if protocol == protocol::SCTP
+        && let Some([_, _, _, [INIT_ACK, ..], tag]) = cursor.take::<[Word; 5]>()
+    {
+        opens = sequence(u32::from_be_bytes(*tag));
+    }
+    let Some(mut origin) = origin::<F>(&reply, protocol, opens) else {
         return Outcome::None;
     };
-    let opens = cursor.take::<TcpHdr>().is_some_and(|tcp| tcp.syn() != 0 && tcp.ack() != 0);
-    if F::is_direct(&origin) && protocol == protocol::TCP && opens {
+    if record::is_direct::<F>(origin) && opens != 0 {
         // The answer to a client that spoke straight to the backend.
-        let (vip, port, _) = F::parts(&origin);
-        let forward = Ports { source: ports.destination, destination: port, protocol };
-        F::forget(&F::tuple(client, vip, forward), &reply);
+        record::forget::<F>(&record::flow_tuple::<F>(client, ports, origin), &reply);
         count::reason(Reason::FlowReplaced);
         return Outcome::None;
     }
     let (vip, port, backend) = F::parts(&origin);
+    let to = match *origin.client_port() {
+        0 => Ports { source: port, ..ports },
+        client_port => Ports { source: port, destination: client_port, ..ports },
+    };
     let (packets, bytes) = size(ctx, network);
-    match rewrite::<F>(ctx, (network, transport), source, ports, vip, port) {
+    match rewrite::<F>(ctx, (network, transport), source, ports, vip, to) {
         Ok(()) => {
             count::replied(backend, packets, bytes);
             Outcome::Rewritten(origin)
@@ -115,6 +133,32 @@ pub(super) fn size(ctx: &TcContext, network: usize) -> (u64, u64) {
     (helpers::segments(ctx), u64::from(ctx.len()) - tags as u64)
 }
 
+/// The VIP that a reply belongs to, by its record, which learns of the reply what proves that the
+/// client exists or that the flow lives.
+#[inline(always)]
+fn origin<F: Family>(reply: &F::Tuple, protocol: u8, opens: u64) -> Option<F::Endpoint> {
+    if opens == 0
+        && let Some(mut origin) = record::reply::<F>(reply)
+    {
+        let now = maps::clock();
+        if protocol == protocol::UDP && *origin.stamp() != now {
+            maps::change(F::replies(), reply, |origin| *origin.stamp() = now);
+        }
+        return Some(origin);
+    }
+    // A connection that opens may have the tuple of one that is closing.
+    match record::half::<F>(reply) {
+        Some(origin) => {
+            if opens != 0 || protocol == protocol::UDP {
+                record::answered::<F>(reply, opens as u32);
+            }
+            Some(origin)
+        }
+        None if opens != 0 => record::reply::<F>(reply),
+        None => None,
+    }
+}
+
 #[inline(always)]
 fn rewrite<F: Family>(
     ctx: &TcContext,
@@ -122,16 +166,20 @@ fn rewrite<F: Family>(
     old: F::Bytes,
     ports: Ports,
     vip: F::Bytes,
-    port: u16,
+    to: Ports,
 ) -> Result<(), i64> {
     // The checksum of SCTP covers ports, which stay, and no addresses (RFC 9260 §6.8).
     if ports.protocol != protocol::SCTP {
         let udp = ports.protocol == protocol::UDP;
         let check = transport + if udp { UDP_CHECK } else { TCP_CHECK };
         F::replace_in_pseudo(ctx, check, old, vip, udp)?;
-        if port != ports.source {
-            helpers::replace_port(ctx, check, ports.source, port, udp)?;
-            ctx.store(transport, &port.to_be_bytes(), 0)?;
+        if to.source != ports.source {
+            helpers::replace_port(ctx, check, ports.source, to.source, udp)?;
+            ctx.store(transport, &to.source.to_be_bytes(), 0)?;
+        }
+        if to.destination != ports.destination {
+            helpers::replace_port(ctx, check, ports.destination, to.destination, udp)?;
+            ctx.store(transport + 2, &to.destination.to_be_bytes(), 0)?;
         }
     }
     F::replace_source(ctx, network, old, vip)

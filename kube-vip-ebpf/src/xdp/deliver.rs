@@ -7,9 +7,9 @@ use kube_vip_common::stats::Reason;
 
 use super::transport::Transport;
 use super::{Action, Chosen, Verdict};
-use crate::count;
-use crate::family::Family;
-use crate::maps::BACKENDS;
+use crate::family::{Family, Record as _};
+use crate::maps::{self, BACKENDS, SETTINGS};
+use crate::{count, record};
 
 /// A packet of a flow that is known here; nothing where it is not.
 #[inline(always)]
@@ -19,16 +19,17 @@ pub(super) fn known<F: Family>(
     length: u64,
     chosen: Chosen,
 ) -> Option<Verdict> {
-    // A SYN begins anew whatever was recorded before: ports are used again.
+    // Ports are used again: what became of a SYN's flow is for its own stage to judge.
     if transport.opens {
         return None;
     }
-    let endpoint = F::flow(&F::tuple(F::source(ip), F::destination(ip), transport.ports))?;
-    // TCP stays where it is; UDP has no end of its own, so it moves when its backend is gone.
-    if !transport.has_connections() && !is_there::<F>(&endpoint) {
+    let flow = F::tuple(F::source(ip), F::destination(ip), transport.ports);
+    let endpoint = record::flow::<F>(&flow)?;
+    // TCP stays where it is; UDP has no end of its own.
+    if !transport.has_connections() && !goes_on::<F>(&flow, endpoint) {
         return None;
     }
-    Some(to::<F>(ip, transport, &endpoint, length, chosen))
+    Some(to::<F>(ip, transport, endpoint, length, chosen))
 }
 
 /// Rewrites the packet for its backend.
@@ -36,12 +37,15 @@ pub(super) fn known<F: Family>(
 pub(super) fn to<F: Family>(
     ip: &mut F::Header,
     mut transport: Transport<'_>,
-    endpoint: &F::Endpoint,
+    mut endpoint: F::Endpoint,
     length: u64,
     chosen: Chosen,
 ) -> Verdict {
-    let (address, port, backend) = F::parts(endpoint);
+    let (address, port, backend) = F::parts(&endpoint);
     transport.set_destination(port, F::change(F::destination(ip), address));
+    if *endpoint.client_port() != 0 {
+        transport.set_source(*endpoint.client_port());
+    }
     F::set_destination(ip, address);
     if chosen.from_agent() {
         F::set_ttl(ip, ORDINARY_TTL);
@@ -51,9 +55,34 @@ pub(super) fn to<F: Family>(
     Verdict::Done(Action::Pass)
 }
 
+/// Whether a UDP flow goes on: its backend is one still, and its client was not silent for too long.
+/// Whether its backend was silent too is looked at elsewhere (`xdp/open.rs`).
+#[inline(always)]
+fn goes_on<F: Family>(flow: &F::Tuple, mut endpoint: F::Endpoint) -> bool {
+    if !is_there::<F>(&endpoint) {
+        return false;
+    }
+    let (now, seen) = (maps::clock(), *endpoint.stamp());
+    if seen == now {
+        return true;
+    }
+    let alive = !is_over(now, seen);
+    if alive {
+        maps::change(F::flows(), flow, |flow| *flow.stamp() = now);
+    }
+    alive
+}
+
+/// Whether a UDP flow that was seen then has been idle for too long.
+#[inline(always)]
+pub(super) fn is_over(now: u32, seen: u32) -> bool {
+    let limit = SETTINGS.get(0).map_or(0, |settings| settings.udp_idle);
+    now.wrapping_sub(seen) > limit
+}
+
 /// Whether the backend of a flow still is one.
 #[inline(always)]
-fn is_there<F: Family>(endpoint: &F::Endpoint) -> bool {
+pub(super) fn is_there<F: Family>(endpoint: &F::Endpoint) -> bool {
     let (address, port, id) = F::parts(endpoint);
     is_backend::<F>(id, address, port)
 }

@@ -12,10 +12,10 @@ use kube_vip_common::table::Slot;
 use network_types::eth::EthHdr;
 
 use super::{Action, Verdict, agent, balance, forward, is_anothers, pick};
-use crate::count;
-use crate::family::{Family, Payload, Ports, protocol};
+use crate::family::{Family, Payload, Ports, Record as _, protocol};
 use crate::frame::{Cursor, Word, length};
 use crate::maps::{self, NODES, TABLES};
+use crate::{count, record};
 
 /// The first eight bytes of what is quoted: all that is sure to be there (RFC 792).
 type Head = [[u8; 2]; 4];
@@ -69,16 +69,20 @@ fn handle<F: Family>(ctx: &XdpContext) -> Option<Verdict> {
     let from_agent = agent::position::<F>(ethernet, ip).is_some();
     let ours = from_agent || slot.node() == THIS_NODE || !slot.is_some();
     if ours || slot.was_here() {
-        if let Some(endpoint) = F::flow(&F::tuple(client, vip, ports)) {
+        let flow = F::tuple(client, vip, ports);
+        if let Some(endpoint) = record::flow::<F>(&flow).or_else(|| record::half::<F>(&flow)) {
             let (address, port, backend) = F::parts(&endpoint);
             let port = port.to_be_bytes();
-            let change = F::error_change(vip, address)
-                .remove(u16::from_ne_bytes(*from).into())
-                .add(u16::from_ne_bytes(port).into());
-            let inner = quoted_check::<F>(protocol, check, vip, address, *from, port);
+            let client_port = match endpoint.clients() {
+                0 => *to,
+                changed => changed.to_be_bytes(),
+            };
+            let moved = swapped(*from, port).join(swapped(*to, client_port));
+            let inner = quoted_check(protocol, check, F::change(vip, address).join(moved));
             let sum = u16::from_ne_bytes([*c0, *c1]);
-            [*c0, *c1] = change.join(inner).update(sum).to_ne_bytes();
-            *from = port;
+            let change = F::error_change(vip, address).join(moved).join(inner);
+            [*c0, *c1] = change.update(sum).to_ne_bytes();
+            (*from, *to) = (port, client_port);
             F::set_source(quoted, address);
             F::set_destination(ip, address);
             if from_agent {
@@ -108,24 +112,20 @@ fn handle<F: Family>(ctx: &XdpContext) -> Option<Verdict> {
     })
 }
 
-/// Makes the checksum of a quoted UDP header follow; what that means for the error's own. That of TCP
-/// is beyond the eight bytes, and nobody looks at it.
+/// What a change of port means for a checksum that covers it.
 #[inline(always)]
-fn quoted_check<F: Family>(
-    protocol: u8,
-    check: &mut [u8; 2],
-    vip: F::Bytes,
-    address: F::Bytes,
-    old: [u8; 2],
-    new: [u8; 2],
-) -> Sum {
+fn swapped(old: [u8; 2], new: [u8; 2]) -> Sum {
+    Sum::default().remove(u16::from_ne_bytes(old).into()).add(u16::from_ne_bytes(new).into())
+}
+
+/// Makes the checksum of a quoted UDP header follow a change; what that means for the error's own.
+/// That of TCP is beyond the eight bytes, and nobody looks at it.
+#[inline(always)]
+fn quoted_check(protocol: u8, check: &mut [u8; 2], change: Sum) -> Sum {
     let before = u16::from_ne_bytes(*check);
     if protocol != protocol::UDP || before == 0 {
         return Sum::default();
     }
-    let change = F::change(vip, address)
-        .remove(u16::from_ne_bytes(old).into())
-        .add(u16::from_ne_bytes(new).into());
     let after = checksum::udp(change.update(before));
     *check = after.to_ne_bytes();
     Sum::default().remove(before.into()).add(after.into())

@@ -28,7 +28,10 @@ pub(crate) fn stage<F: Family + Stages>(ctx: XdpContext, word: u64) -> u64 {
 /// Nothing where the packet is not what the caller saw.
 #[inline(always)]
 fn handle<F: Family + Stages>(ctx: &XdpContext, chosen: Chosen, stray: bool) -> Option<Verdict> {
-    let transport = locate::transport::<F>(ctx)?;
+    let Some(transport) = locate::transport::<F>(ctx) else {
+        // SCTP is not translated.
+        return stray.then_some(Verdict::Stray(chosen));
+    };
     let mut cursor = Cursor::new(ctx);
     let ethernet = cursor.take::<EthHdr>()?;
     let ip = cursor.take::<F::Header>()?;

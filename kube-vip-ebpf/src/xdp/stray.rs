@@ -1,27 +1,59 @@
-//! The middle of a connection that has no record here.
+//! The middle of a connection that has no record here: the handshake's last segment, or one whose
+//! connection is elsewhere.
 
 use aya_ebpf::programs::XdpContext;
 use kube_vip_common::stats::Reason;
 use network_types::eth::EthHdr;
 
-use super::{Action, Chosen, Refusal, Verdict};
+use super::transport::{self, Transport};
+use super::{Action, Chosen, Refusal, Verdict, deliver, second};
 use crate::family::Family;
-use crate::frame::Cursor;
+use crate::frame::{Cursor, length};
+use crate::{count, record};
 
 #[expect(clippy::extra_unused_type_parameters, reason = "as all stages have it")]
 #[inline(always)]
 pub(crate) fn stage<F: Family>(ctx: XdpContext, word: u64) -> u64 {
-    let verdict = handle(&ctx, Chosen::unpack(word));
+    let verdict = handle::<F>(&ctx, Chosen::unpack(word));
     verdict.unwrap_or(Verdict::Done(Action::Drop)).pack()
 }
 
 /// Nothing where the packet is not what the caller saw.
 #[inline(always)]
-fn handle(ctx: &XdpContext, chosen: Chosen) -> Option<Verdict> {
-    let _ethernet = Cursor::new(ctx).take::<EthHdr>()?;
+fn handle<F: Family>(ctx: &XdpContext, chosen: Chosen) -> Option<Verdict> {
+    let mut cursor = Cursor::new(ctx);
+    let ethernet = cursor.take::<EthHdr>()?;
+    let ip = cursor.take::<F::Header>()?;
+    let protocol = F::payload(ctx, ip, &mut cursor).protocol()?;
+    let transport = transport::parse(&mut cursor, protocol)?;
+    let flow = F::tuple(F::source(ip), F::destination(ip), transport.ports);
+    if let Some(endpoint) = half_open::<F>(&flow, &transport) {
+        let bytes = length(ctx, F::length(ip));
+        return Some(deliver::to::<F>(ip, transport, endpoint, bytes, chosen));
+    }
+    if let Some(verdict) = second::handle::<F>(ctx, ethernet, ip, transport.ports, chosen) {
+        return Some(verdict);
+    }
     Some(chosen.refuse(if chosen.from_agent() {
         Refusal::Closed(Reason::NoFlowReset)
     } else {
         Refusal::Reset(Reason::NoFlowReset)
     }))
+}
+
+/// The backend of a connection whose client has not yet proved that it exists. It has by
+/// acknowledging the number the backend chose, which only somebody at that address can know; what
+/// acknowledges another one is the backend's to judge, and proves nothing.
+#[inline(always)]
+fn half_open<F: Family>(flow: &F::Tuple, transport: &Transport<'_>) -> Option<F::Endpoint> {
+    let endpoint = record::half::<F>(flow)?;
+    let (client, _, ports) = F::tuple_parts(flow);
+    let reply = record::reply_tuple::<F>(client, ports, endpoint);
+    if transport.acknowledges != 0
+        && transport.acknowledges == record::answer::<F>(&reply)
+        && !record::confirm::<F>(flow, &reply)
+    {
+        count::reason(Reason::FlowTableFull);
+    }
+    Some(endpoint)
 }

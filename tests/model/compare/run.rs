@@ -247,6 +247,7 @@ impl Run<'_> {
         show::compare(&mut text, "replies of backend", &expected.replied, &counts.replied);
         show::compare(&mut text, "flow", &has.flows, &memory.flows);
         show::compare(&mut text, "reply", &has.replies, &memory.replies);
+        show::compare(&mut text, "half-open", &has.half, &memory.half);
         if text.is_empty() {
             return Ok(());
         }

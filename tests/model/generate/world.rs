@@ -273,7 +273,7 @@ impl World {
                     *at != usize::MAX && family && backend.protocol == port.2
                 })
                 .map(|(id, (_, at))| {
-                    (Slot { backend: id, node: Self::node(host, *at), was_here: false }, *at)
+                    (Slot { backend: id, node: Self::node(host, *at), past: [0; 4] }, *at)
                 })
                 .collect();
             // The same on all hosts, unless they disagree.
@@ -286,9 +286,14 @@ impl World {
                 false => members[dice.below(kinds)].0,
             });
             let mut slots: Vec<Slot> = slots.collect();
-            let was_here = random.one_of(&[0, 0, 30, 100]);
-            for slot in slots.iter_mut().filter(|slot| slot.node != 0) {
-                slot.was_here = random.percent(was_here);
+            // Histories need not agree, nor make sense.
+            let changed = random.one_of(&[0, 0, 30, 100]);
+            for slot in &mut slots {
+                if !random.percent(changed) {
+                    continue;
+                }
+                let length = random.below(5);
+                slot.past[..length].fill_with(|| 1 + random.below(HOSTS + 2) as u32);
             }
             let here = members.iter().filter(|(_, at)| *at == host && !empty);
             let locals = here.map(|(slot, _)| *slot).take(LOCALS).collect();

@@ -2,10 +2,10 @@
 
 use kube_vip_common::stats::Reason;
 
-use super::host::{Backend, Endpoint, Frontend, Host, Node, Slot, THIS, Tuple, add};
-use super::packet::{Frame, IP6IP6, IPIP, Ip, TCP, Transport, octets};
+use super::host::{Endpoint, Frontend, Host, Node, Slot, THIS, Tuple, add};
+use super::packet::{ACK, Frame, IP6IP6, IPIP, Ip, SYN, TCP, Transport, octets};
 use super::refuse::{self, Refusal};
-use super::{End, Verdict, is_from_agent, nat};
+use super::{End, LAST, Verdict, marked, nat, position};
 
 /// TTL of a frame that an agent sends on at position 0.
 pub(super) const FIRST: u8 = 240;
@@ -27,7 +27,8 @@ pub(super) fn judge(
         return End::Untouched;
     }
     add(&mut host.has.arrived, frontend.id, frame.length(ip));
-    let from_agent = is_from_agent(host, frame.from, ip);
+    let position = position(host, frame.from, ip);
+    let from_agent = position.is_some();
     let hash = hash(&frontend, ip, &transport);
     let slot = choose(host, &frontend, ip, &transport);
     let table = host.is.tables.get(&frontend.id);
@@ -35,7 +36,7 @@ pub(super) fn judge(
     let local = table.map(|table| pick(&table.locals, hash)).unwrap_or_default();
     // Another agent's choice of node counts. Without any backend connections go on until they end.
     let ours = from_agent || slot.node == THIS || slot.node == 0;
-    if (ours || slot.was_here)
+    if (ours || slot.was_here())
         && let Some(endpoint) = known(host, ip, &transport)
     {
         return deliver(host, frame, ip, endpoint, from_agent);
@@ -63,14 +64,28 @@ pub(super) fn judge(
         return end;
     }
     let refusal = if goes_on {
+        if let Some(endpoint) = half_open(host, ip, &transport) {
+            return deliver(host, frame, ip, endpoint, from_agent);
+        }
+        let position = position.unwrap_or(onward(ip));
+        if let Some(end) = second_chance(host, frame, ip, slot, position) {
+            return end;
+        }
         Refusal::tcp(from_agent, Reason::NoFlowReset)
     } else if translated {
         return nat::open(host, frame, ip, &transport, way);
     } else {
+        if let Some(endpoint) = again(host, ip, &transport) {
+            return deliver(host, frame, ip, endpoint, from_agent);
+        }
         let slot = if from_agent && slot.node != THIS { local } else { slot };
         if let Some(backend) = host.is.backends.get(&slot.backend).filter(|_| slot.node != 0) {
-            let endpoint = open(host, *backend, slot.backend, ip, &transport);
-            return deliver(host, frame, ip, endpoint, from_agent);
+            let backend = Endpoint::new(backend.address, backend.port, slot.backend);
+            let Some((endpoint, changed)) = begin(host, backend, flow(ip, &transport)) else {
+                return End::Dropped(Reason::FlowTableFull);
+            };
+            let end = deliver(host, frame, ip, endpoint, from_agent);
+            return if changed { end.and(Reason::PortChanged) } else { end };
         }
         match transport.protocol {
             _ if frontend.silent => Refusal::Dropped(Reason::NoBackendDropped),
@@ -136,18 +151,28 @@ pub(super) fn forward(host: &mut Host, frame: &Frame, ip: &Ip, slot: Slot) -> En
         return End::Untouched;
     }
     if hop.tunnel.is_some() {
-        host.has.onward = Some(slot);
-        return tunnel(host, frame, ip, slot);
+        return tunnel(host, frame, ip, (slot, onward(ip)));
     }
     if frame.from == hop.mac {
         return End::Dropped(Reason::BackToSender);
     }
     add(&mut host.has.sent, slot.backend, frame.length(ip));
-    towards(host, frame, ip, &node, 0)
+    towards(host, frame, ip, &node, onward(ip))
 }
 
-/// To a peer behind a router.
-pub(super) fn tunnel(host: &mut Host, frame: &Frame, ip: &Ip, slot: Slot) -> End {
+/// The position that a client's packet gets; the last one where it may be an agent's.
+fn onward(ip: &Ip) -> u8 {
+    if marked(ip).is_some() { LAST } else { 0 }
+}
+
+/// To a peer behind a router, which gets the packet at that position.
+pub(super) fn tunnel(
+    host: &mut Host,
+    frame: &Frame,
+    ip: &Ip,
+    (slot, position): (Slot, u8),
+) -> End {
+    host.has.onward = Some((slot, position));
     let node = host.is.nodes.get(&slot.node).copied().unwrap_or_default();
     let hop = node.hop(ip.is_v4());
     let Some(mtu) = hop.tunnel.filter(|_| hop.interface != 0) else {
@@ -160,7 +185,7 @@ pub(super) fn tunnel(host: &mut Host, frame: &Frame, ip: &Ip, slot: Slot) -> End
         return refuse::refuse(host, frame, ip, Refusal::TooBig(most));
     }
     add(&mut host.has.sent, slot.backend, frame.length(ip));
-    towards(host, frame, ip, &node, 0)
+    towards(host, frame, ip, &node, position)
 }
 
 /// The largest packet that fits into a tunnel, where this one does not.
@@ -188,6 +213,45 @@ fn towards(host: &Host, frame: &Frame, ip: &Ip, node: &Node, position: u8) -> En
     End::Changed(verdict, frame, counted)
 }
 
+/// To a host that may know the connection: the slot's own, then those before it. Each position tries
+/// from a certain one on.
+fn second_chance(host: &mut Host, frame: &Frame, ip: &Ip, slot: Slot, position: u8) -> Option<End> {
+    if slot.node == THIS && slot.past == [0; 4] {
+        return None;
+    }
+    if host.is_anothers(frame.to) {
+        return Some(End::Untouched);
+    }
+    let [a, b, c, d] = slot.past;
+    let first = [0, 1, 2, 3, 4, 5, 2, 3][usize::from(position)];
+    let sender = host.is.peers.get(&frame.from).copied().unwrap_or(0);
+    for (index, id) in (0..).zip([slot.node, a, b, c, d]).skip(first) {
+        let node = host.is.nodes.get(&id).copied().unwrap_or_default();
+        let again = index > 0 && id == slot.node;
+        let hop = node.hop(ip.is_v4());
+        // What a client on that host sends is never delivered there.
+        let client_there = node.address(ip.is_v4()) == ip.source;
+        if again || id == 0 || id == THIS || id == sender || hop.interface == 0 || client_there {
+            continue;
+        }
+        let position = match (position, index) {
+            // After a detour over a host that the table names, one fewer is tried.
+            (1, 1) => 6,
+            (1 | 6, 2) => 7,
+            (1 | 6 | 7, _) => 5,
+            _ => index + 1,
+        };
+        let end = if hop.tunnel.is_some() {
+            // Whose backend it is nobody knows here.
+            tunnel(host, frame, ip, (Slot { node: id, ..Slot::default() }, position))
+        } else {
+            towards(host, frame, ip, &node, position)
+        };
+        return Some(end.and(Reason::SecondChance));
+    }
+    None
+}
+
 pub(super) fn flow(ip: &Ip, transport: &Transport) -> Tuple {
     Tuple {
         source: ip.source,
@@ -210,22 +274,93 @@ fn known(host: &Host, ip: &Ip, transport: &Transport) -> Option<Endpoint> {
     goes_on.then_some(endpoint)
 }
 
-/// Remembers both directions of a flow that begins.
-fn open(host: &mut Host, backend: Backend, id: u32, ip: &Ip, transport: &Transport) -> Endpoint {
+/// Where the handshake's last segment goes. It proves that its sender exists by what it
+/// acknowledges; then the flow is a whole one.
+fn half_open(host: &mut Host, ip: &Ip, transport: &Transport) -> Option<Endpoint> {
     let flow = flow(ip, transport);
-    let (address, port) = (backend.address, backend.port);
-    let endpoint = Endpoint { address, port, backend: id, direct: false };
-    let reply = Tuple {
-        source: address,
-        source_port: port,
-        destination: flow.source,
-        destination_port: flow.source_port,
-        protocol: flow.protocol,
+    let endpoint = *host.has.half.get(&flow)?;
+    let acknowledged = transport.has(ACK) && !transport.has(SYN);
+    confirm(host, flow, endpoint, |answer| acknowledged && answer == transport.acknowledgement);
+    Some(endpoint)
+}
+
+/// Where a further UDP packet goes of a flow that is not yet a whole one; the backend's answer makes
+/// it one.
+fn again(host: &mut Host, ip: &Ip, transport: &Transport) -> Option<Endpoint> {
+    let flow = flow(ip, transport);
+    if transport.protocol == TCP || host.has.flows.contains_key(&flow) {
+        return None;
+    }
+    let endpoint = *host.has.half.get(&flow)?;
+    let backend = host.is.backends.get(&endpoint.backend)?;
+    if (backend.address, backend.port) != (endpoint.address, endpoint.port) {
+        return None;
+    }
+    confirm(host, flow, endpoint, |_| true);
+    Some(endpoint)
+}
+
+fn confirm(host: &mut Host, flow: Tuple, endpoint: Endpoint, proved: impl Fn(u32) -> bool) {
+    let reply = Tuple::reply_to(&flow, &endpoint);
+    let Some(vip) = host.has.half.get(&reply).copied() else { return };
+    if vip.answer.is_some_and(proved) {
+        host.has.half.remove(&flow);
+        host.has.half.remove(&reply);
+        host.has.flows.insert(flow, endpoint);
+        host.has.replies.insert(reply, Endpoint { answer: None, ..vip });
+    }
+}
+
+/// Remembers both directions of a flow that begins; whether the client's port had to change.
+fn begin(host: &mut Host, backend: Endpoint, flow: Tuple) -> Option<(Endpoint, bool)> {
+    let same = |other: &&Endpoint| {
+        (other.address, other.port, other.backend)
+            == (backend.address, backend.port, backend.backend)
     };
-    let vip = Endpoint { address: flow.destination, port: flow.destination_port, ..endpoint };
-    host.has.flows.insert(flow, endpoint);
-    host.has.replies.insert(reply, vip);
-    endpoint
+    if let Some(old) = host.has.flows.get(&flow).copied() {
+        if flow.protocol == TCP && same(&&old) {
+            // A SYN out of the blue must not harm a connection. What the backend answers it comes
+            // from the VIP.
+            host.has.not_direct(&Tuple::reply_to(&flow, &old));
+            return Some((old, false));
+        }
+        host.has.flows.remove(&flow);
+    }
+    let before = host.has.half.get(&flow).filter(same).map_or(0, |half| half.client_port);
+    for turn in 0..4 {
+        let client_port = if turn == 0 { before } else { another_port(&flow, turn) };
+        let endpoint = Endpoint { client_port, ..backend };
+        let reply = Tuple::reply_to(&flow, &endpoint);
+        let vip = Endpoint {
+            client_port: if client_port == 0 || client_port == flow.source_port {
+                0
+            } else {
+                flow.source_port
+            },
+            ..Endpoint::new(flow.destination, flow.destination_port, backend.backend)
+        };
+        let ours = |other: &Endpoint| {
+            (other.address, other.port, other.client_port)
+                == (vip.address, vip.port, vip.client_port)
+        };
+        if !host.has.replies.get(&reply).is_none_or(ours) {
+            continue;
+        }
+        if flow.protocol != TCP {
+            host.has.replies.remove(&reply);
+        }
+        if ours(host.has.half.entry(reply).or_insert(vip)) {
+            host.has.not_direct(&reply);
+            host.has.half.insert(flow, endpoint);
+            return Some((endpoint, turn > 0));
+        }
+    }
+    None
+}
+
+fn another_port(flow: &Tuple, turn: u32) -> u16 {
+    let ports = u32::from(flow.source_port) ^ turn << 16 ^ u32::from(flow.destination_port) << 8;
+    (1024 + (ports.wrapping_mul(0x9e37_79b1) >> 16) % 64512) as u16
 }
 
 /// To a backend here: its address and port become the destination.
@@ -235,6 +370,9 @@ fn deliver(host: &mut Host, frame: &Frame, ip: &Ip, endpoint: Endpoint, from_age
     ip.change(|ip| {
         ip.destination = endpoint.address;
         ip.set_port(ip.content().1 + 2, endpoint.port);
+        if endpoint.client_port != 0 {
+            ip.set_port(ip.content().1, endpoint.client_port);
+        }
         if from_agent {
             ip.ttl = ORDINARY;
         }

@@ -1,0 +1,56 @@
+//! Second chance: a segment whose connection is not known here goes on to a host that may know it.
+//! Which, and why that ends, is said in [`kube_vip_common::history`].
+
+use aya_ebpf::programs::XdpContext;
+use kube_vip_common::backend::NOBODY;
+use kube_vip_common::{history, mark};
+use kube_vip_common::node::{Hop, LINK, NAT, THIS_NODE};
+use kube_vip_common::stats::Reason;
+use kube_vip_common::table::Slot;
+use network_types::eth::EthHdr;
+
+use super::forward::is_client_of;
+use super::{Action, Chosen, Onward, Verdict, balance, forward, is_anothers, pick};
+use crate::count;
+use crate::family::{Family, Ports};
+use crate::maps::{self, NODES, TABLES};
+
+/// Nothing where no host is left.
+#[inline(always)]
+pub(super) fn handle<F: Family>(
+    ctx: &XdpContext,
+    ethernet: &mut EthHdr,
+    ip: &mut F::Header,
+    ports: Ports,
+    chosen: Chosen,
+) -> Option<Verdict> {
+    if chosen.slot.node() == THIS_NODE && !chosen.slot.has_history() {
+        return None;
+    }
+    if is_anothers(ctx, ethernet) {
+        return Some(Verdict::Done(Action::Pass));
+    }
+    let frontend = maps::frontend(F::frontend_key(F::destination(ip), ports))?;
+    let hash = balance::hash::<F>(frontend, F::source(ip), F::destination(ip), ports);
+    let past = pick::past(TABLES.get(frontend.id)?, frontend.slots, hash);
+    let sender = maps::peer(ethernet.src_addr).unwrap_or(0);
+    let reaches = |node: u8| u32::from(node) != sender && hop::<F>(ip, node).is_some();
+    // A client's packet begins where an agent's would that was just sent by its table.
+    let position = chosen.position.unwrap_or(mark::entry(F::ttl(ip)));
+    let (node, position) = history::next(position, chosen.slot.node() as u8, past, reaches)?;
+    count::reason(Reason::SecondChance);
+    let hop = hop::<F>(ip, node)?;
+    Some(match hop.way {
+        LINK => forward::towards::<F>(ctx, ethernet, ip, hop, position),
+        _ => Verdict::Tunnel(Onward { slot: Slot::new(NOBODY, node.into()), position }),
+    })
+}
+
+/// The way to a host, where there is one and the host is not the client's own, which would have been
+/// translated.
+#[inline(always)]
+fn hop<F: Family>(ip: &F::Header, node: u8) -> Option<&'static Hop> {
+    let node = NODES.get(node.into())?;
+    let hop = F::hop(node);
+    (hop.ifindex != 0 && hop.way != NAT && !is_client_of::<F>(ip, node)).then_some(hop)
+}
