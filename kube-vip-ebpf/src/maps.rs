@@ -240,6 +240,13 @@ pub fn endpoint<K, V: Copy, const N: usize>(map: &LruHashMap<K, V, N>, key: &K) 
     read(map, key, |value| *value)
 }
 
+/// The same, in its place: what every packet looks up takes no stack as a copy.
+#[inline(always)]
+pub fn in_place<K, V, const N: usize>(map: &LruHashMap<K, V, N>, key: &K) -> Option<&'static V> {
+    // SAFETY: as in `read`, and the element stays allocated while the program runs.
+    unsafe { map.get(key).map(|value| &*core::ptr::from_ref(value)) }
+}
+
 /// The same, copied as [`Record::copy`] does.
 #[inline(always)]
 pub fn record<K, V: Record, const N: usize>(map: &LruHashMap<K, V, N>, key: &K) -> Option<V> {
@@ -282,18 +289,17 @@ pub fn read<K, V, T, const N: usize>(
     unsafe { map.get(key).map(read) }
 }
 
-/// Changes a value in its place, where it is.
+/// Changes a value in its place, where it is; what came of it.
 #[inline(always)]
-pub fn change<K, V, const N: usize>(
+pub fn change<K, V, T, const N: usize>(
     map: &LruHashMap<K, V, N>,
     key: &K,
-    change: impl FnOnce(&mut V),
-) {
-    if let Some(value) = map.get_ptr_mut(key) {
-        // SAFETY: the element stays allocated while the program runs; readers on other CPUs copy
-        // single words.
-        change(unsafe { &mut *value });
-    }
+    change: impl FnOnce(&mut V) -> T,
+) -> Option<T> {
+    let value = map.get_ptr_mut(key)?;
+    // SAFETY: the element stays allocated while the program runs; readers on other CPUs copy single
+    // words.
+    Some(change(unsafe { &mut *value }))
 }
 
 /// Counts one more of a client; false where its allowance is used up.

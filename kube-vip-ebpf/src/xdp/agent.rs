@@ -14,7 +14,7 @@ use crate::ownership;
 #[inline(always)]
 pub(super) fn position<F: Family>(ethernet: &EthHdr, ip: &F::Header) -> Option<u8> {
     let position = mark::position(F::ttl(ip))?;
-    let is_agents = is_believed::<F>(ethernet, ip) || position == mark::LAST && !owned::<F>(ip);
+    let is_agents = is_believed::<F>(ethernet, ip) || position == mark::LAST && !owned::<F>(F::destination(ip));
     is_agents.then_some(position)
 }
 
@@ -31,10 +31,11 @@ fn is_believed<F: Family>(ethernet: &EthHdr, ip: &F::Header) -> bool {
     F::source(ip) != F::of_node(node) || node::tunnelled(number).octets == ethernet.src_addr
 }
 
-/// Whether clients' packets for the destination come to this host.
-#[inline(always)]
-fn owned<F: Family>(ip: &F::Header) -> bool {
-    let vip = maps::vip(&F::address(F::destination(ip)));
+/// Whether clients' packets for the destination come to this host. Few ask, and its stack is not to be
+/// everybody's.
+#[inline(never)]
+fn owned<F: Family>(destination: F::Bytes) -> bool {
+    let vip = maps::vip(&F::address(destination));
     vip.is_some_and(|vip| match vip.flags & VIRTUAL {
         0 => vip.flags & HELD != 0,
         _ => ownership::owned(vip),

@@ -9,7 +9,7 @@ use super::transport::Transport;
 use super::{Action, Chosen, Verdict};
 use crate::family::{Family, Record as _};
 use crate::maps::{self, BACKENDS, SETTINGS};
-use crate::{count, record};
+use crate::count;
 
 /// A packet of a flow that is known here; nothing where it is not.
 #[inline(always)]
@@ -24,7 +24,7 @@ pub(super) fn known<F: Family>(
         return None;
     }
     let flow = F::tuple(F::source(ip), F::destination(ip), transport.ports);
-    let endpoint = record::flow::<F>(&flow)?;
+    let endpoint = maps::in_place(F::flows(), &flow)?;
     // TCP stays where it is; UDP has no end of its own.
     if !transport.has_connections() && !goes_on::<F>(&flow, endpoint) {
         return None;
@@ -37,14 +37,14 @@ pub(super) fn known<F: Family>(
 pub(super) fn to<F: Family>(
     ip: &mut F::Header,
     mut transport: Transport<'_>,
-    mut endpoint: F::Endpoint,
+    endpoint: &F::Endpoint,
     length: u64,
     chosen: Chosen,
 ) -> Verdict {
-    let (address, port, backend) = F::parts(&endpoint);
+    let (address, port, backend) = F::parts(endpoint);
     transport.set_destination(port, F::change(F::destination(ip), address));
-    if *endpoint.client_port() != 0 {
-        transport.set_source(*endpoint.client_port());
+    if endpoint.clients() != 0 {
+        transport.set_source(endpoint.clients());
     }
     F::set_destination(ip, address);
     if chosen.from_agent() {
@@ -58,16 +58,13 @@ pub(super) fn to<F: Family>(
 /// Whether a UDP flow goes on: its backend is one still, and its client was not silent for too long.
 /// Whether its backend was silent too is looked at elsewhere (`xdp/open.rs`).
 #[inline(always)]
-fn goes_on<F: Family>(flow: &F::Tuple, mut endpoint: F::Endpoint) -> bool {
-    if !is_there::<F>(&endpoint) {
+fn goes_on<F: Family>(flow: &F::Tuple, endpoint: &F::Endpoint) -> bool {
+    if !is_there::<F>(endpoint) {
         return false;
     }
-    let (now, seen) = (maps::clock(), *endpoint.stamp());
-    if seen == now {
-        return true;
-    }
-    let alive = !is_over(now, seen);
-    if alive {
+    let now = maps::clock();
+    let alive = !is_over(now, endpoint.seen());
+    if alive && endpoint.seen() != now {
         maps::change(F::flows(), flow, |flow| *flow.stamp() = now);
     }
     alive

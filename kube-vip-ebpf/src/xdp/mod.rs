@@ -131,6 +131,8 @@ pub enum Verdict {
     NatBegin(Chosen, u16),
     /// It is the middle of a connection that has no record here.
     Stray(Chosen),
+    /// Nor is that one translated.
+    Lost(Chosen),
     /// It is an IP packet inside another one.
     Decapsulate,
     /// It goes to a peer behind a router.
@@ -162,6 +164,7 @@ const ERROR: u64 = 14 << 56;
 const REDIRECT: u64 = 15 << 56;
 const BEGIN: u64 = 16 << 56;
 const RECORDED: u64 = 17 << 56;
+const LOST: u64 = 18 << 56;
 const KIND: u64 = 0x7f << 56;
 /// Flag of a packed verdict: it is about a first fragment.
 pub(crate) const FIRST_FRAGMENT: u64 = 1 << 63;
@@ -182,6 +185,7 @@ impl Verdict {
             Self::NatSeek(chosen) => NAT_SEEK | chosen.pack(),
             Self::NatBegin(chosen, port) => NAT_BEGIN | chosen.pack() | (port as u64) << PORT,
             Self::Stray(chosen) => STRAY | chosen.pack(),
+            Self::Lost(chosen) => LOST | chosen.pack(),
             Self::Redirect(ifindex) => REDIRECT | ifindex as u64,
             Self::Decapsulate => DECAPSULATE,
             Self::Tunnel(onward) => TUNNEL | onward.pack(),
@@ -324,7 +328,7 @@ fn finish<F: Family + Stages>(ctx: &XdpContext, verdict: Verdict) -> Action {
     if word & KIND == NAT_BEGIN {
         word = F::nat_begin(ctx, word & !KIND);
     }
-    if word & KIND == STRAY {
+    if word & KIND == LOST {
         word = F::stray(ctx, word & !KIND);
     }
     if word & KIND == UNBALANCED {

@@ -28,10 +28,7 @@ pub(crate) fn stage<F: Family + Stages>(ctx: XdpContext, word: u64) -> u64 {
 /// Nothing where the packet is not what the caller saw.
 #[inline(always)]
 fn handle<F: Family + Stages>(ctx: &XdpContext, chosen: Chosen, stray: bool) -> Option<Verdict> {
-    let Some(transport) = locate::transport::<F>(ctx) else {
-        // SCTP is not translated.
-        return stray.then_some(Verdict::Stray(chosen));
-    };
+    let transport = locate::transport::<F>(ctx)?;
     let mut cursor = Cursor::new(ctx);
     let ethernet = cursor.take::<EthHdr>()?;
     let ip = cursor.take::<F::Header>()?;
@@ -46,7 +43,7 @@ fn handle<F: Family + Stages>(ctx: &XdpContext, chosen: Chosen, stray: bool) -> 
             return Some(verdict);
         }
     }
-    Some(if stray || goes_on { Verdict::Stray(chosen) } else { Verdict::NatOpen(chosen) })
+    Some(if stray || goes_on { Verdict::Lost(chosen) } else { Verdict::NatOpen(chosen) })
 }
 
 /// Whether a packet cannot belong to the connection that its tuple had.

@@ -34,7 +34,7 @@ fn handle<F: Family>(ctx: &XdpContext, chosen: Chosen) -> Option<Verdict> {
         && let Some(endpoint) = again::<F>(&flow)
     {
         let bytes = length(ctx, F::length(ip));
-        return Some(deliver::to::<F>(ip, transport, endpoint, bytes, chosen));
+        return Some(deliver::to::<F>(ip, transport, &endpoint, bytes, chosen));
     }
     let slot = if chosen.from_agent() && chosen.slot.node() != THIS_NODE {
         let node = NODES.get(chosen.slot.node().into()).filter(|_| chosen.slot.is_some());

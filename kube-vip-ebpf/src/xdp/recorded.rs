@@ -29,5 +29,5 @@ fn handle<F: Family>(ctx: &XdpContext, chosen: Chosen) -> Option<Verdict> {
         return None;
     };
     let bytes = length(ctx, F::length(ip));
-    Some(deliver::to::<F>(ip, transport, endpoint, bytes, chosen))
+    Some(deliver::to::<F>(ip, transport, &endpoint, bytes, chosen))
 }

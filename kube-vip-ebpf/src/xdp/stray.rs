@@ -29,7 +29,7 @@ fn handle<F: Family>(ctx: &XdpContext, chosen: Chosen) -> Option<Verdict> {
     let flow = F::tuple(F::source(ip), F::destination(ip), transport.ports);
     if let Some(endpoint) = half_open::<F>(&flow, &transport) {
         let bytes = length(ctx, F::length(ip));
-        return Some(deliver::to::<F>(ip, transport, endpoint, bytes, chosen));
+        return Some(deliver::to::<F>(ip, transport, &endpoint, bytes, chosen));
     }
     if let Some(verdict) = second::handle::<F>(ctx, ethernet, ip, transport.ports, chosen) {
         return Some(verdict);

@@ -58,6 +58,7 @@ fn untranslated(verdict: Verdict) -> Verdict {
         Verdict::Nat(chosen) | Verdict::NatOpen(chosen) => {
             chosen.refuse(Refusal::Unreachable(Reason::NoBackendUnreachable))
         }
+        Verdict::Stray(chosen) => Verdict::Lost(chosen),
         verdict => verdict,
     }
 }
