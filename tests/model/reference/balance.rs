@@ -266,12 +266,18 @@ pub(super) fn flow(ip: &Ip, transport: &Transport) -> Tuple {
 /// so it moves when its backend is gone or down.
 fn known(host: &Host, ip: &Ip, transport: &Transport) -> Option<Endpoint> {
     let endpoint = *host.has.flows.get(&flow(ip, transport))?;
-    let backend = host.is.backends.get(&endpoint.backend);
-    let still_there = backend.is_some_and(|backend| {
-        !backend.down && (backend.address, backend.port) == (endpoint.address, endpoint.port)
-    });
-    let goes_on = if transport.protocol == TCP { !transport.opens() } else { still_there };
+    let goes_on = match transport.protocol {
+        TCP => !transport.opens(),
+        _ => is_there(host, &endpoint),
+    };
     goes_on.then_some(endpoint)
+}
+
+/// Whether the backend of a flow still is one.
+fn is_there(host: &Host, endpoint: &Endpoint) -> bool {
+    host.is.backends.get(&endpoint.backend).is_some_and(|backend| {
+        !backend.down && (backend.address, backend.port) == (endpoint.address, endpoint.port)
+    })
 }
 
 /// Where the handshake's last segment goes. It proves that its sender exists by what it
@@ -292,8 +298,7 @@ fn again(host: &mut Host, ip: &Ip, transport: &Transport) -> Option<Endpoint> {
         return None;
     }
     let endpoint = *host.has.half.get(&flow)?;
-    let backend = host.is.backends.get(&endpoint.backend)?;
-    if (backend.address, backend.port) != (endpoint.address, endpoint.port) {
+    if !is_there(host, &endpoint) {
         return None;
     }
     confirm(host, flow, endpoint, |_| true);
