@@ -7,7 +7,10 @@
 //!
 //! Tables and histories may differ from host to host, and still a packet ends: every position that
 //! [`next`] sends to is closer to the last one than the position before, so that after the host that
-//! a client's packet reached first and the one its table named, at most [`DEPTH`] more see it.
+//! a client's packet reached first and the one its table named, at most [`DEPTH`] more see it. Where
+//! hosts do not know each other either and take an agent's frame for a client's, it goes on at the
+//! last position ([`mark`](crate::mark)): it may come to the owner once more, and to one host from
+//! there.
 //!
 //! ```text
 //! 0 the table's host ─┬──────────────────> 2 ─> 3 ─> 4 ─> 5    hosts before, most recent first
@@ -109,7 +112,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::mark::POSITIONS;
+    use crate::mark::{self, POSITIONS};
 
     /// Hosts in the model; each numbers the others as it likes.
     const HOSTS: usize = 9;
@@ -139,29 +142,57 @@ mod tests {
         (here + usize::from(number) - 1) % HOSTS
     }
 
-    /// A client's segment arrives at `first`; its connection is at `home`.
-    fn walk(beliefs: &[Belief], first: usize, home: Option<usize>) -> Walk {
+    /// Which host takes frames of which other one for an agent's, and who owns the address.
+    #[derive(Clone, Debug)]
+    struct Trust {
+        known: Vec<Vec<bool>>,
+        owner: Option<usize>,
+    }
+
+    impl Trust {
+        fn full() -> Self {
+            Self { known: std::vec![std::vec![true; HOSTS]; HOSTS], owner: None }
+        }
+
+        /// As `agent` has it: the position that `here` believes of a frame.
+        fn position(&self, here: usize, sender: Option<usize>, marked: Option<u8>) -> Option<u8> {
+            let known = sender.is_some_and(|sender| self.known[here][sender]);
+            marked.filter(|marked| known || *marked == mark::LAST && self.owner != Some(here))
+        }
+    }
+
+    /// A client's segment arrives at `first`, perhaps from so far away that it looks like an agent's;
+    /// its connection is at `home`.
+    fn walk(
+        beliefs: &[Belief],
+        trust: &Trust,
+        (first, ttl): (usize, u8),
+        home: Option<usize>,
+    ) -> Walk {
         let mut visited = std::vec![first];
-        let (mut here, mut sender, mut position) = (first, None, None);
+        let (mut here, mut sender, mut ttl) = (first, None, ttl);
         loop {
             if home == Some(here) {
                 return Walk { visited, found: home };
             }
             let Belief { slots, past } = beliefs[here];
-            let reaches = |node: u8| Some(named(here, node)) != sender;
-            let step = match position {
+            // Only of hosts that it knows a host can say that they sent something.
+            let from = sender.filter(|sender| trust.known[here][*sender]);
+            let reaches = |node: u8| Some(named(here, node)) != from;
+            let step = match trust.position(here, sender, mark::position(ttl)) {
                 // As `forward`: the table's host, without a look at anything else.
-                None if slots > 1 => Some((slots, 0)),
-                position => next(position.unwrap_or(0), slots, past, reaches),
+                None if slots > 1 => Some((slots, mark::entry(ttl))),
+                position => next(position.unwrap_or(mark::entry(ttl)), slots, past, reaches),
             };
             let Some((node, marked)) = step else {
                 return Walk { visited, found: None };
             };
             assert!(marked < POSITIONS);
             let there = named(here, node);
-            assert!(there != here && Some(there) != sender, "back to {there}: {visited:?}");
-            (sender, here, position) = (Some(here), there, Some(marked));
+            assert!(there != here, "to itself: {visited:?}");
+            (sender, here, ttl) = (Some(here), there, mark::ttl(marked));
             visited.push(there);
+            assert!(visited.len() < 100, "it goes round: {visited:?}");
         }
     }
 
@@ -183,8 +214,19 @@ mod tests {
             first in 0..HOSTS,
             home in proptest::option::of(0..HOSTS),
         ) {
-            let Walk { visited, .. } = walk(&beliefs, first, home);
+            let Walk { visited, .. } = walk(&beliefs, &Trust::full(), (first, 64), home);
             prop_assert!(visited.len() <= 2 + DEPTH, "{visited:?}");
+        }
+
+        #[test]
+        fn one_more_where_hosts_do_not_know_each_other(
+            beliefs in proptest::collection::vec(belief(), HOSTS),
+            known in proptest::collection::vec(proptest::collection::vec(any::<bool>(), HOSTS), HOSTS),
+            owner in proptest::option::of(0..HOSTS),
+            arrives in (0..HOSTS, any::<u8>()),
+        ) {
+            let Walk { visited, .. } = walk(&beliefs, &Trust { known, owner }, arrives, None);
+            prop_assert!(visited.len() <= 3 + DEPTH, "{visited:?}");
         }
 
         #[test]
@@ -211,7 +253,7 @@ mod tests {
             }
             for home in distinct.into_iter().take(1 + DEPTH) {
                 // A first host whose history names it looks for the flow before it forwards.
-                let walk = walk(&beliefs, first, Some(home));
+                let walk = walk(&beliefs, &Trust::full(), (first, 64), Some(home));
                 prop_assert_eq!(walk.found, Some(home), "{:?}", walk.visited);
             }
         }
@@ -240,7 +282,7 @@ mod tests {
             }
             // The detour costs one of the hosts before.
             for home in distinct.into_iter().take(back + 1) {
-                let walk = walk(&beliefs, behind, Some(home));
+                let walk = walk(&beliefs, &Trust::full(), (behind, 64), Some(home));
                 prop_assert_eq!(walk.found, Some(home), "{:?}", walk.visited);
             }
         }
@@ -274,6 +316,10 @@ mod tests {
                 assert!(left[&follows] < left[&position], "{position} → {follows}");
                 assert!(first(follows) > index, "{position} → {follows} tries {index} again");
             }
+        }
+        for slots in 0..=3 {
+            let past = Past { nodes: [2, 3, 4, 5] };
+            assert_eq!(next(mark::LAST, slots, past, |_| true), None);
         }
     }
 }
