@@ -2,26 +2,28 @@
 //!
 //! A slot that has changed remembers the hosts it led to before ([`Past`], behind the slots of its
 //! table). A segment in the middle of a connection that the receiving host does not know goes on to
-//! the host that the slot leads to, then to those it led to before, one after the other. How far it
-//! has come is in the frame's [`mark`](crate::mark): the position.
-//!
-//! Tables and histories may differ from host to host, and still a packet ends: every position that
-//! [`next`] sends to is closer to the last one than the position before, so that after the host that
-//! a client's packet reached first and the one its table named, at most [`DEPTH`] more see it. Where
-//! hosts do not know each other either and take an agent's frame for a client's, it goes on at the
-//! last position ([`mark`](crate::mark)): it may come to the owner once more, and to one host from
-//! there.
+//! the next of the hosts that the slot leads or led to. Next is meant in an order of all hosts that
+//! all agree on, behind the last comes the first again: then it matters little that tables differ
+//! while they change, nobody is left out and nobody visited twice. The position in the frame's
+//! [`mark`](crate::mark) says how many were tried after the one that the table named.
 //!
 //! ```text
-//! 0 the table's host ─┬──────────────────> 2 ─> 3 ─> 4 ─> 5    hosts before, most recent first
-//!                     └─> 1 another table's ─> 6 ─> 7 ────^    … one fewer, after a detour
+//! the slot leads to D, and led to A, C and E before
+//!
+//! client ─> owner ── 0 ──> D ── 1 ──> E ── 2 ──> A ── 3 ──> C, which has the connection
 //! ```
+//!
+//! Positions only grow, up to [`LAST`](crate::mark::LAST). So a packet visits the host that a client
+//! sends it to, the one that host's table names, and at most [`DEPTH`] more, whatever their tables
+//! say. Where hosts do not know each other and take an agent's frame for a client's, it goes on at the
+//! last position: it may come to the owner once more, and to one host from there.
 
 use crate::assert_size;
+use crate::mark::LAST;
 use crate::node::THIS_NODE;
 
 /// Hosts a slot remembers.
-pub const DEPTH: usize = 4;
+pub const DEPTH: usize = LAST as usize;
 
 /// The hosts a slot led to before.
 #[repr(C)]
@@ -64,49 +66,39 @@ impl Past {
     }
 }
 
-/// Index of the first host to be tried: the slot's own is 0, those before it follow.
-#[inline(always)]
-const fn first(position: u8) -> u8 {
-    match position {
-        6 => 2,
-        7 => 3,
-        position => position,
-    }
-}
-
-/// The position of a packet that goes on from `position` to the host with that index.
-#[inline(always)]
-const fn after(position: u8, index: u8) -> u8 {
-    match (position, index) {
-        (1, 1) => 6,
-        (1 | 6, 2) => 7,
-        (1 | 6 | 7, _) => 5,
-        _ => index + 1,
-    }
-}
-
 /// The host that gets a connection's segment next, and the position it travels with; nothing where
-/// all have been tried.
+/// all that may be have been tried.
 ///
-/// `slots` is the index into `NODES` of the slot's own host. `reaches` says whether a host can be
-/// sent to and is not where the segment came from.
+/// `slots` is the index into `NODES` of the slot's own host, `here` this host's place in the order of
+/// all. `place` is that of another host which can be sent to and is not where the segment came from.
 #[inline(always)]
-pub fn next(position: u8, slots: u8, past: Past, reaches: impl Fn(u8) -> bool) -> Option<(u8, u8)> {
-    let [a, b, c, d] = past.nodes;
-    let mut index = 0;
-    for node in [slots, a, b, c, d] {
-        let tried = index < first(position) || index > 0 && node == slots;
-        if !tried && node != 0 && node != THIS_NODE as u8 && reaches(node) {
-            return Some((node, after(position, index)));
-        }
-        index += 1;
+pub fn next(
+    position: u8,
+    here: u32,
+    slots: u8,
+    past: Past,
+    place: impl Fn(u8) -> Option<u32>,
+) -> Option<(u8, u8)> {
+    if position >= LAST {
+        return None;
     }
-    None
+    let [a, b, c, d] = past.nodes;
+    // How far behind this host, and the host below it: one number, for the sake of the verifier.
+    let mut next = u64::MAX;
+    for node in [slots, a, b, c, d] {
+        if node != 0
+            && node != THIS_NODE as u8
+            && let Some(place) = place(node)
+        {
+            let behind = place.wrapping_sub(here) & 0xff;
+            next = next.min(u64::from(behind) << 8 | u64::from(node));
+        }
+    }
+    (next != u64::MAX).then_some((next as u8, position + 1))
 }
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
     use std::vec::Vec;
 
     use proptest::prelude::*;
@@ -157,7 +149,7 @@ mod tests {
         /// As `agent` has it: the position that `here` believes of a frame.
         fn position(&self, here: usize, sender: Option<usize>, marked: Option<u8>) -> Option<u8> {
             let known = sender.is_some_and(|sender| self.known[here][sender]);
-            marked.filter(|marked| known || *marked == mark::LAST && self.owner != Some(here))
+            marked.filter(|marked| known || *marked == LAST && self.owner != Some(here))
         }
     }
 
@@ -178,11 +170,17 @@ mod tests {
             let Belief { slots, past } = beliefs[here];
             // Only of hosts that it knows a host can say that they sent something.
             let from = sender.filter(|sender| trust.known[here][*sender]);
-            let reaches = |node: u8| Some(named(here, node)) != from;
+            let place = |node: u8| {
+                let node = named(here, node);
+                (Some(node) != from).then_some(node as u32)
+            };
             let step = match trust.position(here, sender, mark::position(ttl)) {
                 // As `forward`: the table's host, without a look at anything else.
                 None if slots > 1 => Some((slots, mark::entry(ttl))),
-                position => next(position.unwrap_or(mark::entry(ttl)), slots, past, reaches),
+                position => {
+                    let position = position.unwrap_or(mark::entry(ttl));
+                    next(position, here as u32, slots, past, place)
+                }
             };
             let Some((node, marked)) = step else {
                 return Walk { visited, found: None };
@@ -234,58 +232,48 @@ mod tests {
             moves in proptest::collection::vec(0..HOSTS, 1..12),
             first in 0..HOSTS,
         ) {
-            // All hosts saw the same moves of the slot.
-            let mut past: Vec<_> = (0..HOSTS).map(|_| Past::NONE).collect();
-            for pair in moves.windows(2) {
-                for (here, past) in past.iter_mut().enumerate() {
-                    *past = past.after(number(here, pair[0]), number(here, pair[1]), |_| true);
-                }
-            }
-            let last = *moves.last().expect("one at least");
-            let beliefs: Vec<_> = (0..HOSTS)
-                .map(|here| Belief { slots: number(here, last), past: past[here] })
-                .collect();
-            let mut distinct = Vec::new();
-            for host in moves.iter().rev() {
-                if !distinct.contains(host) {
-                    distinct.push(*host);
-                }
-            }
-            for home in distinct.into_iter().take(1 + DEPTH) {
-                // A first host whose history names it looks for the flow before it forwards.
+            let beliefs: Vec<_> = (0..HOSTS).map(|here| seen(here, &moves)).collect();
+            for home in remembered(&moves) {
                 let walk = walk(&beliefs, &Trust::full(), (first, 64), Some(home));
                 prop_assert_eq!(walk.found, Some(home), "{:?}", walk.visited);
             }
         }
 
         #[test]
-        fn a_host_one_change_behind_still_leads_to_the_connection(
-            moves in proptest::collection::vec(0..HOSTS - 1, 2..12),
-            back in 0..DEPTH,
+        fn while_a_change_is_under_way_a_slot_is_no_hosts_loss(
+            moves in proptest::collection::vec(0..=DEPTH, 2..12),
+            behind in proptest::collection::vec(any::<bool>(), HOSTS),
+            first in 0..HOSTS,
         ) {
-            // The owner, say, without a backend of its own.
-            let behind = HOSTS - 1;
-            let at = |here: usize, moves: &[usize]| {
-                let past = moves.windows(2).fold(Past::NONE, |past, pair| {
-                    past.after(number(here, pair[0]), number(here, pair[1]), |_| true)
-                });
-                let slots = number(here, *moves.last().expect("one at least"));
-                Belief { slots, past }
-            };
-            let mut beliefs: Vec<_> = (0..HOSTS).map(|here| at(here, &moves)).collect();
-            beliefs[behind] = at(behind, &moves[..moves.len() - 1]);
-            let mut distinct = Vec::new();
-            for host in moves.iter().rev() {
-                if !distinct.contains(host) {
-                    distinct.push(*host);
-                }
-            }
-            // The detour costs one of the hosts before.
-            for home in distinct.into_iter().take(back + 1) {
-                let walk = walk(&beliefs, &Trust::full(), (behind, 64), Some(home));
+            // As many hosts as slots remember ever had it; some have not seen the last move.
+            let until = |here: usize| &moves[..moves.len() - usize::from(behind[here])];
+            let beliefs: Vec<_> = (0..HOSTS).map(|here| seen(here, until(here))).collect();
+            // What began by a newer table than the first host's is none of its connections.
+            for home in remembered(until(first)) {
+                let walk = walk(&beliefs, &Trust::full(), (first, 64), Some(home));
                 prop_assert_eq!(walk.found, Some(home), "{:?}", walk.visited);
             }
         }
+    }
+
+    /// What a host believes of a slot whose moves it has seen.
+    fn seen(here: usize, moves: &[usize]) -> Belief {
+        let past = moves.windows(2).fold(Past::NONE, |past, pair| {
+            past.after(number(here, pair[0]), number(here, pair[1]), |_| true)
+        });
+        Belief { slots: number(here, *moves.last().expect("one at least")), past }
+    }
+
+    /// The hosts whose connections are to be found.
+    fn remembered(moves: &[usize]) -> Vec<usize> {
+        let mut distinct = Vec::new();
+        for host in moves.iter().rev() {
+            if !distinct.contains(host) {
+                distinct.push(*host);
+            }
+        }
+        distinct.truncate(1 + DEPTH);
+        distinct
     }
 
     #[test]
@@ -306,20 +294,18 @@ mod tests {
     }
 
     #[test]
-    fn each_position_leads_closer_to_the_end() {
-        // How many hosts can still follow.
-        let left: BTreeMap<u8, u8> =
-            [(0, 4), (1, 3), (2, 3), (3, 2), (4, 1), (5, 0), (6, 2), (7, 1)].into();
-        for position in 0..POSITIONS {
-            for index in first(position)..=DEPTH as u8 {
-                let follows = after(position, index);
-                assert!(left[&follows] < left[&position], "{position} → {follows}");
-                assert!(first(follows) > index, "{position} → {follows} tries {index} again");
-            }
-        }
-        for slots in 0..=3 {
-            let past = Past { nodes: [2, 3, 4, 5] };
-            assert_eq!(next(mark::LAST, slots, past, |_| true), None);
+    fn the_next_in_the_order_of_all_is_tried() {
+        let past = Past { nodes: [7, 3, 9, 1] };
+        let all = |node: u8| Some(u32::from(node));
+        let but = |gone: u8| move |node: u8| (node != gone).then_some(node.into());
+        assert_eq!(next(0, 1, 5, past, all), Some((3, 1)));
+        assert_eq!(next(0, 1, 5, past, but(3)), Some((5, 1)));
+        assert_eq!(next(1, 4, 5, past, all), Some((5, 2)));
+        assert_eq!(next(2, 8, 5, past, all), Some((9, 3)));
+        assert_eq!(next(3, 10, 5, past, all), Some((3, 4)), "behind the last comes the first");
+        assert_eq!(next(3, 10, 0, Past::NONE, all), None);
+        for position in LAST..POSITIONS {
+            assert_eq!(next(position, 1, 5, past, all), None);
         }
     }
 }

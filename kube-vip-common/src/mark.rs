@@ -17,7 +17,7 @@ const FIRST: u8 = 240;
 pub const POSITIONS: u8 = 8;
 
 /// The position after which nobody follows.
-pub const LAST: u8 = 5;
+pub const LAST: u8 = 4;
 
 /// What the delivering host sets TTL and hop limit to, so that the kernel sees an ordinary packet.
 pub const ORDINARY_TTL: u8 = 64;

@@ -100,6 +100,8 @@ reasons! {
     NoFlowReset = "no_flow_reset",
     /// TCP in the middle of a connection this host does not know: sent on to a host that may.
     SecondChance = "second_chance",
+    /// The same that no host knows, while tables have just changed: dropped, it is sent again.
+    Unsettled = "unsettled",
     /// From an agent, for a VIP or frontend not known here yet: dropped.
     UnknownFromAgent = "unknown_from_agent",
     /// The chosen backend is on the host the packet came from: dropped.

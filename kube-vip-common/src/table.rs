@@ -59,6 +59,18 @@ impl TableSize {
     }
 }
 
+/// For so many seconds after a change a host may not have all of what others know: they look at
+/// files twice a second, and some are slow.
+const SETTLING: u32 = 2;
+
+impl Header {
+    /// Whether hosts may still differ, by the time of the clock.
+    #[inline(always)]
+    pub const fn is_settling(&self, now: u32) -> bool {
+        self.changed != 0 && now.wrapping_sub(self.changed) <= SETTLING
+    }
+}
+
 /// Slots in a line.
 pub const SLOTS_PER_LINE: u32 = 16;
 
@@ -87,8 +99,10 @@ pub struct Header {
     pub locals: u32,
     /// First line with histories; 0 where no slot has one.
     pub histories: u32,
+    /// Second by [`Clock`](crate::clock::Clock) in which the table took the place of another; 0: none.
+    pub changed: u32,
     /// Always 0; fills the line, so that every byte of it is defined.
-    pub pad: [u32; 13],
+    pub pad: [u32; 12],
 }
 
 /// A backend in a table: its index into `BACKENDS` in the lower 22 bits, that of its node into
@@ -220,9 +234,17 @@ impl Geometry {
 
     /// Writes a table into `lines`, which must have [`lines`](Self::lines) elements. `pasts` are the
     /// histories of the slots, if any has one.
-    pub fn write(self, lines: &mut [Line], slots: &[Slot], locals: &[Slot], pasts: &[Past]) {
+    pub fn write(
+        self,
+        lines: &mut [Line],
+        slots: &[Slot],
+        locals: &[Slot],
+        pasts: &[Past],
+        changed: u32,
+    ) {
         let histories = if self.histories { self.histories_start() } else { 0 };
-        let header = Header { slots: self.slots, locals: self.locals, histories, pad: [0; 13] };
+        let Self { slots: count, locals: here, .. } = self;
+        let header = Header { slots: count, locals: here, histories, changed, pad: [0; 12] };
         lines[0] = Line { header };
         let (slot_lines, rest) = lines[1..].split_at_mut(self.locals_start() as usize - 1);
         let (local_lines, past_lines) =

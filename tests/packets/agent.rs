@@ -12,7 +12,7 @@ const FAMILIES: [bool; 2] = [false, true];
 const MARKS: std::ops::Range<u8> = 240..248;
 
 /// After which nobody follows.
-const LAST: u8 = 245;
+const LAST: u8 = 244;
 const SOURCE: u16 = 40000;
 
 /// The client's packet as an agent passes it on.

@@ -17,7 +17,7 @@ const SOURCE: u16 = 40000;
 const MARK: u8 = 240;
 
 /// After which nobody follows.
-const LAST: u8 = 245;
+const LAST: u8 = 244;
 
 /// Packets that a peer serves; none needs a connection before it.
 fn packets(v6: bool) -> Vec<Packet> {

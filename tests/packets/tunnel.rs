@@ -17,7 +17,7 @@ const MTU: u32 = 1500;
 /// The mark of position 0.
 const MARK: u8 = 240;
 /// After which nobody follows.
-const LAST: u8 = 245;
+const LAST: u8 = 244;
 
 /// Bytes of the outer header.
 fn room(v6: bool) -> usize {

@@ -35,6 +35,15 @@ pub(super) fn local<const N: usize, const FLAGS: usize>(
     nth(table, geometry.locals_start(), hash.slot(geometry.locals))
 }
 
+/// Whether the table has just changed.
+#[inline(always)]
+pub(super) fn is_settling<const N: usize, const FLAGS: usize>(
+    table: &Table<N, FLAGS>,
+    now: u32,
+) -> bool {
+    table.get(0).is_some_and(|first| line::header(first).is_settling(now))
+}
+
 /// The hosts that the packet's slot led to before.
 #[inline(always)]
 pub(super) fn past<const N: usize, const FLAGS: usize>(

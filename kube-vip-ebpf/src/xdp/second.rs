@@ -34,23 +34,29 @@ pub(super) fn handle<F: Family>(
     let hash = balance::hash::<F>(frontend, F::source(ip), F::destination(ip), ports);
     let past = pick::past(TABLES.get(frontend.id)?, frontend.slots, hash);
     let sender = maps::peer(ethernet.src_addr).unwrap_or(0);
-    let reaches = |node: u8| u32::from(node) != sender && hop::<F>(ip, node).is_some();
+    let place = |node: u8| {
+        let known = hop::<F>(ip, node).filter(|_| u32::from(node) != sender);
+        known.map(|(_, rank)| rank)
+    };
+    let here = NODES.get(THIS_NODE.into())?.rank;
     // A client's packet begins where an agent's would that was just sent by its table.
     let position = chosen.position.unwrap_or(mark::entry(F::ttl(ip)));
-    let (node, position) = history::next(position, chosen.slot.node() as u8, past, reaches)?;
+    let own = chosen.slot.node() as u8;
+    let (node, position) = history::next(position, here, own, past, place)?;
     count::reason(Reason::SecondChance);
-    let hop = hop::<F>(ip, node)?;
+    let (hop, _) = hop::<F>(ip, node)?;
     Some(match hop.way {
         LINK => forward::towards::<F>(ctx, ethernet, ip, hop, position),
         _ => Verdict::Tunnel(Onward { slot: Slot::new(NOBODY, node.into()), position }),
     })
 }
 
-/// The way to a host, where there is one and the host is not the client's own, which would have been
-/// translated.
+/// The way to a host and its place in the order of all, where there is a way and the host is not the
+/// client's own, which would have been translated.
 #[inline(always)]
-fn hop<F: Family>(ip: &F::Header, node: u8) -> Option<&'static Hop> {
+fn hop<F: Family>(ip: &F::Header, node: u8) -> Option<(&'static Hop, u32)> {
     let node = NODES.get(node.into())?;
     let hop = F::hop(node);
-    (hop.ifindex != 0 && hop.way != NAT && !is_client_of::<F>(ip, node)).then_some(hop)
+    let reached = hop.ifindex != 0 && hop.way != NAT && !is_client_of::<F>(ip, node);
+    reached.then_some((hop, node.rank))
 }

@@ -6,9 +6,10 @@ use kube_vip_common::stats::Reason;
 use network_types::eth::EthHdr;
 
 use super::transport::{self, Transport};
-use super::{Action, Chosen, Refusal, Verdict, deliver, second};
-use crate::family::Family;
+use super::{Action, Chosen, Refusal, Verdict, deliver, pick, second};
+use crate::family::{Family, Ports};
 use crate::frame::{Cursor, length};
+use crate::maps::{self, TABLES};
 use crate::{count, record};
 
 #[expect(clippy::extra_unused_type_parameters, reason = "as all stages have it")]
@@ -34,11 +35,19 @@ fn handle<F: Family>(ctx: &XdpContext, chosen: Chosen) -> Option<Verdict> {
     if let Some(verdict) = second::handle::<F>(ctx, ethernet, ip, transport.ports, chosen) {
         return Some(verdict);
     }
-    Some(chosen.refuse(if chosen.from_agent() {
-        Refusal::Closed(Reason::NoFlowReset)
-    } else {
-        Refusal::Reset(Reason::NoFlowReset)
+    Some(chosen.refuse(match chosen.from_agent() {
+        // Whoever has the connection may be found a moment later.
+        _ if is_settling::<F>(ip, transport.ports) => Refusal::Dropped(Reason::Unsettled),
+        true => Refusal::Closed(Reason::NoFlowReset),
+        false => Refusal::Reset(Reason::NoFlowReset),
     }))
+}
+
+#[inline(always)]
+fn is_settling<F: Family>(ip: &F::Header, ports: Ports) -> bool {
+    maps::frontend(F::frontend_key(F::destination(ip), ports))
+        .and_then(|frontend| TABLES.get(frontend.id))
+        .is_some_and(|table| pick::is_settling(table, maps::clock()))
 }
 
 /// The backend of a connection whose client has not yet proved that it exists. It has by

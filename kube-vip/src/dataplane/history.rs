@@ -140,7 +140,7 @@ mod tests {
                 let mut now = slots(nodes);
                 let pasts = before.follow(&mut now, |_| true);
                 let table = Table { slots: now.clone(), locals: vec![Slot::new(1, HERE); locals] };
-                let lines: Vec<_> = table.lines(&pasts).iter().map(words).collect();
+                let lines: Vec<_> = table.lines(&pasts, 7).iter().map(words).collect();
                 let read = Before::read(&lines, now.len() as u32).expect("a table");
                 let expected = if pasts.is_empty() { Before::of(&now).pasts } else { pasts };
                 prop_assert_eq!(&read.nodes, &now.iter().map(|slot| node(*slot)).collect::<Vec<_>>());

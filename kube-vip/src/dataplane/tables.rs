@@ -78,8 +78,9 @@ impl Recipe {
 }
 
 impl Table {
-    /// What the kernel gets, with the histories of the slots if any has one.
-    pub(super) fn lines(&self, pasts: &[Past]) -> Vec<Line> {
+    /// What the kernel gets, with the histories of the slots if any has one; `changed` is the second
+    /// in which it gets it.
+    pub(super) fn lines(&self, pasts: &[Past], changed: u32) -> Vec<Line> {
         let Self { slots, locals } = self;
         let geometry = Geometry {
             slots: slots.len() as u32,
@@ -88,7 +89,7 @@ impl Table {
         };
         let mut lines =
             vec![Line { slots: [Slot::NONE; SLOTS_PER_LINE as usize] }; geometry.lines() as usize];
-        geometry.write(&mut lines, slots, locals, pasts);
+        geometry.write(&mut lines, slots, locals, pasts, changed);
         lines
     }
 }

@@ -191,7 +191,7 @@ impl Kernel {
         };
         // The program keeps the outer map.
         drop(outer);
-        kernel.write_table(0, &host::Table { slots: vec![], locals: vec![] });
+        kernel.write_table(0, &host::Table { slots: vec![], locals: vec![], settling: false });
         kernel
     }
 
@@ -322,7 +322,10 @@ impl Kernel {
         };
         let empty = Line { slots: [Slot::NONE; SLOTS_PER_LINE as usize] };
         let mut all = vec![empty; geometry.lines() as usize];
-        geometry.write(&mut all, &slots(&table.slots), &slots(&table.locals), &pasts);
+        // The clock is never moved here: this is one second before.
+        let changed = if table.settling { u32::MAX } else { 0 };
+        let (slots, locals) = (slots(&table.slots), slots(&table.locals));
+        geometry.write(&mut all, &slots, &locals, &pasts, changed);
         for (index, line) in (0..).zip(all) {
             self.tables[id as usize].set(index, line, 0).expect("a table");
         }
@@ -538,6 +541,8 @@ fn node_of(id: u32, node: &host::Node) -> Node {
         v6: node.v6.map(Address::from_v6).unwrap_or_default(),
         pods4: Range4::EMPTY,
         pods6: Range6::EMPTY,
+        rank: node.rank.into(),
+        pad: 0,
     }
 }
 

@@ -71,7 +71,10 @@ pub(super) fn judge(
         if let Some(end) = second_chance(host, frame, ip, slot, position) {
             return end;
         }
-        Refusal::tcp(from_agent, Reason::NoFlowReset)
+        match host.is.tables.get(&frontend.id) {
+            Some(table) if table.settling => Refusal::Dropped(Reason::Unsettled),
+            _ => Refusal::tcp(from_agent, Reason::NoFlowReset),
+        }
     } else if translated {
         return nat::open(host, frame, ip, &transport, way);
     } else {
@@ -213,8 +216,8 @@ fn towards(host: &Host, frame: &Frame, ip: &Ip, node: &Node, position: u8) -> En
     End::Changed(verdict, frame, counted)
 }
 
-/// To a host that may know the connection: the slot's own, then those before it. Each position tries
-/// from a certain one on.
+/// To a host that may know the connection: of those that the slot leads or led to the next one in the
+/// order of all hosts.
 fn second_chance(host: &mut Host, frame: &Frame, ip: &Ip, slot: Slot, position: u8) -> Option<End> {
     if slot.node == THIS && slot.past == [0; 4] {
         return None;
@@ -222,34 +225,26 @@ fn second_chance(host: &mut Host, frame: &Frame, ip: &Ip, slot: Slot, position: 
     if host.is_anothers(frame.to) {
         return Some(End::Untouched);
     }
-    let [a, b, c, d] = slot.past;
-    let first = [0, 1, 2, 3, 4, 5, 2, 3][usize::from(position)];
+    let v4 = ip.is_v4();
     let sender = host.is.peers.get(&frame.from).copied().unwrap_or(0);
-    for (index, id) in (0..).zip([slot.node, a, b, c, d]).skip(first) {
-        let node = host.is.nodes.get(&id).copied().unwrap_or_default();
-        let again = index > 0 && id == slot.node;
-        let hop = node.hop(ip.is_v4());
+    let here = host.is.nodes.get(&THIS).copied().unwrap_or_default();
+    let node = |id: u32| host.is.nodes.get(&id).copied().unwrap_or_default();
+    let candidates = [&[slot.node][..], &slot.past].concat();
+    let id = candidates
+        .into_iter()
+        .filter(|id| ![0, THIS, sender].contains(id) && node(*id).hop(v4).interface != 0)
         // What a client on that host sends is never delivered there.
-        let client_there = node.address(ip.is_v4()) == ip.source;
-        if again || id == 0 || id == THIS || id == sender || hop.interface == 0 || client_there {
-            continue;
-        }
-        let position = match (position, index) {
-            // After a detour over a host that the table names, one fewer is tried.
-            (1, 1) => 6,
-            (1 | 6, 2) => 7,
-            (1 | 6 | 7, _) => 5,
-            _ => index + 1,
-        };
-        let end = if hop.tunnel.is_some() {
-            // Whose backend it is nobody knows here.
-            tunnel(host, frame, ip, (Slot { node: id, ..Slot::default() }, position))
-        } else {
-            towards(host, frame, ip, &node, position)
-        };
-        return Some(end.and(Reason::SecondChance));
-    }
-    None
+        .filter(|id| node(*id).address(v4) != ip.source)
+        .min_by_key(|id| node(*id).rank.wrapping_sub(here.rank))
+        .filter(|_| position < LAST)?;
+    let node = node(id);
+    let end = if node.hop(v4).tunnel.is_some() {
+        // Whose backend it is nobody knows here.
+        tunnel(host, frame, ip, (Slot { node: id, ..Slot::default() }, position + 1))
+    } else {
+        towards(host, frame, ip, &node, position + 1)
+    };
+    Some(end.and(Reason::SecondChance))
 }
 
 pub(super) fn flow(ip: &Ip, transport: &Transport) -> Tuple {

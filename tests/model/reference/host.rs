@@ -67,6 +67,8 @@ pub(crate) struct Table {
     pub(crate) slots: Vec<Slot>,
     /// Backends on this host.
     pub(crate) locals: Vec<Slot>,
+    /// It has just changed.
+    pub(crate) settling: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,6 +99,8 @@ pub(crate) struct Node {
     pub(crate) hop6: Hop,
     pub(crate) v4: Option<[u8; 4]>,
     pub(crate) v6: Option<[u8; 16]>,
+    /// Its place in the order of all.
+    pub(crate) rank: u8,
 }
 
 impl Node {

@@ -177,7 +177,7 @@ fn ours(host: &mut Host, frame: &Frame, ip: &Ip) -> End {
 }
 
 /// Whoever has a frame with this position knows that nobody follows.
-const LAST: u8 = 5;
+const LAST: u8 = 4;
 
 /// The position that a TTL of 240 to 247 names.
 fn marked(ip: &Ip) -> Option<u8> {

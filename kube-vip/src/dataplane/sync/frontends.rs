@@ -9,7 +9,7 @@ use kube_vip_common::frontend::{
 use kube_vip_common::rate;
 use kube_vip_common::table::{Line, TableSize};
 
-use super::super::counters;
+use super::super::{clock, counters};
 use super::super::history::{Before, Words};
 use super::super::object::Maps;
 use super::super::sys;
@@ -28,6 +28,7 @@ impl Mirror {
     ) -> Result<usize, SyncError> {
         let keeps = |node: u8| kept.contains(&node.into());
         let all_kept = self.nodes.iter().all(|(_, id)| kept.contains(&id));
+        let changed = clock::seconds();
         let mut filled: Vec<(u32, Recipe, OwnedFd)> = Vec::new();
         for (port, recipe) in recipes {
             let id = self.frontends.get_or_take(&(port, recipe.size), "frontends")?;
@@ -43,7 +44,7 @@ impl Mirror {
             let before =
                 before.unwrap_or_else(|| Before::of(&recipe.without_this_host().table().slots));
             let pasts = before.follow(&mut new.slots, keeps);
-            let lines = new.lines(&pasts);
+            let lines = new.lines(&pasts, changed);
             let table = self.pattern.create(lines.len() as u32)?;
             let keys: Vec<u32> = (0..lines.len() as u32).collect();
             sys::update_batch::<u32, Line>(table.as_fd(), "a table", &keys, &lines)?;

@@ -43,7 +43,8 @@ impl Mirror {
             MacAddress::new(mac.unwrap_or_default().0)
         };
         self.adopt_nodes(desired);
-        for (name, node) in &desired.nodes {
+        // All hosts have the same names for each other.
+        for (rank, (name, node)) in (0..).zip(&desired.nodes) {
             let id = if node.local {
                 u32::from(THIS_NODE)
             } else {
@@ -60,6 +61,8 @@ impl Mirror {
                 v6: first(node, false),
                 pods4: Range4::EMPTY,
                 pods6: Range6::EMPTY,
+                rank,
+                pad: 0,
             };
             if self.node_values.get(&id) != Some(&value) {
                 maps.nodes.set(id, value, 0).map_err(map_error("NODES"))?;
