@@ -49,7 +49,7 @@ pub struct Endpoint4 {
     pub address: [u8; 4],
     /// Port to rewrite to, host order.
     pub port: u16,
-    /// [`DIRECT`], [`ANSWERED`].
+    /// Any of [`DIRECT`], [`ANSWERED`], [`CLIENT_DONE`], [`BACKEND_DONE`], [`RESET`].
     pub flags: u16,
     /// Index into `BACKENDS` and `BACKEND_STATS`.
     pub backend: u32,
@@ -59,7 +59,8 @@ pub struct Endpoint4 {
     /// Always 0.
     pub pad: u16,
     /// Of UDP in `FLOWS4` and `REVERSE4`: when the last packet came, by `CLOCK`, in seconds. Of a
-    /// TCP reply in `HALF4`: the sequence number that the client will acknowledge.
+    /// TCP reply in `HALF4`: the sequence number that the client will acknowledge. Of a TCP flow that
+    /// ends in `FLOWS4`: when it was last heard of.
     pub stamp: u32,
     /// Always 0.
     pub pad2: u32,
@@ -73,7 +74,7 @@ pub struct Endpoint6 {
     pub address: [u8; 16],
     /// Port to rewrite to, host order.
     pub port: u16,
-    /// [`DIRECT`], [`ANSWERED`].
+    /// Any of [`DIRECT`], [`ANSWERED`], [`CLIENT_DONE`], [`BACKEND_DONE`], [`RESET`].
     pub flags: u16,
     /// Index into `BACKENDS` and `BACKEND_STATS`.
     pub backend: u32,
@@ -92,4 +93,39 @@ pub const DIRECT: u16 = 1;
 /// Flag of a reply's record in `HALF4` and `HALF6`: the backend has answered.
 pub const ANSWERED: u16 = 2;
 
+/// Flag of a flow's record: the client has closed its direction of the connection.
+pub const CLIENT_DONE: u16 = 4;
+/// … the backend its own.
+pub const BACKEND_DONE: u16 = 8;
+/// … one of them has reset it. What came after that takes it back: a reset proves nothing by itself.
+pub const RESET: u16 = 16;
+
+/// The flags of a connection that ends.
+pub const ENDS: u16 = CLIENT_DONE | BACKEND_DONE | RESET;
+
+/// For so many seconds after both directions were closed the last of it may be said once more.
+const LINGERS: u32 = 2;
+
+/// Whether a connection with these flags, last heard of then, has ended, and its tuple may be that of
+/// another one that is elsewhere.
+#[inline(always)]
+pub const fn has_ended(flags: u16, seen: u32, now: u32) -> bool {
+    const CLOSED: u16 = CLIENT_DONE | BACKEND_DONE;
+    flags & RESET != 0 || flags & CLOSED == CLOSED && now.wrapping_sub(seen) > LINGERS
+}
+
 assert_size!(Tuple4: 16, Tuple6: 40, Endpoint4: 24, Endpoint6: 32);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_connection_ends_when_reset_or_some_time_after_both_are_done() {
+        assert!(!has_ended(DIRECT | ANSWERED | CLIENT_DONE, 0, 100));
+        assert!(!has_ended(BACKEND_DONE, 0, 100));
+        assert!(has_ended(RESET, 100, 100));
+        let closed = CLIENT_DONE | BACKEND_DONE;
+        assert_eq!([100, 102, 103].map(|now| has_ended(closed, 100, now)), [false, false, true]);
+    }
+}

@@ -98,9 +98,10 @@ reasons! {
     RateLimited = "rate_limited",
     /// TCP in the middle of a connection this host does not know: answered with RST.
     NoFlowReset = "no_flow_reset",
-    /// TCP in the middle of a connection this host does not know: sent on to a host that may.
+    /// Of a connection this host does not know, or for a backend that is not here: sent on to a host
+    /// that may know better.
     SecondChance = "second_chance",
-    /// The same that no host knows, while tables have just changed: dropped, it is sent again.
+    /// The same where no host is left, while tables have just changed: dropped, it is sent again.
     Unsettled = "unsettled",
     /// From an agent, for a VIP or frontend not known here yet: dropped.
     UnknownFromAgent = "unknown_from_agent",

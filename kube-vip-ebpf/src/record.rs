@@ -1,7 +1,8 @@
 //! Records of connections: `FLOWS4`, `REVERSE4`, `HALF4` and their likes for IPv6. What the values
 //! mean is in [`kube_vip_common::flow`].
 
-use kube_vip_common::flow::{ANSWERED, DIRECT};
+use kube_vip_common::flow::{self, ANSWERED, DIRECT, ENDS, RESET};
+use kube_vip_common::nat::Signs;
 
 use crate::family::{Family, Ports, Record as _, Records};
 use crate::maps;
@@ -78,6 +79,51 @@ pub fn confirm<F: Family>(flow: &F::Tuple, reply: &F::Tuple) -> bool {
     true
 }
 
+/// What of a segment says whether its connection ends, as a number: a value of several parts would be
+/// on the stack.
+#[inline(always)]
+pub const fn said(signs: Signs) -> u32 {
+    signs.fin as u32 | (signs.rst as u32) << 1 | (signs.ack as u32) << 2
+}
+
+/// Whether that is an end.
+#[inline(always)]
+pub const fn is_end(said: u32) -> bool {
+    said & 3 != 0
+}
+
+/// Notes in the record of one direction that its sender is done, resets the connection, or goes on
+/// after all; `done` is its flag.
+#[inline(always)]
+pub fn ends<F: Family>(map: &Records<F>, tuple: &F::Tuple, said: u32, done: u16) {
+    let now = maps::clock();
+    maps::change(map, tuple, |record| {
+        let mut flags = record.marks();
+        if said & 2 != 0 {
+            flags |= RESET;
+        } else if said & 4 != 0 {
+            flags &= !RESET;
+        }
+        if said & 1 != 0 {
+            flags |= done;
+        }
+        *record.flags() = flags;
+        *record.stamp() = now;
+    });
+}
+
+/// Whether a connection has ended. Few ask, and its stack is not to be everybody's.
+#[inline(never)]
+pub fn has_ended<F: Family>(flow: &F::Tuple) -> bool {
+    let Some(backend) = self::flow::<F>(flow) else {
+        return false;
+    };
+    let (client, _, ports) = F::tuple_parts(flow);
+    let reply = reply_tuple::<F>(client, ports, backend);
+    let marks = maps::read(F::replies(), &reply, |vip| vip.marks()).unwrap_or(0);
+    flow::has_ended(backend.marks() | marks, backend.seen(), maps::clock())
+}
+
 /// Notes that the backend has answered, and what of it the client will acknowledge.
 #[inline(always)]
 pub fn answered<F: Family>(reply: &F::Tuple, acknowledgement: u32) {
@@ -103,10 +149,10 @@ pub fn mark_direct<F: Family>(reply: &F::Tuple) {
     maps::change(F::half(), reply, |vip| *vip.flags() |= DIRECT);
 }
 
-/// Takes [`DIRECT`] off one of them: the client speaks to the VIP again.
+/// Takes [`DIRECT`] and [`ENDS`] off a record: its connection begins anew.
 #[inline(always)]
-pub fn not_direct<F: Family>(map: &Records<F>, reply: &F::Tuple) {
-    maps::change(map, reply, |vip| *vip.flags() &= !DIRECT);
+pub fn anew<F: Family>(map: &Records<F>, tuple: &F::Tuple) {
+    maps::change(map, tuple, |record| *record.flags() &= !(DIRECT | ENDS));
 }
 
 /// Whether [`DIRECT`] is set.

@@ -5,6 +5,7 @@
 
 use aya_ebpf::programs::TcContext;
 use kube_vip_common::filter::BACKENDS;
+use kube_vip_common::flow::{BACKEND_DONE, ENDS};
 use kube_vip_common::stats::Reason;
 use network_types::eth::EthHdr;
 use network_types::tcp::TcpHdr;
@@ -13,7 +14,7 @@ use super::{Action, Unusual};
 use crate::family::{Family, Ports, Record as _, protocol};
 use crate::frame::{Cursor, Word};
 use crate::maps::{self, FILTER};
-use crate::xdp::transport::sequence;
+use crate::xdp::transport::{self, sequence};
 use crate::{count, helpers, record};
 
 /// Offsets of the checksum in TCP (RFC 9293 §3.1) and UDP (RFC 768) headers.
@@ -67,7 +68,7 @@ pub(super) fn whole<F: Family>(
     mut cursor: Cursor<'_>,
     protocol: u8,
 ) -> Outcome<F::Endpoint> {
-    let transport = cursor.offset(ctx);
+    let segment = cursor.offset(ctx);
     let Some([s0, s1, d0, d1]) = cursor.peek::<[u8; 4]>() else {
         return Outcome::None;
     };
@@ -86,13 +87,15 @@ pub(super) fn whole<F: Family>(
     let client = F::destination(ip);
     let reply = F::tuple(source, client, ports);
     // What the client of a connection that opens will acknowledge; 0 of any other packet.
-    let mut opens = 0;
+    let (mut opens, mut said) = (0, 0);
     if protocol == protocol::TCP
         && let Some(tcp) = cursor.take::<TcpHdr>()
-        && tcp.syn() != 0
-        && tcp.ack() != 0
     {
-        opens = sequence(u32::from_be_bytes(tcp.seq).wrapping_add(1));
+        let signs = transport::signs(tcp);
+        said = record::said(signs);
+        if signs.syn && signs.ack {
+            opens = sequence(u32::from_be_bytes(tcp.seq).wrapping_add(1));
+        }
     } else if protocol == protocol::SCTP
         && let Some([_, _, _, [INIT_ACK, ..], tag]) = cursor.take::<[Word; 5]>()
     {
@@ -107,13 +110,16 @@ pub(super) fn whole<F: Family>(
         count::reason(Reason::FlowReplaced);
         return Outcome::None;
     }
+    if record::is_end(said) || origin.marks() & ENDS != 0 {
+        record::ends::<F>(F::replies(), &reply, said, BACKEND_DONE);
+    }
     let (vip, port, backend) = F::parts(&origin);
     let to = match *origin.client_port() {
         0 => Ports { source: port, ..ports },
         client_port => Ports { source: port, destination: client_port, ..ports },
     };
     let (packets, bytes) = size(ctx, network);
-    match rewrite::<F>(ctx, (network, transport), source, ports, vip, to) {
+    match rewrite::<F>(ctx, (network, segment), source, ports, vip, to) {
         Ok(()) => {
             count::replied(backend, packets, bytes);
             Outcome::Rewritten(origin)

@@ -332,6 +332,8 @@ pub trait Record: Copy {
     fn answer(&self) -> u64;
     /// As [`stamp`](Self::stamp).
     fn seen(&self) -> u32;
+    /// As [`flags`](Self::flags).
+    fn marks(&self) -> u16;
     /// Its flags: [`DIRECT`](kube_vip_common::flow::DIRECT) and its like.
     fn flags(&mut self) -> &mut u16;
     /// The client's port as the other side knows it, host order; 0: it stays.
@@ -361,6 +363,11 @@ macro_rules! record {
             #[inline(always)]
             fn seen(&self) -> u32 {
                 self.stamp
+            }
+
+            #[inline(always)]
+            fn marks(&self) -> u16 {
+                self.flags
             }
 
             #[inline(always)]

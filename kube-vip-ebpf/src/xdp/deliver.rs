@@ -2,14 +2,16 @@
 //! connection tracking, policies and the backend itself see who it is.
 
 use kube_vip_common::backend::{DOWN, IN_USE};
+use kube_vip_common::flow::{CLIENT_DONE, ENDS};
 use kube_vip_common::mark::ORDINARY_TTL;
+use kube_vip_common::node::THIS_NODE;
 use kube_vip_common::stats::Reason;
 
 use super::transport::Transport;
 use super::{Action, Chosen, Verdict};
 use crate::family::{Family, Record as _};
 use crate::maps::{self, BACKENDS, SETTINGS};
-use crate::count;
+use crate::{count, record};
 
 /// A packet of a flow that is known here; nothing where it is not.
 #[inline(always)]
@@ -25,9 +27,21 @@ pub(super) fn known<F: Family>(
     }
     let flow = F::tuple(F::source(ip), F::destination(ip), transport.ports);
     let endpoint = maps::in_place(F::flows(), &flow)?;
-    // TCP stays where it is; UDP has no end of its own.
-    if !transport.has_connections() && !goes_on::<F>(&flow, endpoint) {
-        return None;
+    if transport.is_udp() {
+        // It has no end of its own.
+        if !goes_on::<F>(&flow, endpoint) {
+            return None;
+        }
+    } else {
+        // What the slot leads elsewhere by now may be another connection than one that has ended.
+        let is_past = chosen.slot.is_some() && chosen.slot.node() != THIS_NODE;
+        if is_past && record::has_ended::<F>(&flow) {
+            return None;
+        }
+        let signs = transport.signs;
+        if signs.fin || signs.rst || endpoint.marks() & ENDS != 0 {
+            record::ends::<F>(F::flows(), &flow, record::said(signs), CLIENT_DONE);
+        }
     }
     Some(to::<F>(ip, transport, endpoint, length, chosen))
 }

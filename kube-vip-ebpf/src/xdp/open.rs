@@ -47,7 +47,12 @@ fn handle<F: Family>(ctx: &XdpContext, chosen: Chosen) -> Option<Verdict> {
         chosen.slot
     };
     if !slot.is_some() {
-        return Some(no_backend::<F>(ip, &transport, chosen));
+        // An agent's table is another one than this host's, which may know better.
+        let elsewhere = chosen.from_agent() && chosen.slot.is_some();
+        return Some(match elsewhere {
+            true => Verdict::Lost(chosen),
+            false => chosen.refuse(no_backend::<F>(ip, &transport, chosen)),
+        });
     }
     if limited::exceeded::<F>(ip, transport.ports) {
         return Some(Verdict::Done(Action::Drop));
@@ -72,15 +77,19 @@ fn local<F: Family>(ip: &F::Header, ports: Ports) -> Slot {
 
 /// Nobody serves this frontend.
 #[inline(always)]
-fn no_backend<F: Family>(ip: &F::Header, transport: &Transport<'_>, chosen: Chosen) -> Verdict {
+pub(super) fn no_backend<F: Family>(
+    ip: &F::Header,
+    transport: &Transport<'_>,
+    chosen: Chosen,
+) -> Refusal {
     let key = F::frontend_key(F::destination(ip), transport.ports);
     let silent = maps::frontend(key).is_some_and(|frontend| frontend.flags & SILENT != 0);
-    chosen.refuse(match (transport.is_tcp(), chosen.from_agent()) {
+    match (transport.is_tcp(), chosen.from_agent()) {
         _ if silent => Refusal::Dropped(Reason::NoBackendDropped),
         (true, false) => Refusal::Reset(Reason::NoBackendReset),
         (true, true) => Refusal::Closed(Reason::NoBackendReset),
         (false, _) => Refusal::Unreachable(Reason::NoBackendUnreachable),
-    })
+    }
 }
 
 /// The backend of a UDP flow that goes on: one whose client was silent, but not its backend, or one

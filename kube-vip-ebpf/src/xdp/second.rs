@@ -1,9 +1,11 @@
-//! Second chance: a segment whose connection is not known here goes on to a host that may know it.
-//! Which, and why that ends, is said in [`kube_vip_common::history`].
+//! Second chance: a segment whose connection is not known here goes on to a host that may know it, a
+//! new flow for which an agent thought a backend were here to one where this host thinks that there is
+//! one. Which, and why that ends, is said in [`kube_vip_common::history`].
 
 use aya_ebpf::programs::XdpContext;
 use kube_vip_common::backend::NOBODY;
-use kube_vip_common::{history, mark};
+use kube_vip_common::history::{self, Past};
+use kube_vip_common::mark;
 use kube_vip_common::node::{Hop, LINK, NAT, THIS_NODE};
 use kube_vip_common::stats::Reason;
 use kube_vip_common::table::Slot;
@@ -23,6 +25,7 @@ pub(super) fn handle<F: Family>(
     ip: &mut F::Header,
     ports: Ports,
     chosen: Chosen,
+    begins: bool,
 ) -> Option<Verdict> {
     if chosen.slot.node() == THIS_NODE && !chosen.slot.has_history() {
         return None;
@@ -32,7 +35,11 @@ pub(super) fn handle<F: Family>(
     }
     let frontend = maps::frontend(F::frontend_key(F::destination(ip), ports))?;
     let hash = balance::hash::<F>(frontend, F::source(ip), F::destination(ip), ports);
-    let past = pick::past(TABLES.get(frontend.id)?, frontend.slots, hash);
+    let past = match begins {
+        // A new flow goes to a backend, not to where one was.
+        true => Past::NONE,
+        false => pick::past(TABLES.get(frontend.id)?, frontend.slots, hash),
+    };
     let sender = maps::peer(ethernet.src_addr).unwrap_or(0);
     let place = |node: u8| {
         let known = hop::<F>(ip, node).filter(|_| u32::from(node) != sender);

@@ -1,12 +1,14 @@
-//! The middle of a connection that has no record here: the handshake's last segment, or one whose
-//! connection is elsewhere.
+//! What has no place here: the middle of a connection that has no record (the handshake's last
+//! segment, or one whose connection is elsewhere), and the first packet of a flow that an agent sends
+//! to where no backend is.
 
 use aya_ebpf::programs::XdpContext;
+use kube_vip_common::node::THIS_NODE;
 use kube_vip_common::stats::Reason;
 use network_types::eth::EthHdr;
 
 use super::transport::{self, Transport};
-use super::{Action, Chosen, Refusal, Verdict, deliver, pick, second};
+use super::{Action, Chosen, Refusal, Verdict, deliver, open, pick, second};
 use crate::family::{Family, Ports};
 use crate::frame::{Cursor, length};
 use crate::maps::{self, TABLES};
@@ -27,17 +29,19 @@ fn handle<F: Family>(ctx: &XdpContext, chosen: Chosen) -> Option<Verdict> {
     let ip = cursor.take::<F::Header>()?;
     let protocol = F::payload(ctx, ip, &mut cursor).protocol()?;
     let transport = transport::parse(&mut cursor, protocol)?;
+    let begins = transport.opens || transport.is_udp();
     let flow = F::tuple(F::source(ip), F::destination(ip), transport.ports);
-    if let Some(endpoint) = half_open::<F>(&flow, &transport) {
+    if !begins && let Some(endpoint) = half_open::<F>(&flow, &transport, chosen) {
         let bytes = length(ctx, F::length(ip));
         return Some(deliver::to::<F>(ip, transport, &endpoint, bytes, chosen));
     }
-    if let Some(verdict) = second::handle::<F>(ctx, ethernet, ip, transport.ports, chosen) {
+    if let Some(verdict) = second::handle::<F>(ctx, ethernet, ip, transport.ports, chosen, begins) {
         return Some(verdict);
     }
     Some(chosen.refuse(match chosen.from_agent() {
-        // Whoever has the connection may be found a moment later.
+        // Who serves it, or has the connection, may be found a moment later.
         _ if is_settling::<F>(ip, transport.ports) => Refusal::Dropped(Reason::Unsettled),
+        _ if begins => open::no_backend::<F>(ip, &transport, chosen),
         true => Refusal::Closed(Reason::NoFlowReset),
         false => Refusal::Reset(Reason::NoFlowReset),
     }))
@@ -54,15 +58,23 @@ fn is_settling<F: Family>(ip: &F::Header, ports: Ports) -> bool {
 /// acknowledging the number the backend chose, which only somebody at that address can know; what
 /// acknowledges another one is the backend's to judge, and proves nothing.
 #[inline(always)]
-fn half_open<F: Family>(flow: &F::Tuple, transport: &Transport<'_>) -> Option<F::Endpoint> {
+fn half_open<F: Family>(
+    flow: &F::Tuple,
+    transport: &Transport<'_>,
+    chosen: Chosen,
+) -> Option<F::Endpoint> {
     let endpoint = record::half::<F>(flow)?;
     let (client, _, ports) = F::tuple_parts(flow);
     let reply = record::reply_tuple::<F>(client, ports, endpoint);
-    if transport.acknowledges != 0
-        && transport.acknowledges == record::answer::<F>(&reply)
-        && !record::confirm::<F>(flow, &reply)
-    {
-        count::reason(Reason::FlowTableFull);
+    let proved = transport.acknowledges != 0
+        && transport.acknowledges == record::answer::<F>(&reply);
+    if proved {
+        if !record::confirm::<F>(flow, &reply) {
+            count::reason(Reason::FlowTableFull);
+        }
+    } else if chosen.slot.is_some() && chosen.slot.node() != THIS_NODE {
+        // The slot has moved: this may be a connection that began again elsewhere.
+        return None;
     }
     Some(endpoint)
 }

@@ -36,16 +36,22 @@ pub(crate) const fn sequence(number: u32) -> u64 {
     1 << 32 | number as u64
 }
 
+/// A segment's flags.
+#[inline(always)]
+pub(crate) fn signs(tcp: &TcpHdr) -> Signs {
+    Signs {
+        syn: tcp.syn() != 0,
+        ack: tcp.ack() != 0,
+        fin: tcp.fin() != 0,
+        rst: tcp.rst() != 0,
+    }
+}
+
 #[inline(always)]
 pub(super) fn parse<'a>(cursor: &mut Cursor<'a>, protocol: u8) -> Option<Transport<'a>> {
     if protocol == protocol::TCP {
         let tcp = cursor.take::<TcpHdr>()?;
-        let signs = Signs {
-            syn: tcp.syn() != 0,
-            ack: tcp.ack() != 0,
-            fin: tcp.fin() != 0,
-            rst: tcp.rst() != 0,
-        };
+        let signs = signs(tcp);
         let opens = signs.syn && !signs.ack && !signs.rst;
         let acknowledges = match signs.ack && !signs.syn {
             true => sequence(u32::from_be_bytes(tcp.ack_seq)),

@@ -41,6 +41,7 @@ pub(super) fn judge(
     {
         return deliver(host, frame, ip, endpoint, from_agent);
     }
+    let settling = table.is_some_and(|table| table.settling);
     let way = nat::Way { slot, from_agent };
     let node = host.is.nodes.get(&slot.node).copied().unwrap_or_default();
     // The reply would never leave the client's own host.
@@ -71,9 +72,10 @@ pub(super) fn judge(
         if let Some(end) = second_chance(host, frame, ip, slot, position) {
             return end;
         }
-        match host.is.tables.get(&frontend.id) {
-            Some(table) if table.settling => Refusal::Dropped(Reason::Unsettled),
-            _ => Refusal::tcp(from_agent, Reason::NoFlowReset),
+        if settling {
+            Refusal::Dropped(Reason::Unsettled)
+        } else {
+            Refusal::tcp(from_agent, Reason::NoFlowReset)
         }
     } else if translated {
         return nat::open(host, frame, ip, &transport, way);
@@ -81,6 +83,7 @@ pub(super) fn judge(
         if let Some(endpoint) = again(host, ip, &transport) {
             return deliver(host, frame, ip, endpoint, from_agent);
         }
+        let tables = slot;
         let slot = if from_agent && slot.node != THIS { local } else { slot };
         if let Some(backend) = host.is.backends.get(&slot.backend).filter(|_| slot.node != 0) {
             let backend = Endpoint::new(backend.address, backend.port, slot.backend);
@@ -90,7 +93,17 @@ pub(super) fn judge(
             let end = deliver(host, frame, ip, endpoint, from_agent);
             return if changed { end.and(Reason::PortChanged) } else { end };
         }
+        // Of the agent's table and this host's one is the newer: perhaps it is this one.
+        let elsewhere = from_agent && tables.node != 0 && slot.node == 0;
+        if elsewhere {
+            let only = Slot { past: [0; 4], ..tables };
+            let position = position.unwrap_or_default();
+            if let Some(end) = second_chance(host, frame, ip, only, position) {
+                return end;
+            }
+        }
         match transport.protocol {
+            _ if elsewhere && settling => Refusal::Dropped(Reason::Unsettled),
             _ if frontend.silent => Refusal::Dropped(Reason::NoBackendDropped),
             TCP => Refusal::tcp(from_agent, Reason::NoBackendReset),
             _ => Refusal::Unreachable(Reason::NoBackendUnreachable),
@@ -235,7 +248,7 @@ fn second_chance(host: &mut Host, frame: &Frame, ip: &Ip, slot: Slot, position: 
         .filter(|id| ![0, THIS, sender].contains(id) && node(*id).hop(v4).interface != 0)
         // What a client on that host sends is never delivered there.
         .filter(|id| node(*id).address(v4) != ip.source)
-        .min_by_key(|id| node(*id).rank.wrapping_sub(here.rank))
+        .min_by_key(|id| (node(*id).rank.wrapping_sub(here.rank), *id))
         .filter(|_| position < LAST)?;
     let node = node(id);
     let end = if node.hop(v4).tunnel.is_some() {
