@@ -18,6 +18,13 @@ pub const WORDS: usize = 1024;
 pub const ADDRESSES: u32 = 0;
 /// Element of `FILTER` with the addresses and ports of backends here.
 pub const BACKENDS: u32 = 1;
+/// Element of `FILTER` with what concerns plain TCP and UDP: addresses all of whose ports are ours to
+/// judge, and single ports of others. A host's own address is in [`ADDRESSES`] for what else comes
+/// there, and its own servers should not pay for that.
+pub const TRANSPORT: u32 = 2;
+
+/// Elements of `FILTER`.
+pub const FILTERS: usize = 3;
 
 assert_size!(Filter: 8192);
 

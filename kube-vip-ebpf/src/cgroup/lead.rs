@@ -2,7 +2,7 @@
 
 use kube_vip_common::backend::{Backend, DOWN, IN_USE};
 use kube_vip_common::client::{ClientEnd, TO_BACKEND, TO_VIP};
-use kube_vip_common::filter::{ADDRESSES, Bit};
+use kube_vip_common::filter::{Bit, TRANSPORT};
 use kube_vip_common::frontend::{CLIENT_AFFINITY, Frontend, HOST_ADDRESS};
 use kube_vip_common::hash::FlowHash;
 use kube_vip_common::mark::PROBE_PRIORITY;
@@ -45,7 +45,7 @@ fn lead<N: Named>(call: &Call, stays: bool) -> Verdict {
         Some(v4) => Bit::of_v4(u32::from_ne_bytes(v4)),
         None => Bit::of_v6(vip.address[0], vip.address[1]),
     };
-    if !FILTER.get(ADDRESSES).is_some_and(|filter| bit.is_set(filter)) {
+    if !FILTER.get(TRANSPORT).is_some_and(|filter| bit.is_set(filter)) {
         return Verdict::Proceed;
     }
     let protocol = match call.protocol() {

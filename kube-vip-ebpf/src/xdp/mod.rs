@@ -26,7 +26,7 @@
 
 use aya_ebpf::bindings::xdp_action;
 use aya_ebpf::programs::XdpContext;
-use kube_vip_common::filter::ADDRESSES;
+use kube_vip_common::filter::{ADDRESSES, TRANSPORT};
 use network_types::eth::EthHdr;
 
 use crate::family::{Family, V4, V6, protocol};
@@ -265,23 +265,23 @@ fn judge<F: Family>(ctx: &XdpContext, ethernet: &mut EthHdr, mut cursor: Cursor<
     let Some(ip) = cursor.take::<F::Header>() else {
         return NOT_OURS;
     };
-    // Before any judgement on the rest: what is not for an address of ours passes as it is.
-    let Some(filter) = FILTER.get(ADDRESSES) else {
-        return NOT_OURS;
-    };
-    if !F::bit(F::destination(ip)).is_set(filter) {
-        return NOT_OURS;
-    }
-    match F::plain(ip, &mut cursor) {
-        Some(protocol @ (protocol::TCP | protocol::UDP)) => {
-            if let Some(transport) = transport::parse(&mut cursor, protocol) {
-                return balance::handle::<F>(ctx, ethernet, ip, transport);
+    let bit = F::bit(F::destination(ip));
+    let protocol = F::plain(ip, &mut cursor);
+    if let Some(protocol @ (protocol::TCP | protocol::UDP)) = protocol
+        && let Some(transport) = transport::parse(&mut cursor, protocol)
+    {
+        let port = bit.with_port(transport.ports.destination);
+        return match FILTER.get(TRANSPORT) {
+            Some(filter) if bit.is_set(filter) || port.is_set(filter) => {
+                balance::handle::<F>(ctx, ethernet, ip, transport)
             }
-        }
-        Some(protocol) if protocol == F::ENCAPSULATED => return Verdict::Decapsulate,
-        _ => {}
+            _ => NOT_OURS,
+        };
     }
-    Verdict::Unusual
+    if !FILTER.get(ADDRESSES).is_some_and(|filter| bit.is_set(filter)) {
+        return NOT_OURS;
+    }
+    if protocol == Some(F::ENCAPSULATED) { Verdict::Decapsulate } else { Verdict::Unusual }
 }
 
 /// What few packets need, by stages of their own; each may leave the ones below it something to do.

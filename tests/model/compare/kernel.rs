@@ -304,6 +304,12 @@ impl Kernel {
         *filter = Filter::EMPTY;
         new.served.iter().for_each(|(ip, port)| Bit::of_ip(*ip).with_port(*port).set(&mut filter));
         self.filter.set(filter::BACKENDS, *filter, 0).expect("FILTER");
+        let is_whole = |(ip, vip): &(&IpAddr, &host::Vip)| vip.is_virtual || balances(new, **ip);
+        let whole = new.vips.iter().filter(is_whole).map(|(ip, _)| Bit::of_ip(*ip));
+        let own = new.vips.iter().filter(|(_, vip)| vip.own && new.probe_port != 0);
+        let probed = own.map(|(ip, _)| Bit::of_ip(*ip).with_port(new.probe_port));
+        whole.chain(probed).for_each(|bit| bit.set(&mut filter));
+        self.filter.set(filter::TRANSPORT, *filter, 0).expect("FILTER");
     }
 
     fn write_table(&mut self, id: u32, table: &host::Table) {
@@ -506,6 +512,11 @@ fn frontend_of(frontend: &host::Frontend) -> Frontend {
     let flags = flags.into_iter().filter(|(set, _)| *set).map(|(_, flag)| flag).sum();
     let slots = TABLES[frontend.id as usize] as u32;
     Frontend { seed: frontend.seed, id: frontend.id, slots, flags, interval: 0 }
+}
+
+/// Whether any port of this address is balanced.
+fn balances(new: &Configuration, ip: IpAddr) -> bool {
+    new.frontends.keys().any(|(address, ..)| *address == ip)
 }
 
 fn slot_of(slot: host::Slot) -> Slot {

@@ -11,17 +11,37 @@ use super::{LEASE, Mirror, SyncError, map_error};
 use crate::plan::DataPlane;
 
 impl Mirror {
+    /// `FILTER`, for these entries of `VIPS`, what is desired, and what the maps have of before.
     pub(super) fn write_filters<'a>(
         &self,
         maps: &mut Maps,
-        addresses: impl Iterator<Item = &'a IpAddr>,
+        vips: impl Iterator<Item = (&'a IpAddr, &'a Vip)> + Clone,
+        desired: &DataPlane,
     ) -> Result<(), SyncError> {
-        let mut filter = Box::new(Filter::EMPTY);
-        addresses.for_each(|ip| Bit::of_ip(*ip).set(&mut filter));
-        maps.filter.set(filter::ADDRESSES, *filter, 0).map_err(map_error("FILTER"))?;
-        *filter = Filter::EMPTY;
-        self.served.iter().for_each(|b| Bit::of_ip(b.ip()).with_port(b.port()).set(&mut filter));
-        maps.filter.set(filter::BACKENDS, *filter, 0).map_err(map_error("FILTER"))
+        let sources: Vec<IpAddr> = nat_sources(desired).collect();
+        let mut write = |index, fill: &mut dyn FnMut(&mut Filter)| {
+            let mut filter = Box::new(Filter::EMPTY);
+            fill(&mut filter);
+            maps.filter.set(index, *filter, 0).map_err(map_error("FILTER"))
+        };
+        let served = |filter: &mut Filter| {
+            self.served.iter().for_each(|b| Bit::of_ip(b.ip()).with_port(b.port()).set(filter));
+        };
+        write(filter::ADDRESSES, &mut |filter| {
+            let addresses = vips.clone().map(|(ip, _)| ip).chain(&sources);
+            addresses.for_each(|ip| Bit::of_ip(*ip).set(filter));
+        })?;
+        write(filter::TRANSPORT, &mut |filter| {
+            let with = |flag| vips.clone().filter(move |(_, vip)| vip.flags & flag != 0);
+            let balanced = self.ports.keys().map(|(ip, ..)| ip);
+            let whole = with(VIRTUAL).map(|(ip, _)| ip).chain(desired.vips.keys());
+            whole.chain(balanced).chain(&sources).for_each(|ip| Bit::of_ip(*ip).set(filter));
+            let probed = with(OWN).filter(|_| desired.probe_port != 0);
+            let probed = probed.map(|(ip, _)| Bit::of_ip(*ip).with_port(desired.probe_port));
+            probed.for_each(|bit| bit.set(filter));
+            served(filter);
+        })?;
+        write(filter::BACKENDS, &mut |filter| served(filter))
     }
 }
 

@@ -19,7 +19,7 @@ use kube_vip_common::settings::{ALL_CLIENTS, LOG, Settings, TRANSLATES};
 use kube_vip_common::table::TableSize;
 use kube_vip_common::vip::Vip;
 
-use self::addresses::{closed_ports, nat_sources, vips};
+use self::addresses::{closed_ports, vips};
 use self::backends::local_backends;
 use self::drains::Drains;
 use self::frontends::{port, protocol_of};
@@ -222,9 +222,7 @@ impl Mirror {
         self.served.extend(local_backends(desired));
         self.served.extend(closed_ports(desired, closed));
         let vips = vips(desired, &self.served, |owner| self.node_id(desired, owner));
-        let sources: Vec<IpAddr> = nat_sources(desired).collect();
-        let old = self.vips.keys().chain(vips.keys()).chain(&sources);
-        self.write_filters(maps, old)?;
+        self.write_filters(maps, self.vips.iter().chain(&vips), desired)?;
         for (address, vip) in &vips {
             if self.vips.get(address) != Some(vip) {
                 maps.vips.insert(Address::from(*address), vip, 0).map_err(map_error("VIPS"))?;
@@ -247,7 +245,7 @@ impl Mirror {
         self.release_backends(maps, desired)?;
         self.drains.end(maps, desired)?;
         self.release_nodes(maps, desired)?;
-        self.write_filters(maps, vips.keys().chain(&sources))?;
+        self.write_filters(maps, vips.iter(), desired)?;
         Ok(changes)
     }
 }
