@@ -33,10 +33,10 @@ pub fn half<F: Family>(tuple: &F::Tuple) -> Option<F::Endpoint> {
 pub fn reply_tuple<F: Family>(
     client: F::Bytes,
     ports: Ports,
-    mut backend: F::Endpoint,
+    backend: &F::Endpoint,
 ) -> F::Tuple {
-    let (address, port, _) = F::parts(&backend);
-    let client_port = match *backend.client_port() {
+    let (address, port, _) = F::parts(backend);
+    let client_port = match backend.clients() {
         0 => ports.source,
         changed => changed,
     };
@@ -46,9 +46,9 @@ pub fn reply_tuple<F: Family>(
 
 /// The tuple of the client's packets; `ports` are those of the backend's reply.
 #[inline(always)]
-pub fn flow_tuple<F: Family>(client: F::Bytes, ports: Ports, mut vip: F::Endpoint) -> F::Tuple {
-    let (address, port, _) = F::parts(&vip);
-    let client_port = match *vip.client_port() {
+pub fn flow_tuple<F: Family>(client: F::Bytes, ports: Ports, vip: &F::Endpoint) -> F::Tuple {
+    let (address, port, _) = F::parts(vip);
+    let client_port = match vip.clients() {
         0 => ports.destination,
         changed => changed,
     };
@@ -83,28 +83,30 @@ pub fn confirm<F: Family>(flow: &F::Tuple, reply: &F::Tuple) -> bool {
 /// on the stack.
 #[inline(always)]
 pub const fn said(signs: Signs) -> u32 {
-    signs.fin as u32 | (signs.rst as u32) << 1 | (signs.ack as u32) << 2
+    let (fin, rst, ack) = (signs.fin as u32, signs.rst as u32, signs.ack as u32);
+    fin * SAID_FIN | rst * SAID_RST | ack * SAID_ACK
 }
 
-/// Whether that is an end.
-#[inline(always)]
-pub const fn is_end(said: u32) -> bool {
-    said & 3 != 0
-}
+const SAID_FIN: u32 = 1;
+const SAID_RST: u32 = 2;
+const SAID_ACK: u32 = 4;
+
+/// The bits that say that it does.
+pub const SAID_END: u32 = SAID_FIN | SAID_RST;
 
 /// Notes in the record of one direction that its sender is done, resets the connection, or goes on
 /// after all; `done` is its flag.
-#[inline(always)]
+#[inline(never)]
 pub fn ends<F: Family>(map: &Records<F>, tuple: &F::Tuple, said: u32, done: u16) {
     let now = maps::clock();
     maps::change(map, tuple, |record| {
         let mut flags = record.marks();
-        if said & 2 != 0 {
+        if said & SAID_RST != 0 {
             flags |= RESET;
-        } else if said & 4 != 0 {
+        } else if said & SAID_ACK != 0 {
             flags &= !RESET;
         }
-        if said & 1 != 0 {
+        if said & SAID_FIN != 0 {
             flags |= done;
         }
         *record.flags() = flags;
@@ -115,7 +117,7 @@ pub fn ends<F: Family>(map: &Records<F>, tuple: &F::Tuple, said: u32, done: u16)
 /// Whether a connection has ended. Few ask, and its stack is not to be everybody's.
 #[inline(never)]
 pub fn has_ended<F: Family>(flow: &F::Tuple) -> bool {
-    let Some(backend) = self::flow::<F>(flow) else {
+    let Some(backend) = maps::in_place(F::flows(), flow) else {
         return false;
     };
     let (client, _, ports) = F::tuple_parts(flow);

@@ -5,7 +5,7 @@
 
 use aya_ebpf::programs::TcContext;
 use kube_vip_common::filter::BACKENDS;
-use kube_vip_common::flow::{BACKEND_DONE, ENDS};
+use kube_vip_common::flow::{BACKEND_DONE, DIRECT};
 use kube_vip_common::stats::Reason;
 use network_types::eth::EthHdr;
 use network_types::tcp::TcpHdr;
@@ -86,35 +86,22 @@ pub(super) fn whole<F: Family>(
     }
     let client = F::destination(ip);
     let reply = F::tuple(source, client, ports);
-    // What the client of a connection that opens will acknowledge; 0 of any other packet.
-    let (mut opens, mut said) = (0, 0);
-    if protocol == protocol::TCP
-        && let Some(tcp) = cursor.take::<TcpHdr>()
-    {
-        let signs = transport::signs(tcp);
-        said = record::said(signs);
-        if signs.syn && signs.ack {
-            opens = sequence(u32::from_be_bytes(tcp.seq).wrapping_add(1));
-        }
-    } else if protocol == protocol::SCTP
-        && let Some([_, _, _, [INIT_ACK, ..], tag]) = cursor.take::<[Word; 5]>()
-    {
-        opens = sequence(u32::from_be_bytes(*tag));
-    }
-    let Some(mut origin) = origin::<F>(&reply, protocol, opens) else {
+    let word = word(&mut cursor, protocol);
+    let opens = word & OPENS;
+    let Some(origin) = origin::<F>(&reply, protocol, opens) else {
         return Outcome::None;
     };
-    if record::is_direct::<F>(origin) && opens != 0 {
+    if origin.marks() & DIRECT != 0 && opens != 0 {
         // The answer to a client that spoke straight to the backend.
         record::forget::<F>(&record::flow_tuple::<F>(client, ports, origin), &reply);
         count::reason(Reason::FlowReplaced);
         return Outcome::None;
     }
-    if record::is_end(said) || origin.marks() & ENDS != 0 {
-        record::ends::<F>(F::replies(), &reply, said, BACKEND_DONE);
+    if word & ENDS != 0 {
+        record::ends::<F>(F::replies(), &reply, (word >> SAID) as u32, BACKEND_DONE);
     }
-    let (vip, port, backend) = F::parts(&origin);
-    let to = match *origin.client_port() {
+    let (vip, port, backend) = F::parts(origin);
+    let to = match origin.clients() {
         0 => Ports { source: port, ..ports },
         client_port => Ports { source: port, destination: client_port, ..ports },
     };
@@ -122,7 +109,7 @@ pub(super) fn whole<F: Family>(
     match rewrite::<F>(ctx, (network, segment), source, ports, vip, to) {
         Ok(()) => {
             count::replied(backend, packets, bytes);
-            Outcome::Rewritten(origin)
+            Outcome::Rewritten(*origin)
         }
         // Half rewritten it would reach the client from a stranger.
         Err(_) => {
@@ -139,28 +126,55 @@ pub(super) fn size(ctx: &TcContext, network: usize) -> (u64, u64) {
     (helpers::segments(ctx), u64::from(ctx.len()) - tags as u64)
 }
 
+/// What of a segment matters to records, as one number, for the sake of the stack: what the client of
+/// a connection that opens will acknowledge, as [`sequence`] has it, and above that
+/// [`record::said`].
+#[inline(always)]
+fn word(cursor: &mut Cursor<'_>, protocol: u8) -> u64 {
+    if protocol == protocol::TCP
+        && let Some(tcp) = cursor.take::<TcpHdr>()
+    {
+        let signs = transport::signs(tcp);
+        let opens = match signs.syn && signs.ack {
+            true => sequence(u32::from_be_bytes(tcp.seq).wrapping_add(1)),
+            false => 0,
+        };
+        opens | u64::from(record::said(signs)) << SAID
+    } else if protocol == protocol::SCTP
+        && let Some([_, _, _, [INIT_ACK, ..], tag]) = cursor.take::<[Word; 5]>()
+    {
+        sequence(u32::from_be_bytes(*tag))
+    } else {
+        0
+    }
+}
+
+const SAID: u32 = 33;
+const OPENS: u64 = (1 << SAID) - 1;
+const ENDS: u64 = (record::SAID_END as u64) << SAID;
+
 /// The VIP that a reply belongs to, by its record, which learns of the reply what proves that the
 /// client exists or that the flow lives.
 #[inline(always)]
-fn origin<F: Family>(reply: &F::Tuple, protocol: u8, opens: u64) -> Option<F::Endpoint> {
+fn origin<F: Family>(reply: &F::Tuple, protocol: u8, opens: u64) -> Option<&'static F::Endpoint> {
     if opens == 0
-        && let Some(mut origin) = record::reply::<F>(reply)
+        && let Some(origin) = maps::in_place(F::replies(), reply)
     {
         let now = maps::clock();
-        if protocol == protocol::UDP && *origin.stamp() != now {
+        if protocol == protocol::UDP && origin.seen() != now {
             maps::change(F::replies(), reply, |origin| *origin.stamp() = now);
         }
         return Some(origin);
     }
     // A connection that opens may have the tuple of one that is closing.
-    match record::half::<F>(reply) {
+    match maps::in_place(F::half(), reply) {
         Some(origin) => {
             if opens != 0 || protocol == protocol::UDP {
                 record::answered::<F>(reply, opens as u32);
             }
             Some(origin)
         }
-        None if opens != 0 => record::reply::<F>(reply),
+        None if opens != 0 => maps::in_place(F::replies(), reply),
         None => None,
     }
 }

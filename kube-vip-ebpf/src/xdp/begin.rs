@@ -73,7 +73,7 @@ fn begin<F: Family>(flow: &F::Tuple, id: u32, turn: u32) -> Option<()> {
             *endpoint.client_port() = half as u16;
         }
     }
-    let reply = record::reply_tuple::<F>(client, ports, endpoint);
+    let reply = record::reply_tuple::<F>(client, ports, &endpoint);
     let is_ours = |vip: &F::Endpoint| is_origin::<F>(vip, flow, &reply);
     let whole = maps::read(F::replies(), &reply, is_ours);
     if fits && whole == Some(true) {

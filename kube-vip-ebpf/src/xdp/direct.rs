@@ -23,6 +23,6 @@ pub(super) fn handle<F: Family>(ip: &F::Header, transport: &Transport<'_>) {
         record::mark_direct::<F>(&reply);
         return;
     }
-    record::forget::<F>(&record::flow_tuple::<F>(client, ports.turned(), origin), &reply);
+    record::forget::<F>(&record::flow_tuple::<F>(client, ports.turned(), &origin), &reply);
     count::reason(Reason::FlowReplaced);
 }

@@ -103,7 +103,7 @@ fn again<F: Family>(flow: &F::Tuple) -> Option<F::Endpoint> {
         return None;
     }
     let (client, _, ports) = F::tuple_parts(flow);
-    let reply = record::reply_tuple::<F>(client, ports, endpoint);
+    let reply = record::reply_tuple::<F>(client, ports, &endpoint);
     if half_open {
         if record::answer::<F>(&reply) != 0 {
             // A refusal of the map changes nothing for this packet.

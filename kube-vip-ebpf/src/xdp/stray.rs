@@ -65,7 +65,7 @@ fn half_open<F: Family>(
 ) -> Option<F::Endpoint> {
     let endpoint = record::half::<F>(flow)?;
     let (client, _, ports) = F::tuple_parts(flow);
-    let reply = record::reply_tuple::<F>(client, ports, endpoint);
+    let reply = record::reply_tuple::<F>(client, ports, &endpoint);
     let proved = transport.acknowledges != 0
         && transport.acknowledges == record::answer::<F>(&reply);
     if proved {

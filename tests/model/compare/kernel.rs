@@ -15,7 +15,9 @@ use kube_vip_common::address::{Address, MacAddress};
 use kube_vip_common::backend;
 use kube_vip_common::event::{EventTime, KINDS, ND_CONFLICT};
 use kube_vip_common::filter::{self, Bit, Filter};
-use kube_vip_common::flow::{ANSWERED, DIRECT, Endpoint4, Endpoint6, Tuple4, Tuple6};
+use kube_vip_common::flow::{
+    ANSWERED, BACKEND_DONE, CLIENT_DONE, DIRECT, Endpoint4, Endpoint6, RESET, Tuple4, Tuple6,
+};
 use kube_vip_common::fragment::{Fate, FragmentKey};
 use kube_vip_common::frontend::{
     CLIENT_AFFINITY, Frontend, FrontendKey, HOST_ADDRESS, Listed, SILENT, place,
@@ -591,6 +593,10 @@ fn endpoint_of(
         direct: flags & DIRECT != 0,
         client_port,
         answer: (flags & ANSWERED != 0).then_some(stamp),
+        ends: host::Ends {
+            done: flags & (CLIENT_DONE | BACKEND_DONE) != 0,
+            reset: flags & RESET != 0,
+        },
         ..Endpoint::new(address, port, backend)
     }
 }

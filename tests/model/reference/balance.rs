@@ -2,8 +2,8 @@
 
 use kube_vip_common::stats::Reason;
 
-use super::host::{Endpoint, Frontend, Host, Node, Slot, THIS, Tuple, add};
-use super::packet::{ACK, Frame, IP6IP6, IPIP, Ip, SYN, TCP, Transport, octets};
+use super::host::{Endpoint, Ends, Frontend, Host, Node, Slot, THIS, Tuple, add};
+use super::packet::{ACK, FIN, Frame, IP6IP6, IPIP, Ip, RST, SYN, TCP, Transport, octets};
 use super::refuse::{self, Refusal};
 use super::{End, LAST, Verdict, marked, nat, position};
 
@@ -34,14 +34,16 @@ pub(super) fn judge(
     let table = host.is.tables.get(&frontend.id);
     // Of an agent's frame some backend here, if not the table's own.
     let local = table.map(|table| pick(&table.locals, hash)).unwrap_or_default();
+    let settling = table.is_some_and(|table| table.settling);
+    // It has led elsewhere since.
+    let is_past = slot.node != THIS && slot.node != 0;
     // Another agent's choice of node counts. Without any backend connections go on until they end.
     let ours = from_agent || slot.node == THIS || slot.node == 0;
     if (ours || slot.was_here())
-        && let Some(endpoint) = known(host, ip, &transport)
+        && let Some(endpoint) = known(host, ip, &transport, is_past)
     {
         return deliver(host, frame, ip, endpoint, from_agent);
     }
-    let settling = table.is_some_and(|table| table.settling);
     let way = nat::Way { slot, from_agent };
     let node = host.is.nodes.get(&slot.node).copied().unwrap_or_default();
     // The reply would never leave the client's own host.
@@ -65,7 +67,7 @@ pub(super) fn judge(
         return end;
     }
     let refusal = if goes_on {
-        if let Some(endpoint) = half_open(host, ip, &transport) {
+        if let Some(endpoint) = half_open(host, ip, &transport, is_past) {
             return deliver(host, frame, ip, endpoint, from_agent);
         }
         let position = position.unwrap_or(onward(ip));
@@ -270,15 +272,25 @@ pub(super) fn flow(ip: &Ip, transport: &Transport) -> Tuple {
     }
 }
 
-/// Where a flow goes that was delivered here before. A SYN begins anew; UDP has no end of its own,
+/// Where a flow goes that was delivered here before. A SYN begins anew, and where the slot has led
+/// elsewhere since, what comes after a reset may be another connection's; UDP has no end of its own,
 /// so it moves when its backend is gone or down.
-fn known(host: &Host, ip: &Ip, transport: &Transport) -> Option<Endpoint> {
-    let endpoint = *host.has.flows.get(&flow(ip, transport))?;
-    let goes_on = match transport.protocol {
-        TCP => !transport.opens(),
-        _ => is_there(host, &endpoint),
-    };
-    goes_on.then_some(endpoint)
+fn known(host: &mut Host, ip: &Ip, transport: &Transport, is_past: bool) -> Option<Endpoint> {
+    let flow = flow(ip, transport);
+    let endpoint = *host.has.flows.get(&flow)?;
+    if transport.protocol != TCP {
+        return Some(endpoint).filter(|endpoint| is_there(host, endpoint));
+    }
+    let back = host.has.replies.get(&Tuple::reply_to(&flow, &endpoint));
+    let reset = endpoint.ends.reset || back.is_some_and(|back| back.ends.reset);
+    if transport.opens() || is_past && reset {
+        return None;
+    }
+    let record = host.has.flows.get_mut(&flow)?;
+    if transport.has(FIN) || transport.has(RST) || record.ends != Ends::default() {
+        record.ends.say(transport);
+    }
+    Some(endpoint)
 }
 
 /// Whether the backend of a flow still is one.
@@ -289,13 +301,20 @@ fn is_there(host: &Host, endpoint: &Endpoint) -> bool {
 }
 
 /// Where the handshake's last segment goes. It proves that its sender exists by what it
-/// acknowledges; then the flow is a whole one.
-fn half_open(host: &mut Host, ip: &Ip, transport: &Transport) -> Option<Endpoint> {
+/// acknowledges; then the flow is a whole one. Where the slot has led elsewhere since, nothing else
+/// counts.
+fn half_open(
+    host: &mut Host,
+    ip: &Ip,
+    transport: &Transport,
+    is_past: bool,
+) -> Option<Endpoint> {
     let flow = flow(ip, transport);
     let endpoint = *host.has.half.get(&flow)?;
     let acknowledged = transport.has(ACK) && !transport.has(SYN);
-    confirm(host, flow, endpoint, |answer| acknowledged && answer == transport.acknowledgement);
-    Some(endpoint)
+    let answers = |answer| acknowledged && answer == transport.acknowledgement;
+    confirm(host, flow, endpoint, answers);
+    Some(endpoint).filter(|_| !is_past || host.has.flows.contains_key(&flow))
 }
 
 /// Where a further UDP packet goes of a flow that is not yet a whole one; the backend's answer makes
@@ -334,7 +353,8 @@ fn begin(host: &mut Host, backend: Endpoint, flow: Tuple) -> Option<(Endpoint, b
         if flow.protocol == TCP && same(&&old) {
             // A SYN out of the blue must not harm a connection. What the backend answers it comes
             // from the VIP.
-            host.has.not_direct(&Tuple::reply_to(&flow, &old));
+            host.has.anew(&Tuple::reply_to(&flow, &old));
+            host.has.flows.insert(flow, Endpoint { ends: Ends::default(), ..old });
             return Some((old, false));
         }
         host.has.flows.remove(&flow);
@@ -363,7 +383,7 @@ fn begin(host: &mut Host, backend: Endpoint, flow: Tuple) -> Option<(Endpoint, b
             host.has.replies.remove(&reply);
         }
         if ours(host.has.half.entry(reply).or_insert(vip)) {
-            host.has.not_direct(&reply);
+            host.has.anew(&reply);
             host.has.half.insert(flow, endpoint);
             return Some((endpoint, turn > 0));
         }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use super::Verdict;
-use super::packet::Mac;
+use super::packet::{ACK, FIN, Mac, RST, Transport};
 
 /// Number of this host among the nodes.
 pub(crate) const THIS: u32 = 1;
@@ -194,11 +194,32 @@ pub(crate) struct Endpoint {
     pub(crate) client_port: u16,
     /// What the client will acknowledge, once the backend has answered.
     pub(crate) answer: Option<u32>,
+    /// What its sender has said of the connection's end.
+    pub(crate) ends: Ends,
+}
+
+/// How a direction of a connection ends.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Ends {
+    pub(crate) done: bool,
+    pub(crate) reset: bool,
+}
+
+impl Ends {
+    /// After a segment that way.
+    pub(crate) fn say(&mut self, transport: &Transport) {
+        self.done |= transport.has(FIN);
+        if transport.has(RST) {
+            self.reset = true;
+        } else if transport.has(ACK) {
+            self.reset = false;
+        }
+    }
 }
 
 impl Endpoint {
     pub(crate) fn new(address: IpAddr, port: u16, backend: u32) -> Self {
-        Self { address, port, backend, direct: false, client_port: 0, answer: None }
+        Self { address, port, backend, direct: false, client_port: 0, answer: None, ends: Ends::default() }
     }
 
     /// The client's port as the other side knows it, which is `port` on this one.
@@ -293,11 +314,11 @@ pub(crate) struct Memory {
 }
 
 impl Memory {
-    /// The client speaks to the VIP again.
-    pub(crate) fn not_direct(&mut self, reply: &Tuple) {
+    /// A connection whose replies have that tuple begins anew.
+    pub(crate) fn anew(&mut self, reply: &Tuple) {
         for records in [&mut self.replies, &mut self.half] {
             if let Some(vip) = records.get_mut(reply) {
-                vip.direct = false;
+                (vip.direct, vip.ends) = (false, Ends::default());
             }
         }
     }

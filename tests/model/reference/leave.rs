@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use kube_vip_common::stats::Reason;
 
 use super::host::{Endpoint, Fate, Host, Tuple, add};
-use super::packet::{self, ACK, Content, Frame, Ip, SYN, TCP, Transport, UDP};
+use super::packet::{self, ACK, Content, FIN, Frame, Ip, RST, SYN, TCP, Transport, UDP};
 use super::{End, Outcome, Verdict, arp, errors, fragments, nd};
 
 /// A frame leaves.
@@ -73,13 +73,18 @@ fn reply(host: &mut Host, frame: &Frame, mut ip: Ip) -> End {
     if !host.is.served.contains(&(reply.source, reply.source_port)) {
         return End::Untouched;
     }
-    let opening = Transport::parse(protocol, segment)
-        .filter(|transport| transport.has(SYN) && transport.has(ACK));
+    let transport = Transport::parse(protocol, segment);
+    let opening = transport.filter(|transport| transport.has(SYN) && transport.has(ACK));
     let Some(vip) = origin(host, &reply, opening) else { return End::Untouched };
     if vip.direct && opening.is_some() {
         // To a client that spoke straight to the backend.
         host.has.forget(&Tuple::flow_of(&reply, &vip), &reply);
         return End::Counted(Reason::FlowReplaced);
+    }
+    if let Some(transport) = transport.filter(|said| said.has(FIN) || said.has(RST))
+        && let Some(vip) = host.has.replies.get_mut(&reply)
+    {
+        vip.ends.say(&transport);
     }
     // A checksum that is not there cannot follow.
     if segment.len() < if protocol == TCP { 18 } else { 8 } {
