@@ -97,21 +97,22 @@ pub const ANSWERED: u16 = 2;
 pub const CLIENT_DONE: u16 = 4;
 /// … the backend its own.
 pub const BACKEND_DONE: u16 = 8;
-/// … one of them has reset it. What came after that takes it back: a reset proves nothing by itself.
+/// … one of them has reset it. What the client says after that takes it back: a reset may be forged.
 pub const RESET: u16 = 16;
 
 /// The flags of a connection that ends.
 pub const ENDS: u16 = CLIENT_DONE | BACKEND_DONE | RESET;
 
-/// For so many seconds after both directions were closed the last of it may be said once more.
+/// For so many seconds the last of a connection may be said once more, and a forged reset taken back.
 const LINGERS: u32 = 2;
 
-/// Whether a connection with these flags, last heard of then, has ended, and its tuple may be that of
-/// another one that is elsewhere.
+/// Whether a connection with these flags, last heard of then, has ended: its tuple may be that of
+/// another one, which is elsewhere.
 #[inline(always)]
 pub const fn has_ended(flags: u16, seen: u32, now: u32) -> bool {
     const CLOSED: u16 = CLIENT_DONE | BACKEND_DONE;
-    flags & RESET != 0 || flags & CLOSED == CLOSED && now.wrapping_sub(seen) > LINGERS
+    let ends = flags & RESET != 0 || flags & CLOSED == CLOSED;
+    ends && now.wrapping_sub(seen) > LINGERS
 }
 
 assert_size!(Tuple4: 16, Tuple6: 40, Endpoint4: 24, Endpoint6: 32);
@@ -121,11 +122,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_connection_ends_when_reset_or_some_time_after_both_are_done() {
+    fn a_connection_ends_some_time_after_a_reset_or_when_both_are_done() {
         assert!(!has_ended(DIRECT | ANSWERED | CLIENT_DONE, 0, 100));
         assert!(!has_ended(BACKEND_DONE, 0, 100));
-        assert!(has_ended(RESET, 100, 100));
-        let closed = CLIENT_DONE | BACKEND_DONE;
-        assert_eq!([100, 102, 103].map(|now| has_ended(closed, 100, now)), [false, false, true]);
+        for ends in [RESET, CLIENT_DONE | BACKEND_DONE] {
+            assert_eq!([100, 102, 103].map(|now| has_ended(ends, 100, now)), [false, false, true]);
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! Records of connections: `FLOWS4`, `REVERSE4`, `HALF4` and their likes for IPv6. What the values
 //! mean is in [`kube_vip_common::flow`].
 
-use kube_vip_common::flow::{self, ANSWERED, DIRECT, ENDS, RESET};
+use kube_vip_common::flow::{ANSWERED, BACKEND_DONE, DIRECT, ENDS, RESET};
 use kube_vip_common::nat::Signs;
 
 use crate::family::{Family, Ports, Record as _, Records};
@@ -94,12 +94,12 @@ const SAID_ACK: u32 = 4;
 /// The bits that say that it does.
 pub const SAID_END: u32 = SAID_FIN | SAID_RST;
 
-/// Notes in the record of one direction that its sender is done, resets the connection, or goes on
-/// after all; `done` is its flag.
+/// Notes in a flow's record that one side is done, resets the connection, or goes on after all;
+/// `done` is the flag of that side.
 #[inline(never)]
-pub fn ends<F: Family>(map: &Records<F>, tuple: &F::Tuple, said: u32, done: u16) {
+pub fn ends<F: Family>(flow: &F::Tuple, said: u32, done: u16) {
     let now = maps::clock();
-    maps::change(map, tuple, |record| {
+    maps::change(F::flows(), flow, |record| {
         let mut flags = record.marks();
         if said & SAID_RST != 0 {
             flags |= RESET;
@@ -114,16 +114,13 @@ pub fn ends<F: Family>(map: &Records<F>, tuple: &F::Tuple, said: u32, done: u16)
     });
 }
 
-/// Whether a connection has ended. Few ask, and its stack is not to be everybody's.
+/// The same by a reply. Few end something, and the stack is not to be everybody's.
 #[inline(never)]
-pub fn has_ended<F: Family>(flow: &F::Tuple) -> bool {
-    let Some(backend) = maps::in_place(F::flows(), flow) else {
-        return false;
-    };
-    let (client, _, ports) = F::tuple_parts(flow);
-    let reply = reply_tuple::<F>(client, ports, backend);
-    let marks = maps::read(F::replies(), &reply, |vip| vip.marks()).unwrap_or(0);
-    flow::has_ended(backend.marks() | marks, backend.seen(), maps::clock())
+pub fn reply_ends<F: Family>(reply: &F::Tuple, said: u32) {
+    let (_, client, ports) = F::tuple_parts(reply);
+    if let Some(vip) = maps::in_place(F::replies(), reply) {
+        ends::<F>(&flow_tuple::<F>(client, ports, vip), said, BACKEND_DONE);
+    }
 }
 
 /// Notes that the backend has answered, and what of it the client will acknowledge.
@@ -151,10 +148,16 @@ pub fn mark_direct<F: Family>(reply: &F::Tuple) {
     maps::change(F::half(), reply, |vip| *vip.flags() |= DIRECT);
 }
 
-/// Takes [`DIRECT`] and [`ENDS`] off a record: its connection begins anew.
+/// Takes [`DIRECT`] off one of them: the client speaks to the VIP again.
 #[inline(always)]
-pub fn anew<F: Family>(map: &Records<F>, tuple: &F::Tuple) {
-    maps::change(map, tuple, |record| *record.flags() &= !(DIRECT | ENDS));
+pub fn not_direct<F: Family>(map: &Records<F>, reply: &F::Tuple) {
+    maps::change(map, reply, |vip| *vip.flags() &= !DIRECT);
+}
+
+/// Notes that a connection with that tuple begins anew.
+#[inline(always)]
+pub fn anew<F: Family>(flow: &F::Tuple) {
+    maps::change(F::flows(), flow, |backend| *backend.flags() &= !ENDS);
 }
 
 /// Whether [`DIRECT`] is set.

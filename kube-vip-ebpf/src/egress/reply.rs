@@ -5,7 +5,7 @@
 
 use aya_ebpf::programs::TcContext;
 use kube_vip_common::filter::BACKENDS;
-use kube_vip_common::flow::{BACKEND_DONE, DIRECT};
+use kube_vip_common::flow::DIRECT;
 use kube_vip_common::stats::Reason;
 use network_types::eth::EthHdr;
 use network_types::tcp::TcpHdr;
@@ -33,7 +33,7 @@ pub(super) fn handle<F: Family + Unusual>(ctx: &TcContext, mut cursor: Cursor<'_
     };
     match F::plain(ip, &mut cursor) {
         Some(protocol @ (protocol::TCP | protocol::UDP)) => {
-            whole::<F>(ctx, size_of::<EthHdr>(), ip, cursor, protocol).action()
+            whole::<F>(ctx, size_of::<EthHdr>(), ip, cursor, protocol, true).action()
         }
         _ => F::unusual(ctx, size_of::<EthHdr>()),
     }
@@ -59,7 +59,8 @@ impl<E> Outcome<E> {
     }
 }
 
-/// A reply, or the first fragment of one; its IP header is at `network`, the cursor behind that.
+/// A reply, or the first fragment of one; its IP header is at `network`, the cursor behind that. Only
+/// `plain` ones end a connection's record: for others there is no room on the stack.
 #[inline(always)]
 pub(super) fn whole<F: Family>(
     ctx: &TcContext,
@@ -67,6 +68,7 @@ pub(super) fn whole<F: Family>(
     ip: &F::Header,
     mut cursor: Cursor<'_>,
     protocol: u8,
+    plain: bool,
 ) -> Outcome<F::Endpoint> {
     let segment = cursor.offset(ctx);
     let Some([s0, s1, d0, d1]) = cursor.peek::<[u8; 4]>() else {
@@ -97,8 +99,8 @@ pub(super) fn whole<F: Family>(
         count::reason(Reason::FlowReplaced);
         return Outcome::None;
     }
-    if word & ENDS != 0 {
-        record::ends::<F>(F::replies(), &reply, (word >> SAID) as u32, BACKEND_DONE);
+    if plain && word & ENDS != 0 {
+        record::reply_ends::<F>(&reply, (word >> SAID) as u32);
     }
     let (vip, port, backend) = F::parts(origin);
     let to = match origin.clients() {

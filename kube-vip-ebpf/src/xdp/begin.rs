@@ -79,8 +79,8 @@ fn begin<F: Family>(flow: &F::Tuple, id: u32, turn: u32) -> Option<()> {
     if fits && whole == Some(true) {
         // A SYN out of the blue must not harm the connection that has the records: the backend tells
         // which it is (RFC 5961 §4).
-        record::anew::<F>(F::replies(), &reply);
-        record::anew::<F>(F::flows(), flow);
+        record::not_direct::<F>(F::replies(), &reply);
+        record::anew::<F>(flow);
         return Some(());
     }
     if known != NONE {
@@ -92,7 +92,7 @@ fn begin<F: Family>(flow: &F::Tuple, id: u32, turn: u32) -> Option<()> {
             // The next reply is to be the proof.
             let _ = F::replies().remove(&reply);
         }
-        Some(true) => record::anew::<F>(F::replies(), &reply),
+        Some(true) => record::not_direct::<F>(F::replies(), &reply),
         None => {}
     }
     if !reserve::<F>(flow, &reply, id) {
@@ -128,7 +128,7 @@ fn reserve<F: Family>(flow: &F::Tuple, reply: &F::Tuple, id: u32) -> bool {
     if maps::read(F::half(), reply, is_ours) != Some(true) {
         return false;
     }
-    record::anew::<F>(F::half(), reply);
+    record::not_direct::<F>(F::half(), reply);
     true
 }
 

@@ -2,9 +2,8 @@
 //! connection tracking, policies and the backend itself see who it is.
 
 use kube_vip_common::backend::{DOWN, IN_USE};
-use kube_vip_common::flow::{CLIENT_DONE, ENDS};
+use kube_vip_common::flow::{CLIENT_DONE, ENDS, has_ended};
 use kube_vip_common::mark::ORDINARY_TTL;
-use kube_vip_common::node::THIS_NODE;
 use kube_vip_common::stats::Reason;
 
 use super::transport::Transport;
@@ -33,14 +32,12 @@ pub(super) fn known<F: Family>(
             return None;
         }
     } else {
-        // What the slot leads elsewhere by now may be another connection than one that has ended.
-        let is_past = chosen.slot.is_some() && chosen.slot.node() != THIS_NODE;
-        if is_past && record::has_ended::<F>(&flow) {
-            return None;
-        }
-        let signs = transport.signs;
-        if signs.fin || signs.rst || endpoint.marks() & ENDS != 0 {
-            record::ends::<F>(F::flows(), &flow, record::said(signs), CLIENT_DONE);
+        let (signs, marks) = (transport.signs, endpoint.marks());
+        if signs.fin || signs.rst || marks & ENDS != 0 {
+            if chosen.may_be_elsewhere() && has_ended(marks, endpoint.seen(), maps::clock()) {
+                return None;
+            }
+            record::ends::<F>(&flow, record::said(signs), CLIENT_DONE);
         }
     }
     Some(to::<F>(ip, transport, endpoint, length, chosen))

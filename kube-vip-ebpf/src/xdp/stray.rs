@@ -3,7 +3,6 @@
 //! to where no backend is.
 
 use aya_ebpf::programs::XdpContext;
-use kube_vip_common::node::THIS_NODE;
 use kube_vip_common::stats::Reason;
 use network_types::eth::EthHdr;
 
@@ -72,8 +71,7 @@ fn half_open<F: Family>(
         if !record::confirm::<F>(flow, &reply) {
             count::reason(Reason::FlowTableFull);
         }
-    } else if chosen.slot.is_some() && chosen.slot.node() != THIS_NODE {
-        // The slot has moved: this may be a connection that began again elsewhere.
+    } else if chosen.may_be_elsewhere() {
         return None;
     }
     Some(endpoint)

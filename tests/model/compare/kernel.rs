@@ -3,7 +3,7 @@
 //! The object is the agent's own file; it is not loaded by the agent's code, so that maps can hold
 //! what no agent would write all at once.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::{env, fs};
@@ -93,6 +93,8 @@ pub(crate) struct Kernel {
     nat6: HashMap<MapData, Tuple6, Nat6>,
     nat_ports: Array<MapData, u32>,
     written: Configuration,
+    /// What was served since the last time that flows were forgotten.
+    served: BTreeSet<(IpAddr, u16)>,
     out: Vec<u8>,
 }
 
@@ -188,6 +190,7 @@ impl Kernel {
             nat6: take(p, "NAT6"),
             nat_ports: take(p, "NAT_PORTS"),
             written: Configuration::default(),
+            served: BTreeSet::new(),
             out: Vec::new(),
             programs,
         };
@@ -310,7 +313,10 @@ impl Kernel {
         let whole = new.vips.iter().filter(is_whole).map(|(ip, _)| Bit::of_ip(*ip));
         let own = new.vips.iter().filter(|(_, vip)| vip.own && new.probe_port != 0);
         let probed = own.map(|(ip, _)| Bit::of_ip(*ip).with_port(new.probe_port));
-        whole.chain(probed).for_each(|bit| bit.set(&mut filter));
+        // As agents do: connections outlive their backends.
+        self.served.extend(&new.served);
+        let served = self.served.iter().map(|(ip, port)| Bit::of_ip(*ip).with_port(*port));
+        whole.chain(probed).chain(served).for_each(|bit| bit.set(&mut filter));
         self.filter.set(filter::TRANSPORT, *filter, 0).expect("FILTER");
     }
 
@@ -341,6 +347,7 @@ impl Kernel {
 
     /// Forgets all flows and events.
     pub(crate) fn forget(&mut self) {
+        self.served.clear();
         clear(&mut self.flows4);
         clear(&mut self.fragments);
         clear(&mut self.flows6);
@@ -594,7 +601,8 @@ fn endpoint_of(
         client_port,
         answer: (flags & ANSWERED != 0).then_some(stamp),
         ends: host::Ends {
-            done: flags & (CLIENT_DONE | BACKEND_DONE) != 0,
+            client_done: flags & CLIENT_DONE != 0,
+            backend_done: flags & BACKEND_DONE != 0,
             reset: flags & RESET != 0,
         },
         ..Endpoint::new(address, port, backend)

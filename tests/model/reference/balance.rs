@@ -35,12 +35,12 @@ pub(super) fn judge(
     // Of an agent's frame some backend here, if not the table's own.
     let local = table.map(|table| pick(&table.locals, hash)).unwrap_or_default();
     let settling = table.is_some_and(|table| table.settling);
-    // It has led elsewhere since.
-    let is_past = slot.node != THIS && slot.node != 0;
+    // The slot has moved, or another host has looked elsewhere already.
+    let elsewhere = slot.past != [0; 4] || position.is_some_and(|position| position > 0);
     // Another agent's choice of node counts. Without any backend connections go on until they end.
     let ours = from_agent || slot.node == THIS || slot.node == 0;
     if (ours || slot.was_here())
-        && let Some(endpoint) = known(host, ip, &transport, is_past)
+        && let Some(endpoint) = known(host, ip, &transport)
     {
         return deliver(host, frame, ip, endpoint, from_agent);
     }
@@ -67,7 +67,7 @@ pub(super) fn judge(
         return end;
     }
     let refusal = if goes_on {
-        if let Some(endpoint) = half_open(host, ip, &transport, is_past) {
+        if let Some(endpoint) = half_open(host, ip, &transport, elsewhere) {
             return deliver(host, frame, ip, endpoint, from_agent);
         }
         let position = position.unwrap_or(onward(ip));
@@ -272,23 +272,20 @@ pub(super) fn flow(ip: &Ip, transport: &Transport) -> Tuple {
     }
 }
 
-/// Where a flow goes that was delivered here before. A SYN begins anew, and where the slot has led
-/// elsewhere since, what comes after a reset may be another connection's; UDP has no end of its own,
-/// so it moves when its backend is gone or down.
-fn known(host: &mut Host, ip: &Ip, transport: &Transport, is_past: bool) -> Option<Endpoint> {
+/// Where a flow goes that was delivered here before. A SYN begins anew; UDP has no end of its own,
+/// so it moves when its backend is gone or down. That records of connections that have ended count
+/// no more after a while needs a clock.
+fn known(host: &mut Host, ip: &Ip, transport: &Transport) -> Option<Endpoint> {
     let flow = flow(ip, transport);
     let endpoint = *host.has.flows.get(&flow)?;
     if transport.protocol != TCP {
         return Some(endpoint).filter(|endpoint| is_there(host, endpoint));
     }
-    let back = host.has.replies.get(&Tuple::reply_to(&flow, &endpoint));
-    let reset = endpoint.ends.reset || back.is_some_and(|back| back.ends.reset);
-    if transport.opens() || is_past && reset {
+    if transport.opens() {
         return None;
     }
-    let record = host.has.flows.get_mut(&flow)?;
-    if transport.has(FIN) || transport.has(RST) || record.ends != Ends::default() {
-        record.ends.say(transport);
+    if transport.has(FIN) || transport.has(RST) || endpoint.ends != Ends::default() {
+        host.has.ends(&flow, transport, true);
     }
     Some(endpoint)
 }
@@ -301,20 +298,20 @@ fn is_there(host: &Host, endpoint: &Endpoint) -> bool {
 }
 
 /// Where the handshake's last segment goes. It proves that its sender exists by what it
-/// acknowledges; then the flow is a whole one. Where the slot has led elsewhere since, nothing else
-/// counts.
+/// acknowledges; then the flow is a whole one. Where the connection may have begun again elsewhere,
+/// nothing else counts.
 fn half_open(
     host: &mut Host,
     ip: &Ip,
     transport: &Transport,
-    is_past: bool,
+    elsewhere: bool,
 ) -> Option<Endpoint> {
     let flow = flow(ip, transport);
     let endpoint = *host.has.half.get(&flow)?;
     let acknowledged = transport.has(ACK) && !transport.has(SYN);
     let answers = |answer| acknowledged && answer == transport.acknowledgement;
     confirm(host, flow, endpoint, answers);
-    Some(endpoint).filter(|_| !is_past || host.has.flows.contains_key(&flow))
+    Some(endpoint).filter(|_| !elsewhere || host.has.flows.contains_key(&flow))
 }
 
 /// Where a further UDP packet goes of a flow that is not yet a whole one; the backend's answer makes
@@ -353,7 +350,7 @@ fn begin(host: &mut Host, backend: Endpoint, flow: Tuple) -> Option<(Endpoint, b
         if flow.protocol == TCP && same(&&old) {
             // A SYN out of the blue must not harm a connection. What the backend answers it comes
             // from the VIP.
-            host.has.anew(&Tuple::reply_to(&flow, &old));
+            host.has.not_direct(&Tuple::reply_to(&flow, &old));
             host.has.flows.insert(flow, Endpoint { ends: Ends::default(), ..old });
             return Some((old, false));
         }
@@ -383,7 +380,7 @@ fn begin(host: &mut Host, backend: Endpoint, flow: Tuple) -> Option<(Endpoint, b
             host.has.replies.remove(&reply);
         }
         if ours(host.has.half.entry(reply).or_insert(vip)) {
-            host.has.anew(&reply);
+            host.has.not_direct(&reply);
             host.has.half.insert(flow, endpoint);
             return Some((endpoint, turn > 0));
         }

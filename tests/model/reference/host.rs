@@ -194,27 +194,16 @@ pub(crate) struct Endpoint {
     pub(crate) client_port: u16,
     /// What the client will acknowledge, once the backend has answered.
     pub(crate) answer: Option<u32>,
-    /// What its sender has said of the connection's end.
+    /// Of a flow: what has been said of its end.
     pub(crate) ends: Ends,
 }
 
-/// How a direction of a connection ends.
+/// How a connection ends.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Ends {
-    pub(crate) done: bool,
+    pub(crate) client_done: bool,
+    pub(crate) backend_done: bool,
     pub(crate) reset: bool,
-}
-
-impl Ends {
-    /// After a segment that way.
-    pub(crate) fn say(&mut self, transport: &Transport) {
-        self.done |= transport.has(FIN);
-        if transport.has(RST) {
-            self.reset = true;
-        } else if transport.has(ACK) {
-            self.reset = false;
-        }
-    }
 }
 
 impl Endpoint {
@@ -314,13 +303,26 @@ pub(crate) struct Memory {
 }
 
 impl Memory {
-    /// A connection whose replies have that tuple begins anew.
-    pub(crate) fn anew(&mut self, reply: &Tuple) {
+    /// The client speaks to the VIP again.
+    pub(crate) fn not_direct(&mut self, reply: &Tuple) {
         for records in [&mut self.replies, &mut self.half] {
             if let Some(vip) = records.get_mut(reply) {
-                (vip.direct, vip.ends) = (false, Ends::default());
+                vip.direct = false;
             }
         }
+    }
+
+    /// A segment of the client, or of the backend, that says something of a flow's end.
+    pub(crate) fn ends(&mut self, flow: &Tuple, transport: &Transport, client: bool) {
+        let Some(record) = self.flows.get_mut(flow) else { return };
+        if transport.has(RST) {
+            record.ends.reset = true;
+        } else if transport.has(ACK) {
+            record.ends.reset = false;
+        }
+        let done =
+            if client { &mut record.ends.client_done } else { &mut record.ends.backend_done };
+        *done |= transport.has(FIN);
     }
 
     /// Forgets both directions of a flow.

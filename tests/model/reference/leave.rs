@@ -81,10 +81,13 @@ fn reply(host: &mut Host, frame: &Frame, mut ip: Ip) -> End {
         host.has.forget(&Tuple::flow_of(&reply, &vip), &reply);
         return End::Counted(Reason::FlowReplaced);
     }
-    if let Some(transport) = transport.filter(|said| said.has(FIN) || said.has(RST))
-        && let Some(vip) = host.has.replies.get_mut(&reply)
+    let plain = frame.tags.is_empty()
+        && matches!(content, Content::Whole(_))
+        && (ip.is_v4() || at == 0);
+    if let Some(transport) = transport.filter(|said| plain && (said.has(FIN) || said.has(RST)))
+        && let Some(vip) = host.has.replies.get(&reply).copied()
     {
-        vip.ends.say(&transport);
+        host.has.ends(&Tuple::flow_of(&reply, &vip), &transport, false);
     }
     // A checksum that is not there cannot follow.
     if segment.len() < if protocol == TCP { 18 } else { 8 } {
