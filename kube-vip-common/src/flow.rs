@@ -110,9 +110,14 @@ const LINGERS: u32 = 2;
 /// another one, which is elsewhere.
 #[inline(always)]
 pub const fn has_ended(flags: u16, seen: u32, now: u32) -> bool {
+    is_over(flags) && now.wrapping_sub(seen) > LINGERS
+}
+
+/// Whether these flags say that nothing more is to be said.
+#[inline(always)]
+pub const fn is_over(flags: u16) -> bool {
     const CLOSED: u16 = CLIENT_DONE | BACKEND_DONE;
-    let ends = flags & RESET != 0 || flags & CLOSED == CLOSED;
-    ends && now.wrapping_sub(seen) > LINGERS
+    flags & RESET != 0 || flags & CLOSED == CLOSED
 }
 
 assert_size!(Tuple4: 16, Tuple6: 40, Endpoint4: 24, Endpoint6: 32);

@@ -1,7 +1,7 @@
 //! Records of connections: `FLOWS4`, `REVERSE4`, `HALF4` and their likes for IPv6. What the values
 //! mean is in [`kube_vip_common::flow`].
 
-use kube_vip_common::flow::{ANSWERED, BACKEND_DONE, DIRECT, ENDS, RESET};
+use kube_vip_common::flow::{ANSWERED, BACKEND_DONE, DIRECT, ENDS, RESET, is_over};
 use kube_vip_common::nat::Signs;
 
 use crate::family::{Family, Ports, Record as _, Records};
@@ -112,6 +112,15 @@ pub fn ends<F: Family>(flow: &F::Tuple, said: u32, done: u16) {
         *record.flags() = flags;
         *record.stamp() = now;
     });
+}
+
+/// Forgets a flow that ends: another one begins with its tuple.
+#[inline(never)]
+pub fn over<F: Family>(flow: &F::Tuple) {
+    if maps::read(F::flows(), flow, |backend| is_over(backend.marks())) == Some(true) {
+        // Not there any more is just as well.
+        let _ = F::flows().remove(flow);
+    }
 }
 
 /// The same by a reply. Few end something, and the stack is not to be everybody's.

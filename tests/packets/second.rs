@@ -64,11 +64,10 @@ fn hosts_before_are_tried_in_turn_and_then_it_is_refused() {
             assert_eq!(outcome.counted, [(Reason::NoFlowReset, 1)].into());
         }
         // What begins stays, and so does what is known.
-        for packet in [Packet::tcp(v6, (SOURCE, PORT), SYN, b""), packet] {
-            let target = HERE.address(v6);
-            let got = packet.clone().between(client(v6), target.ip()).ports(SOURCE, TARGET);
-            kernel.xdp(&packet.frame()).passed(&got.frame(), &[]);
-        }
+        establish(&mut kernel, v6, HERE);
+        let target = HERE.address(v6);
+        let got = packet.clone().between(client(v6), target.ip()).ports(SOURCE, TARGET);
+        kernel.xdp(&packet.frame()).passed(&got.frame(), &[]);
     }
 }
 

@@ -20,11 +20,15 @@ pub(super) fn known<F: Family>(
     length: u64,
     chosen: Chosen,
 ) -> Option<Verdict> {
-    // Ports are used again: what became of a SYN's flow is for its own stage to judge.
+    let flow = F::tuple(F::source(ip), F::destination(ip), transport.ports);
+    // Ports are used again: what became of a SYN's flow is for its own stage to judge, here or
+    // elsewhere.
     if transport.opens {
+        if chosen.may_be_elsewhere() {
+            record::over::<F>(&flow);
+        }
         return None;
     }
-    let flow = F::tuple(F::source(ip), F::destination(ip), transport.ports);
     let endpoint = maps::in_place(F::flows(), &flow)?;
     if transport.is_udp() {
         // It has no end of its own.

@@ -40,7 +40,7 @@ pub(super) fn judge(
     // Another agent's choice of node counts. Without any backend connections go on until they end.
     let ours = from_agent || slot.node == THIS || slot.node == 0;
     if (ours || slot.was_here())
-        && let Some(endpoint) = known(host, ip, &transport)
+        && let Some(endpoint) = known(host, ip, &transport, elsewhere)
     {
         return deliver(host, frame, ip, endpoint, from_agent);
     }
@@ -60,6 +60,12 @@ pub(super) fn judge(
         translated = true;
     }
     let goes_on = transport.protocol == TCP && !transport.opens();
+    if !goes_on
+        && ours
+        && let Some(endpoint) = again(host, ip, &transport)
+    {
+        return deliver(host, frame, ip, endpoint, from_agent);
+    }
     translated |= !goes_on && from_agent && client_there;
     if (translated || goes_on)
         && let Some(end) = nat::known(host, frame, ip, &transport, way)
@@ -82,9 +88,6 @@ pub(super) fn judge(
     } else if translated {
         return nat::open(host, frame, ip, &transport, way);
     } else {
-        if let Some(endpoint) = again(host, ip, &transport) {
-            return deliver(host, frame, ip, endpoint, from_agent);
-        }
         let tables = slot;
         let slot = if from_agent && slot.node != THIS { local } else { slot };
         if let Some(backend) = host.is.backends.get(&slot.backend).filter(|_| slot.node != 0) {
@@ -275,13 +278,22 @@ pub(super) fn flow(ip: &Ip, transport: &Transport) -> Tuple {
 /// Where a flow goes that was delivered here before. A SYN begins anew; UDP has no end of its own,
 /// so it moves when its backend is gone or down. That records of connections that have ended count
 /// no more after a while needs a clock.
-fn known(host: &mut Host, ip: &Ip, transport: &Transport) -> Option<Endpoint> {
+fn known(
+    host: &mut Host,
+    ip: &Ip,
+    transport: &Transport,
+    elsewhere: bool,
+) -> Option<Endpoint> {
     let flow = flow(ip, transport);
     let endpoint = *host.has.flows.get(&flow)?;
     if transport.protocol != TCP {
         return Some(endpoint).filter(|endpoint| is_there(host, endpoint));
     }
     if transport.opens() {
+        let Ends { client_done, backend_done, reset } = endpoint.ends;
+        if elsewhere && (reset || client_done && backend_done) {
+            host.has.flows.remove(&flow);
+        }
         return None;
     }
     if transport.has(FIN) || transport.has(RST) || endpoint.ends != Ends::default() {
