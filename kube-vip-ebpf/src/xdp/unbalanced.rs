@@ -67,7 +67,7 @@ fn handle<F: Family>(ctx: &XdpContext) -> Verdict {
 
 #[inline(always)]
 fn is_probe(port: u16) -> bool {
-    SETTINGS.get(0).is_some_and(|settings| settings.probe_port == port)
+    port != 0 && SETTINGS.get(0).is_some_and(|settings| settings.probe_port == port)
 }
 
 /// The kernel has no such address and would route the packet out again.
