@@ -232,6 +232,8 @@ alone! {
     only_follow6: follow6(0);
     only_remember4: remember4(0);
     only_remember6: remember6(0);
+    only_nat_error4: nat_error4(0);
+    only_nat_error6: nat_error6(0);
     only_error4: error4(0);
     only_error6: error6(0);
     only_open4: open4(0);

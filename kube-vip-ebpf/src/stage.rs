@@ -70,6 +70,8 @@ stages! {
     follow: follow4, follow6 = xdp::fragments::follow;
     /// An ICMP error to an address of ours. The number is not used.
     error: error4, error6 = xdp::error::stage;
+    /// The same, first looked at as one about a translated flow. The number is not used.
+    nat_error: nat_error4, nat_error6 = xdp::nat_error::stage;
     /// A first fragment is done with; the number is its packed verdict, and the answer too.
     remember: remember4, remember6 = xdp::fragments::remember;
     /// The first packets of a flow for a backend here; the number is a packed [`xdp::Chosen`].

@@ -20,6 +20,8 @@ const PEERS: u8 = 3;
 /// Number of the host behind a router, and of this one, in their network.
 pub(crate) const FAR: u16 = 20;
 pub(crate) const HERE: u16 = 1;
+/// The host without agent.
+const PLAIN: &str = " plain";
 /// Number of the first backend on another host.
 const FIRST_ELSEWHERE: u8 = 100;
 
@@ -32,11 +34,13 @@ pub(crate) mod port {
     pub(crate) const DELIVER_ONE: u16 = 83;
     /// Backends behind a router.
     pub(crate) const TUNNEL: u16 = 84;
+    /// Backends on a host without agent.
+    pub(crate) const NAT: u16 = 85;
     pub(crate) const BACKEND: u16 = 8080;
 }
 
 pub(crate) const LIMITS: Limits =
-    Limits { frontends: 1024, backends: 8192, flows: 65536, half_open: 65536, nat: 65536 };
+    Limits { frontends: 1024, backends: 8192, flows: 65536, half_open: 65536, nat: 262_144 };
 
 /// `host` in this host's network.
 pub(crate) fn address(v6: bool, network: u8, host: u16) -> IpAddr {
@@ -71,7 +75,8 @@ pub(crate) fn configuration() -> DataPlane {
 
 /// The same with all hosts behind that interface.
 pub(crate) fn configuration_on(ifindex: u32) -> DataPlane {
-    let vip_of = || Vip { host_address: false, held: true, grant: None, owner: None };
+    let owner = Some("here".to_owned());
+    let vip_of = || Vip { host_address: false, held: true, grant: None, owner: owner.clone() };
     let mut desired = DataPlane::default();
     let node = |local, mac, host| {
         let hop =
@@ -89,6 +94,9 @@ pub(crate) fn configuration_on(ifindex: u32) -> DataPlane {
         hop.through = Through::Tunnel;
     }
     desired.nodes.insert("far".to_owned(), far);
+    let mac = peer(PEERS + 2);
+    let plain = NextHop { mac, interface: ifindex, through: Through::Nat, mtu: 1500, full: 1500 };
+    desired.hops.insert(PLAIN.to_owned(), plain);
     for v6 in [false, true] {
         for number in 0..VIPS {
             let address = address(v6, 2, 0x101 + number);
@@ -103,6 +111,7 @@ pub(crate) fn configuration_on(ifindex: u32) -> DataPlane {
             (port::DELIVER, TableSize::default(), here(BACKENDS)),
             (port::DELIVER_ONE, TableSize::default(), here(1)),
             (port::TUNNEL, TableSize::default(), behind_a_router()),
+            (port::NAT, TableSize::default(), without_agent()),
         ] {
             let key = (vip(v6), port, Protocol::Tcp);
             desired.frontends.insert(key, frontend(v6, size, backends));
@@ -118,25 +127,30 @@ pub(crate) fn forwarded(v6: bool) -> Vec<(SocketAddr, Mac)> {
 }
 
 /// Numbers of backends with the node each is on.
-type Backends = Vec<(u8, String, Way)>;
+type Backends = Vec<(u8, Option<String>, Way)>;
 
 fn here(count: u8) -> Backends {
-    (0..count).map(|number| (number, "here".to_owned(), Way::Here)).collect()
+    (0..count).map(|number| (number, Some("here".to_owned()), Way::Here)).collect()
 }
 
 fn behind_a_router() -> Backends {
-    (0..BACKENDS).map(|number| (200 + number, "far".to_owned(), Way::Peer)).collect()
+    (0..BACKENDS).map(|number| (200 + number, Some("far".to_owned()), Way::Peer)).collect()
+}
+
+fn without_agent() -> Backends {
+    (0..BACKENDS).map(|number| (220 + number, None, Way::Nat(PLAIN.to_owned()))).collect()
 }
 
 fn elsewhere() -> Backends {
     let peer = |number| format!("peer{}", 1 + number % PEERS);
-    (0..BACKENDS).map(|number| (FIRST_ELSEWHERE + number, peer(number), Way::Peer)).collect()
+    let one = |number| (FIRST_ELSEWHERE + number, Some(peer(number)), Way::Peer);
+    (0..BACKENDS).map(one).collect()
 }
 
 fn frontend(v6: bool, size: TableSize, backends: Backends) -> Frontend {
     let backends: BTreeMap<_, _> = backends
         .into_iter()
-        .map(|(number, node, way)| (backend(v6, number), Backend::new(Some(node), 1, way)))
+        .map(|(number, node, way)| (backend(v6, number), Backend::new(node, 1, way)))
         .collect();
     let (name, affinity) = ("measured".to_owned(), Affinity::None);
     Frontend { name, size, affinity, seed: 7, backends, ..Frontend::default() }

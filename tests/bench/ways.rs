@@ -183,12 +183,22 @@ fn all() -> Vec<Way> {
         let decapsulate = way("out of a tunnel, deliver here", FEW, router, PASS, Some(5.0));
         opened.push(decapsulate);
 
+        let translated: Vec<_> = [(FEW, 4.6), (MANY, 11.0)]
+            .map(|(flows, target)| {
+                let segment = to_vip(port::NAT, ACK);
+                way("translate for a host without agent", flows, segment, TRANSMIT, Some(target))
+            })
+            .into();
+
         let header = if v6 { 40 } else { 20 };
         (ways[tunnel].missing, ways[decapsulate].missing) = (-header, header);
         let (far, here) = (address(v6, 0, FAR), address(v6, 0, HERE));
         ways[decapsulate].frame = tunnelled(&ways[decapsulate].frame, far, here);
         for index in opened {
             ways[index].open = Some(to_vip(port::DELIVER, SYN).frame());
+        }
+        for index in translated {
+            ways[index].open = Some(to_vip(port::NAT, SYN).frame());
         }
         for index in &replies {
             ways[*index].open = Some(to_vip(port::DELIVER_ONE, SYN).frame());

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use lab::{
-    BACKEND_PORT, Balancer, Cluster, Connection, Host, Lab, Setup, Topology, Transport, VIPS,
-    backends, web,
+    BACKEND_PORT, Balancer, Cluster, Connection, Host, Lab, Server, Setup, Topology, Transport,
+    VIPS, backends, web,
 };
 
 const NODES: [&str; 3] = ["n1", "n2", "n3"];
@@ -156,6 +156,48 @@ fn clients_hear_that_nobody_listens_at_the_backend() -> Result<()> {
                 // From the address that the socket is connected to, or it would not be told.
                 ensure!(kind == Some(std::io::ErrorKind::ConnectionRefused), "{error:#}");
             }
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn clients_hear_that_nobody_listens_on_a_host_without_agent() -> Result<()> {
+    let lab = Lab::new(&Topology::bridge(1, 1)?.and("x1")?)?;
+    let closed = backends([lab.host("x1")], BACKEND_PORT + 1);
+    let balancers = vec![Balancer::new("dns", Transport::Udp, 53, closed)];
+    Cluster::start(lab, &balancers)?.explain(|cluster| {
+        for vip in VIPS {
+            for _ in 0..5 {
+                let error = ask(cluster.host("c1"), (vip, 53).into(), b"who").err();
+                let error = error.context("nobody listens, and somebody answers")?;
+                let kind = error.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
+                ensure!(kind == Some(std::io::ErrorKind::ConnectionRefused), "{error:#}");
+            }
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn a_host_without_agent_learns_what_fits_the_way_to_the_client() -> Result<()> {
+    const FITS: &str = "1300";
+    let lab = Lab::new(&Topology::routed(&[&["n1", "x1"], &["c1"]])?)?;
+    let (core, client) = (lab.host("core"), lab.host("c1"));
+    core.run(&["ip", "route", "add", &format!("{}/32", client.v4()), "dev", "eth1", "mtu", FITS])?;
+    core.run(&["ip", "route", "add", &format!("{}/128", client.v6()), "dev", "eth1", "mtu", FITS])?;
+    let _server = Server::on_port(lab.host("x1"), BACKEND_PORT)?;
+    let balancers =
+        vec![Balancer::new("web", Transport::Tcp, 80, backends([lab.host("x1")], BACKEND_PORT))];
+    let setup = Setup { adapt: |config| config.vips = vips().to_vec(), ..Setup::default() };
+    Cluster::start_as(lab, &balancers, setup)?.explain(|cluster| {
+        for vip in vips() {
+            let mut connection = Connection::open(cluster.host("c1"), (vip, 80).into())?;
+            connection.download(5_000_000)?;
+            connection.upload(1_000_000)?;
+            // To the server the owner is the client, and the way to it is what it learns about.
+            let route = cluster.host("x1").run(&["ip", "route", "get", &vip.to_string()])?;
+            ensure!(route.contains(&format!("mtu {FITS}")), "{route}");
         }
         Ok(())
     })

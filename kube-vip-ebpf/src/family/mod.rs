@@ -211,8 +211,8 @@ pub trait Family {
 
     /// Whether control messages of this type are errors that quote a packet.
     fn is_error(kind: u8) -> bool;
-    /// What it means for an error's checksum that an address changes in the header it quotes, and
-    /// what that it changes in the header before it.
+    /// What it means for an error's checksum that an address changes in the header it quotes, or in
+    /// the one before it.
     fn error_change(old: Self::Bytes, new: Self::Bytes) -> Sum;
 
     /// The address as the maps have it.

@@ -264,9 +264,8 @@ impl Family for V6 {
 
     #[inline(always)]
     fn error_change(old: Halves, new: Halves) -> Sum {
-        // Once in the message, once in the pseudo-header.
-        let change = Self::change(old, new);
-        change.join(change)
+        // What is quoted is part of the message, what is before it of the pseudo-header.
+        Self::change(old, new)
     }
 
     #[inline(always)]

@@ -13,7 +13,7 @@ use network_types::eth::EthHdr;
 
 use super::{Action, Verdict, agent, balance, forward, is_anothers, pick};
 use crate::family::{Family, Payload, Ports, Record as _, protocol};
-use crate::frame::{Cursor, Word, length};
+use crate::frame::{Cursor, length};
 use crate::maps::{self, NODES, TABLES};
 use crate::{count, record};
 
@@ -26,6 +26,45 @@ pub(super) fn is_one<F: Family>(cursor: &Cursor<'_>) -> bool {
     cursor.peek::<u8>().is_some_and(F::is_error)
 }
 
+/// An error about a packet that came from where the error goes, by its parts.
+pub(super) struct Quoting<'a, F: Family> {
+    pub(super) ethernet: &'a mut EthHdr,
+    pub(super) ip: &'a mut F::Header,
+    /// The error's checksum.
+    pub(super) error: &'a mut [u8; 2],
+    pub(super) quoted: &'a mut F::Header,
+    /// Ports of the packet that is quoted.
+    pub(super) source: &'a mut [u8; 2],
+    pub(super) destination: &'a mut [u8; 2],
+    /// Its checksum, if it is UDP.
+    pub(super) check: &'a mut [u8; 2],
+    pub(super) protocol: u8,
+}
+
+/// Nothing where it is none.
+#[inline(always)]
+pub(super) fn quoting<F: Family>(ctx: &XdpContext) -> Option<Quoting<'_, F>> {
+    let mut cursor = Cursor::new(ctx);
+    let ethernet = cursor.take::<EthHdr>()?;
+    let ip = cursor.take::<F::Header>()?;
+    if F::payload(ctx, ip, &mut cursor) != Payload::Protocol(F::ICMP) {
+        return None;
+    }
+    let [_, error, _, _] = cursor.take::<Head>()?;
+    let quoted = cursor.take::<F::Header>()?;
+    let protocol = F::payload(ctx, quoted, &mut cursor).protocol()?;
+    if !matches!(protocol, protocol::TCP | protocol::UDP | protocol::SCTP) {
+        return None;
+    }
+    let [source, destination, _, check] = cursor.take::<Head>()?;
+    // Beyond the packet's end by its own word nothing is under its checksum.
+    let end = cursor.offset(ctx) - size_of::<EthHdr>();
+    if F::source(quoted) != F::destination(ip) || end as u64 > F::length(ip).into() {
+        return None;
+    }
+    Some(Quoting { ethernet, ip, error, quoted, source, destination, check, protocol })
+}
+
 #[inline(always)]
 pub(crate) fn stage<F: Family>(ctx: XdpContext, _: u64) -> u64 {
     handle::<F>(&ctx).unwrap_or(Verdict::Unbalanced).pack()
@@ -34,28 +73,15 @@ pub(crate) fn stage<F: Family>(ctx: XdpContext, _: u64) -> u64 {
 /// Nothing where it is about no packet of a frontend.
 #[inline(always)]
 fn handle<F: Family>(ctx: &XdpContext) -> Option<Verdict> {
-    let mut cursor = Cursor::new(ctx);
-    let ethernet = cursor.take::<EthHdr>()?;
-    let ip = cursor.take::<F::Header>()?;
-    if F::payload(ctx, ip, &mut cursor) != Payload::Protocol(F::ICMP) {
-        return None;
-    }
-    let [[_, _, c0, c1], _] = cursor.take::<[Word; 2]>()?;
-    let quoted = cursor.take::<F::Header>()?;
-    let protocol = F::payload(ctx, quoted, &mut cursor).protocol()?;
-    if !matches!(protocol, protocol::TCP | protocol::UDP | protocol::SCTP) {
-        return None;
-    }
-    let [from, to, _, check] = cursor.take::<Head>()?;
+    let Quoting { ethernet, ip, error, quoted, source, destination, check, protocol } =
+        quoting::<F>(ctx)?;
     let (client, vip) = (F::destination(quoted), F::source(quoted));
-    // Beyond the packet's end by its own word nothing is under its checksum.
-    let end = cursor.offset(ctx) - size_of::<EthHdr>();
-    if vip != F::destination(ip) || end as u64 > F::length(ip).into() {
-        return None;
-    }
     // As the client's own packets have them.
-    let ports =
-        Ports { source: u16::from_be_bytes(*to), destination: u16::from_be_bytes(*from), protocol };
+    let ports = Ports {
+        source: u16::from_be_bytes(*destination),
+        destination: u16::from_be_bytes(*source),
+        protocol,
+    };
     let frontend = maps::frontend(F::frontend_key(vip, ports))?;
     let bytes = length(ctx, F::length(ip));
     count::frontend(frontend.id, bytes);
@@ -74,15 +100,16 @@ fn handle<F: Family>(ctx: &XdpContext) -> Option<Verdict> {
             let (address, port, backend) = F::parts(&endpoint);
             let port = port.to_be_bytes();
             let client_port = match endpoint.clients() {
-                0 => *to,
+                0 => *destination,
                 changed => changed.to_be_bytes(),
             };
-            let moved = swapped(*from, port).join(swapped(*to, client_port));
-            let inner = quoted_check(protocol, check, F::change(vip, address).join(moved));
-            let sum = u16::from_ne_bytes([*c0, *c1]);
-            let change = F::error_change(vip, address).join(moved).join(inner);
-            [*c0, *c1] = change.update(sum).to_ne_bytes();
-            (*from, *to) = (port, client_port);
+            let in_ports = swapped(*source, port).join(swapped(*destination, client_port));
+            let in_check = follow(protocol, check, F::change(vip, address).join(in_ports));
+            // Once in what is quoted, once before the message.
+            let in_message = F::error_change(vip, address).join(F::error_change(vip, address));
+            let sum = in_message.join(in_ports).join(in_check);
+            *error = sum.update(u16::from_ne_bytes(*error)).to_ne_bytes();
+            (*source, *destination) = (port, client_port);
             F::set_source(quoted, address);
             F::set_destination(ip, address);
             if from_agent {
@@ -121,7 +148,7 @@ fn swapped(old: [u8; 2], new: [u8; 2]) -> Sum {
 /// Makes the checksum of a quoted UDP header follow a change; what that means for the error's own.
 /// That of TCP is beyond the eight bytes, and nobody looks at it.
 #[inline(always)]
-fn quoted_check(protocol: u8, check: &mut [u8; 2], change: Sum) -> Sum {
+pub(super) fn follow(protocol: u8, check: &mut [u8; 2], change: Sum) -> Sum {
     let before = u16::from_ne_bytes(*check);
     if protocol != protocol::UDP || before == 0 {
         return Sum::default();

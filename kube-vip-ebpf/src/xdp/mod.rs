@@ -8,7 +8,8 @@
 //!         │         │                                └─> forward: to a peer, out again
 //!         │         └─ unusual: no plain TCP or UDP ─┬─> balance, where it is a frontend's
 //!         │                                          ├─> follow: a fragment, after its first
-//!         │                                          └─> error: an ICMP error, to whom it concerns
+//!         │                                          └─> nat_error, error: an ICMP error, to whom
+//!         │                                                  it concerns
 //!         └─ finish ┬─ decapsulate: out of a tunnel ──> judge
 //!                   ├─ open: a flow begins here ─> begin ─> recorded: deliver
 //!                   ├─ nat: its flow is translated, out again
@@ -52,6 +53,7 @@ mod limited;
 pub(crate) mod locate;
 pub(crate) mod nat;
 pub(crate) mod nat_begin;
+pub(crate) mod nat_error;
 pub(crate) mod nat_open;
 pub(crate) mod nat_reply;
 pub(crate) mod nat_seek;
@@ -300,6 +302,9 @@ fn finish<F: Family + Stages>(ctx: &XdpContext, verdict: Verdict) -> Action {
     }
     if word & KIND == FOLLOW {
         word = F::follow(ctx, 0);
+    }
+    if word & KIND == ERROR {
+        word = F::nat_error(ctx, 0);
     }
     if word & KIND == ERROR {
         word = F::error(ctx, 0);

@@ -148,7 +148,7 @@ pub(super) fn send<F: Family>(
 
 /// One less, and never a mark: what leaves here is no agent's frame.
 #[inline(always)]
-fn next_ttl(ttl: u8) -> u8 {
+pub(super) fn next_ttl(ttl: u8) -> u8 {
     let next = ttl.wrapping_sub(1);
     if mark::position(ttl).is_some() || mark::position(next).is_some() {
         ORDINARY_TTL

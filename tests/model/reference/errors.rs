@@ -8,7 +8,7 @@ use super::balance::{ORDINARY, choose, forward};
 use super::checksum::follow;
 use super::host::{Host, THIS, Tuple, add};
 use super::packet::{Content, Frame, ICMPV6, Ip, SCTP, TCP, Transport, UDP, pseudo};
-use super::{End, Verdict, is_from_agent};
+use super::{End, Verdict, is_from_agent, nat};
 
 /// Bytes of an error before what it quotes, and of what is behind the quoted header.
 const HEAD: usize = 8;
@@ -90,6 +90,9 @@ pub(super) fn judge(host: &mut Host, frame: &Frame, ip: &Ip) -> Option<End> {
     if vip != ip.destination {
         return None;
     }
+    if let Some(end) = translated(host, frame, ip, &error) {
+        return Some(end);
+    }
     // The packet turned round is the client's.
     let (vip_port, client_port) = error.ports;
     let frontend = *host.is.frontends.get(&(vip, vip_port, error.protocol))?;
@@ -134,6 +137,32 @@ pub(super) fn judge(host: &mut Host, frame: &Frame, ip: &Ip) -> Option<End> {
         return Some(End::Untouched);
     }
     Some(End::Dropped(Reason::ErrorUnmatched))
+}
+
+/// An error about a packet that was translated here goes on as the flow's packets of its own
+/// direction do.
+fn translated(host: &mut Host, frame: &Frame, ip: &Ip, error: &Error) -> Option<End> {
+    if !host.is.vips.values().any(|vip| vip.owner == THIS) {
+        return None;
+    }
+    let way = Tuple {
+        source: error.quoted.destination,
+        source_port: error.ports.1,
+        destination: error.quoted.source,
+        destination_port: error.ports.0,
+        protocol: error.protocol,
+    };
+    let to = *host.has.translations.get(&way)?;
+    if to.link.interface == 0 {
+        return Some(End::Dropped(Reason::NatClientUnknown));
+    }
+    if let Some(end) = nat::unfit(host, frame, ip, to.link) {
+        return Some(end);
+    }
+    let (ends, quoted) = ((to.source, to.destination), (to.destination, to.source));
+    let mut after = rewritten(ip, error, ends, quoted, (to.destination_port, to.source_port));
+    after.change(|ip| ip.ttl = nat::next_ttl(ip.ttl));
+    Some(nat::sent(host, frame, &after, to))
 }
 
 /// An error leaves; nothing where it is about nothing that was delivered here.

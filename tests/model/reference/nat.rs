@@ -224,7 +224,7 @@ fn next(state: u16, reply: bool, transport: &Transport) -> u16 {
     }
 }
 
-fn unfit(host: &Host, frame: &Frame, ip: &Ip, link: Link) -> Option<End> {
+pub(super) fn unfit(host: &Host, frame: &Frame, ip: &Ip, link: Link) -> Option<End> {
     let flooded = match link.interface {
         ARRIVED_ON => link.own != frame.to,
         _ => host.is_anothers(frame.to),
@@ -252,13 +252,22 @@ fn send(host: &mut Host, frame: &Frame, ip: &Ip, to: Translation) -> End {
         (ip.source, ip.destination) = (to.source, to.destination);
         ip.set_port(at, to.source_port);
         ip.set_port(at + 2, to.destination_port);
-        // What leaves is no agent's frame.
-        let marked = |ttl: u8| (240..248).contains(&ttl);
-        ip.ttl = if marked(ip.ttl) || marked(ip.ttl - 1) { ORDINARY } else { ip.ttl - 1 };
+        ip.ttl = next_ttl(ip.ttl);
     });
+    sent(host, frame, &ip, to)
+}
+
+/// What leaves is no agent's frame.
+pub(super) fn next_ttl(ttl: u8) -> u8 {
+    let marked = |ttl: u8| (240..248).contains(&ttl);
+    if marked(ttl) || marked(ttl - 1) { ORDINARY } else { ttl - 1 }
+}
+
+/// A packet as it leaves.
+pub(super) fn sent(host: &mut Host, frame: &Frame, ip: &Ip, to: Translation) -> End {
     let counter = if to.reply { &mut host.has.replied } else { &mut host.has.sent };
-    add(counter, to.backend, frame.length(&ip));
-    out(frame, &ip, to.link)
+    add(counter, to.backend, frame.length(ip));
+    out(frame, ip, to.link)
 }
 
 fn out(frame: &Frame, ip: &Ip, link: Link) -> End {

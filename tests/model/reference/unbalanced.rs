@@ -46,8 +46,8 @@ pub(super) fn judge(host: &mut Host, frame: &Frame, ip: &Ip) -> End {
 }
 
 fn is_probe(host: &Host, transport: &Transport) -> bool {
-    let port = host.is.probe_port;
-    transport.protocol == UDP && port != 0 && transport.destination == port
+    let port = transport.destination;
+    transport.protocol == UDP && port != 0 && port == host.is.probe_port
 }
 
 /// The client speaks straight to a backend here, with a port that a balanced connection had before:
