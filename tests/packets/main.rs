@@ -21,6 +21,7 @@ mod health;
 mod icmp_errors;
 mod jumbo;
 mod nat;
+mod nat_errors;
 mod nd;
 mod passing;
 mod places;
