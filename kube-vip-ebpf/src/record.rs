@@ -30,11 +30,7 @@ pub fn half<F: Family>(tuple: &F::Tuple) -> Option<F::Endpoint> {
 
 /// The tuple of a backend's replies; `ports` are those of the client's packet.
 #[inline(always)]
-pub fn reply_tuple<F: Family>(
-    client: F::Bytes,
-    ports: Ports,
-    backend: &F::Endpoint,
-) -> F::Tuple {
+pub fn reply_tuple<F: Family>(client: F::Bytes, ports: Ports, backend: &F::Endpoint) -> F::Tuple {
     let (address, port, _) = F::parts(backend);
     let client_port = match backend.clients() {
         0 => ports.source,
@@ -61,10 +57,8 @@ pub fn flow_tuple<F: Family>(client: F::Bytes, ports: Ports, vip: &F::Endpoint) 
 #[inline(always)]
 pub fn confirm<F: Family>(flow: &F::Tuple, reply: &F::Tuple) -> bool {
     // Without copies, for which there is no room on the stack.
-    let reversed =
-        maps::read(F::half(), reply, |vip| F::replies().insert(reply, vip, 0).is_ok());
-    let known =
-        maps::read(F::half(), flow, |backend| F::flows().insert(flow, backend, 0).is_ok());
+    let reversed = maps::read(F::half(), reply, |vip| F::replies().insert(reply, vip, 0).is_ok());
+    let known = maps::read(F::half(), flow, |backend| F::flows().insert(flow, backend, 0).is_ok());
     if reversed != Some(true) || known != Some(true) {
         return false;
     }
@@ -84,7 +78,7 @@ pub fn confirm<F: Family>(flow: &F::Tuple, reply: &F::Tuple) -> bool {
 #[inline(always)]
 pub const fn said(signs: Signs) -> u32 {
     let (fin, rst, ack) = (signs.fin as u32, signs.rst as u32, signs.ack as u32);
-    fin * SAID_FIN | rst * SAID_RST | ack * SAID_ACK
+    (fin * SAID_FIN) | (rst * SAID_RST) | (ack * SAID_ACK)
 }
 
 const SAID_FIN: u32 = 1;
@@ -147,7 +141,7 @@ pub fn answered<F: Family>(reply: &F::Tuple, acknowledgement: u32) {
 /// [`sequence`]: crate::xdp::transport::sequence
 #[inline(always)]
 pub fn answer<F: Family>(reply: &F::Tuple) -> u64 {
-    maps::read(F::half(), reply, |vip| vip.answer()).unwrap_or(0)
+    maps::read(F::half(), reply, F::Endpoint::answer).unwrap_or(0)
 }
 
 /// Sets [`DIRECT`] on the records of a reply.

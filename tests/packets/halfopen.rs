@@ -148,7 +148,7 @@ fn udp_flow_is_known_after_an_answer_and_ends_when_idle() {
     let mut kernel = Kernel::owning(&held(everywhere(&[first])));
     for v6 in FAMILIES {
         kernel.apply(&held(everywhere(&[first])));
-        kernel.clock(1000);
+        kernel.set_clock(1000);
         let got = delivered(&udp(v6), first);
         for _ in 0..2 {
             kernel.xdp(&udp(v6).frame()).passed(&got.frame(), &[]);
@@ -164,13 +164,13 @@ fn udp_flow_is_known_after_an_answer_and_ends_when_idle() {
             frontend.backends.get_mut(&old).expect("backend").weight = 0;
         }
         kernel.apply(&held(both));
-        kernel.clock(1120);
+        kernel.set_clock(1120);
         kernel.xdp(&udp(v6).frame()).passed(&got.frame(), &[]);
-        kernel.clock(1240);
+        kernel.set_clock(1240);
         kernel.run_egress(&answer(&got, 0).frame());
-        kernel.clock(1360);
+        kernel.set_clock(1360);
         kernel.xdp(&udp(v6).frame()).passed(&got.frame(), &[]);
-        kernel.clock(1481);
+        kernel.set_clock(1481);
         let moved = delivered(&udp(v6), second);
         kernel.xdp(&udp(v6).frame()).passed(&moved.frame(), &[]);
         assert_eq!(kernel.flows(v6), (0, 2));

@@ -239,17 +239,11 @@ impl Kernel {
     pub(crate) fn flows(&self, v6: bool) -> (usize, usize) {
         let maps = &self.object.maps;
         let [known, half] = if v6 {
-            maps.flows6.each_ref().map(|map| entries::<Tuple6, Endpoint6>(map))
+            maps.flows6.each_ref().map(entries::<Tuple6, Endpoint6>)
         } else {
-            maps.flows4.each_ref().map(|map| entries::<Tuple4, Endpoint4>(map))
+            maps.flows4.each_ref().map(entries::<Tuple4, Endpoint4>)
         };
         (known, half)
-    }
-
-    /// Sets the clock.
-    pub(crate) fn clock(&mut self, seconds: u32) {
-        let clock = self.object.maps.clock.as_mut().expect("clock");
-        clock.set(0, Clock { seconds }, 0).expect("clock");
     }
 
     /// What arrived for a frontend.

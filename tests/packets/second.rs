@@ -171,7 +171,8 @@ fn frames_flooded_by_a_switch_are_left_to_their_receiver() {
 fn a_new_flow_goes_on_to_where_a_backend_is() {
     let mut kernel = Kernel::new(&all_at(THERE));
     for v6 in FAMILIES {
-        let first = [Packet::tcp(v6, (SOURCE, PORT), SYN, b""), Packet::udp(v6, (SOURCE, PORT), b"")];
+        let first =
+            [Packet::tcp(v6, (SOURCE, PORT), SYN, b""), Packet::udp(v6, (SOURCE, PORT), b"")];
         for packet in first {
             // The peer's table has a backend here, this host's has not.
             let forwarded = from(packet.clone(), PEER, 0);
@@ -195,17 +196,17 @@ fn the_record_of_what_has_ended_is_no_other_connections() {
             let packet = packet.clone().between(client(v6), target.ip());
             packet.ports(SOURCE, TARGET).frame()
         };
-        kernel.clock(1000);
+        kernel.set_clock(1000);
         establish(&mut kernel, v6, HERE);
         kernel.apply(&all_at(THERE));
         kernel.xdp(&tcp(RST).frame()).passed(&got(&tcp(RST)), &[]);
         // A reset may be forged: the client goes on.
-        kernel.clock(1002);
+        kernel.set_clock(1002);
         kernel.xdp(&tcp(ACK).frame()).passed(&got(&tcp(ACK)), &[]);
-        kernel.clock(1009);
+        kernel.set_clock(1009);
         kernel.xdp(&tcp(ACK).frame()).passed(&got(&tcp(ACK)), &[]);
         kernel.xdp(&tcp(RST).frame()).passed(&got(&tcp(RST)), &[]);
-        kernel.clock(1012);
+        kernel.set_clock(1012);
         kernel.xdp(&tcp(ACK).frame()).transmitted(&sent(tcp(ACK), THIRD, 0), &[]);
         // Another one begins elsewhere.
         kernel.xdp(&tcp(SYN).frame()).transmitted(&sent(tcp(SYN), THIRD, 0), &[]);

@@ -14,7 +14,8 @@ use crate::ownership;
 #[inline(always)]
 pub(super) fn position<F: Family>(ethernet: &EthHdr, ip: &F::Header) -> Option<u8> {
     let position = mark::position(F::ttl(ip))?;
-    let is_agents = is_believed::<F>(ethernet, ip) || position == mark::LAST && !owned::<F>(F::destination(ip));
+    let is_agents =
+        is_believed::<F>(ethernet, ip) || position == mark::LAST && !owned::<F>(F::destination(ip));
     is_agents.then_some(position)
 }
 

@@ -101,7 +101,8 @@ fn begin<F: Family>(flow: &F::Tuple, id: u32, turn: u32) -> Option<()> {
     if turn > 0 {
         count::reason(Reason::PortChanged);
     }
-    F::half().insert(flow, &endpoint, 0).ok()
+    let endpoint = &endpoint;
+    F::half().insert(flow, endpoint, 0).ok()
 }
 
 /// A port that the backend may know the client by.
@@ -121,7 +122,8 @@ fn reserve<F: Family>(flow: &F::Tuple, reply: &F::Tuple, id: u32) -> bool {
     let (_, vip, ports) = F::tuple_parts(flow);
     let mut origin = F::endpoint(vip, ports.destination, id);
     *origin.client_port() = clients_port::<F>(flow, reply);
-    if F::half().insert(reply, &origin, IF_NONE).is_ok() {
+    let origin = &origin;
+    if F::half().insert(reply, origin, IF_NONE).is_ok() {
         return true;
     }
     let is_ours = |vip: &F::Endpoint| is_origin::<F>(vip, flow, reply);

@@ -112,7 +112,7 @@ fn again<F: Family>(flow: &F::Tuple) -> Option<F::Endpoint> {
         return Some(endpoint);
     }
     let now = maps::clock();
-    let seen = maps::read(F::replies(), &reply, |vip| vip.seen())?;
+    let seen = maps::read(F::replies(), &reply, F::Endpoint::seen)?;
     if deliver::is_over(now, seen) {
         return None;
     }

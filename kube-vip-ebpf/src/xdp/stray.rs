@@ -13,7 +13,6 @@ use crate::frame::{Cursor, length};
 use crate::maps::{self, TABLES};
 use crate::{count, record};
 
-#[expect(clippy::extra_unused_type_parameters, reason = "as all stages have it")]
 #[inline(always)]
 pub(crate) fn stage<F: Family>(ctx: XdpContext, word: u64) -> u64 {
     let verdict = handle::<F>(&ctx, Chosen::unpack(word));
@@ -65,8 +64,8 @@ fn half_open<F: Family>(
     let endpoint = record::half::<F>(flow)?;
     let (client, _, ports) = F::tuple_parts(flow);
     let reply = record::reply_tuple::<F>(client, ports, &endpoint);
-    let proved = transport.acknowledges != 0
-        && transport.acknowledges == record::answer::<F>(&reply);
+    let proved =
+        transport.acknowledges != 0 && transport.acknowledges == record::answer::<F>(&reply);
     if proved {
         if !record::confirm::<F>(flow, &reply) {
             count::reason(Reason::FlowTableFull);

@@ -39,12 +39,7 @@ pub(crate) const fn sequence(number: u32) -> u64 {
 /// A segment's flags.
 #[inline(always)]
 pub(crate) fn signs(tcp: &TcpHdr) -> Signs {
-    Signs {
-        syn: tcp.syn() != 0,
-        ack: tcp.ack() != 0,
-        fin: tcp.fin() != 0,
-        rst: tcp.rst() != 0,
-    }
+    Signs { syn: tcp.syn() != 0, ack: tcp.ack() != 0, fin: tcp.fin() != 0, rst: tcp.rst() != 0 }
 }
 
 #[inline(always)]

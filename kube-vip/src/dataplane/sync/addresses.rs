@@ -15,7 +15,7 @@ impl Mirror {
     pub(super) fn write_filters<'a>(
         &self,
         maps: &mut Maps,
-        vips: impl Iterator<Item = (&'a IpAddr, &'a Vip)> + Clone,
+        vips: &(impl Iterator<Item = (&'a IpAddr, &'a Vip)> + Clone),
         desired: &DataPlane,
     ) -> Result<(), SyncError> {
         let sources: Vec<IpAddr> = nat_sources(desired).collect();

@@ -222,7 +222,7 @@ impl Mirror {
         self.served.extend(local_backends(desired));
         self.served.extend(closed_ports(desired, closed));
         let vips = vips(desired, &self.served, |owner| self.node_id(desired, owner));
-        self.write_filters(maps, self.vips.iter().chain(&vips), desired)?;
+        self.write_filters(maps, &self.vips.iter().chain(&vips), desired)?;
         for (address, vip) in &vips {
             if self.vips.get(address) != Some(vip) {
                 maps.vips.insert(Address::from(*address), vip, 0).map_err(map_error("VIPS"))?;
@@ -245,7 +245,7 @@ impl Mirror {
         self.release_backends(maps, desired)?;
         self.drains.end(maps, desired)?;
         self.release_nodes(maps, desired)?;
-        self.write_filters(maps, vips.iter(), desired)?;
+        self.write_filters(maps, &vips.iter(), desired)?;
         Ok(changes)
     }
 }
