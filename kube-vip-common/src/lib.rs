@@ -19,6 +19,7 @@ pub mod flow;
 pub mod fragment;
 pub mod frontend;
 pub mod hash;
+pub mod history;
 pub mod lease;
 pub mod maglev;
 pub mod mark;

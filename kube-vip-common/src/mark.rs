@@ -3,13 +3,21 @@
 //! It neither changes the source Ethernet address (virtual switches reject forged ones) nor
 //! lengthens the frame. A value in the range proves nothing by itself: it is believed only from a
 //! known agent's Ethernet address, for a client that is not that host.
+//!
+//! What is not believed may come from far away, or from an agent that this host does not know yet.
+//! It goes on like a client's packet, but at the [`LAST`] position, so that nobody sends it further.
+//! That one is believed from anybody, but by the owner, to whom clients send: so however little
+//! hosts know of each other, a packet ends. [`history`](crate::history) counts the hosts it visits.
 
 /// First value of the reserved range. Senders start at 64, 128 or 255 (IANA IP Option Numbers,
 /// "IP TIME TO LIVE PARAMETER"), so a packet gets here only from 8 to 15 routers away.
 const FIRST: u8 = 240;
 
-/// Positions that fit into the range.
+/// Positions that fit into the range; [`history`](crate::history) says what they mean.
 pub const POSITIONS: u8 = 8;
+
+/// The position after which nobody follows.
+pub const LAST: u8 = 4;
 
 /// What the delivering host sets TTL and hop limit to, so that the kernel sees an ordinary packet.
 pub const ORDINARY_TTL: u8 = 64;
@@ -34,6 +42,15 @@ pub const fn position(ttl: u8) -> Option<u8> {
     match ttl.wrapping_sub(FIRST) {
         position if position < POSITIONS => Some(position),
         _ => None,
+    }
+}
+
+/// The position of a packet that no agent is known to have sent, on its way to the first.
+#[inline(always)]
+pub const fn entry(ttl: u8) -> u8 {
+    match position(ttl) {
+        None => 0,
+        Some(_) => LAST,
     }
 }
 

@@ -22,6 +22,11 @@ pub struct Node {
     pub pods4: Range4,
     /// Its Pods' IPv6 addresses.
     pub pods6: Range6,
+    /// Where it is in the order of all hosts, below 256. Numbers may differ from host to host, the
+    /// order does not.
+    pub rank: u32,
+    /// Always 0.
+    pub pad: u32,
 }
 
 /// The next hop of one IP version's packets on their way to a host.
@@ -127,7 +132,7 @@ pub struct Uplink {
     pub pad: [u8; 2],
 }
 
-assert_size!(Hop: 24, Range4: 8, Range6: 32, Node: 120, Peer: 4, PeerKey: 8, Uplink: 8);
+assert_size!(Hop: 24, Range4: 8, Range6: 32, Node: 128, Peer: 4, PeerKey: 8, Uplink: 8);
 
 impl PeerKey {
     /// The key for a frame from `mac`.

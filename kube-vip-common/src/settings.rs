@@ -21,8 +21,8 @@ pub struct Settings {
     /// Ports of this host's own address that nobody else uses: for connections that are translated
     /// to come from it.
     pub nat_ports: PortRange,
-    /// Always 0.
-    pub pad: u32,
+    /// A UDP flow ends when nothing has come for this many seconds.
+    pub udp_idle: u32,
 }
 
 /// Rare paths write log lines.

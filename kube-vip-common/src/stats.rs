@@ -98,6 +98,11 @@ reasons! {
     RateLimited = "rate_limited",
     /// TCP in the middle of a connection this host does not know: answered with RST.
     NoFlowReset = "no_flow_reset",
+    /// Of a connection this host does not know, or for a backend that is not here: sent on to a host
+    /// that may know better.
+    SecondChance = "second_chance",
+    /// The same where no host is left, while tables have just changed: dropped, it is sent again.
+    Unsettled = "unsettled",
     /// From an agent, for a VIP or frontend not known here yet: dropped.
     UnknownFromAgent = "unknown_from_agent",
     /// The chosen backend is on the host the packet came from: dropped.
@@ -140,6 +145,8 @@ reasons! {
     NatClientUnknown = "nat_client_unknown",
     /// A direct connection ended the record of a balanced one with the same tuple.
     FlowReplaced = "flow_replaced",
+    /// A new flow got another source port, its own leads to another VIP's flow at the same backend.
+    PortChanged = "port_changed",
     /// ARP that left this host in the name of a VIP not owned here, dropped.
     ArpFenced = "arp_fenced",
     /// Neighbour discovery that left this host in the name of a VIP not owned here, dropped.

@@ -9,9 +9,11 @@
 //! line 0            Header
 //! line 1 …          slots, 16 to a line
 //! then              locals, 16 to a line: backends on this host
+//! then              histories of the slots, 16 to a line, where any slot has one
 //! ```
 
 use crate::assert_size;
+use crate::history::Past;
 
 /// Number of slots: a prime, by configuration only, so that it never changes with the backends.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -57,6 +59,23 @@ impl TableSize {
     }
 }
 
+/// For so many seconds after a change a host may not have all of what others know: they look at
+/// files twice a second, and some are slow.
+const SETTLING: u32 = 2;
+
+/// The hand of the clock may be so many seconds behind what a change was noted with.
+const LATE: u32 = 60;
+
+impl Header {
+    /// Whether hosts may still differ, by the time of the clock.
+    #[inline(always)]
+    pub const fn is_settling(&self, now: u32) -> bool {
+        // The clock's hand may be late.
+        let late = now.wrapping_add(LATE).wrapping_sub(self.changed);
+        self.changed != 0 && late <= LATE + SETTLING
+    }
+}
+
 /// Slots in a line.
 pub const SLOTS_PER_LINE: u32 = 16;
 
@@ -71,6 +90,8 @@ pub union Line {
     pub header: Header,
     /// Slots, or local backends.
     pub slots: [Slot; SLOTS_PER_LINE as usize],
+    /// Histories of slots.
+    pub pasts: [Past; SLOTS_PER_LINE as usize],
 }
 
 /// First line of a table.
@@ -81,8 +102,12 @@ pub struct Header {
     pub slots: u32,
     /// Number of local backends.
     pub locals: u32,
+    /// First line with histories; 0 where no slot has one.
+    pub histories: u32,
+    /// Second by [`Clock`](crate::clock::Clock) in which the table took the place of another; 0: none.
+    pub changed: u32,
     /// Always 0; fills the line, so that every byte of it is defined.
-    pub pad: [u32; 14],
+    pub pad: [u32; 12],
 }
 
 /// A backend in a table: its index into `BACKENDS` in the lower 22 bits, that of its node into
@@ -183,11 +208,26 @@ pub struct Geometry {
     pub slots: u32,
     /// Number of local backends.
     pub locals: u32,
+    /// Whether any slot has a history.
+    pub histories: bool,
 }
 
 impl Geometry {
+    /// The parts of the table with that header.
+    #[inline(always)]
+    pub const fn of(header: &Header) -> Self {
+        let Header { slots, locals, histories, .. } = *header;
+        Self { slots, locals, histories: histories != 0 }
+    }
+
     /// Number of lines.
     pub const fn lines(self) -> u32 {
+        let histories = if self.histories { self.slots.div_ceil(SLOTS_PER_LINE) } else { 0 };
+        self.histories_start() + histories
+    }
+
+    /// First line with histories, or the end of the table.
+    const fn histories_start(self) -> u32 {
         self.locals_start() + self.locals.div_ceil(SLOTS_PER_LINE)
     }
 
@@ -197,13 +237,30 @@ impl Geometry {
         1 + self.slots.div_ceil(SLOTS_PER_LINE)
     }
 
-    /// Writes a table into `lines`, which must have [`lines`](Self::lines) elements.
-    pub fn write(self, lines: &mut [Line], slots: &[Slot], locals: &[Slot]) {
-        let header = Header { slots: self.slots, locals: self.locals, pad: [0; 14] };
+    /// Writes a table into `lines`, which must have [`lines`](Self::lines) elements. `pasts` are the
+    /// histories of the slots, if any has one.
+    pub fn write(
+        self,
+        lines: &mut [Line],
+        slots: &[Slot],
+        locals: &[Slot],
+        pasts: &[Past],
+        changed: u32,
+    ) {
+        let histories = if self.histories { self.histories_start() } else { 0 };
+        let Self { slots: count, locals: here, .. } = self;
+        let header = Header { slots: count, locals: here, histories, changed, pad: [0; 12] };
         lines[0] = Line { header };
-        let (slot_lines, local_lines) = lines[1..].split_at_mut(self.locals_start() as usize - 1);
+        let (slot_lines, rest) = lines[1..].split_at_mut(self.locals_start() as usize - 1);
+        let (local_lines, past_lines) =
+            rest.split_at_mut((self.histories_start() - self.locals_start()) as usize);
         write_slots(slot_lines, slots);
         write_slots(local_lines, locals);
+        for (line, chunk) in past_lines.iter_mut().zip(pasts.chunks(SLOTS_PER_LINE as usize)) {
+            let mut pasts = [Past::NONE; SLOTS_PER_LINE as usize];
+            pasts[..chunk.len()].copy_from_slice(chunk);
+            *line = Line { pasts };
+        }
     }
 }
 
@@ -230,10 +287,21 @@ mod tests {
     }
 
     #[test]
+    fn a_table_settles_after_a_change_by_a_clock_that_may_be_late() {
+        let at = |changed, now| Header { changed, ..Header::default() }.is_settling(now);
+        assert_eq!([39, 40, 99, 100, 102, 103].map(|now| at(100, now)), [
+            false, true, true, true, true, false
+        ]);
+        assert!(!at(0, 0) && !at(0, 1), "it never changed");
+    }
+
+    #[test]
     fn parts_of_a_table_do_not_overlap() {
-        let geometry = Geometry { slots: 251, locals: 33 };
+        let geometry = Geometry { slots: 251, locals: 33, histories: false };
         assert_eq!((geometry.locals_start(), geometry.lines()), (1 + 16, 1 + 16 + 3));
-        assert_eq!(Geometry { slots: 251, locals: 0 }.lines(), 17);
+        assert_eq!(Geometry { locals: 0, ..geometry }.lines(), 17);
+        let geometry = Geometry { histories: true, ..geometry };
+        assert_eq!((geometry.histories_start(), geometry.lines()), (20, 20 + 16));
     }
 
     #[test]

@@ -5,7 +5,7 @@
 
 use aya_ebpf::programs::{TcContext, XdpContext};
 use kube_vip_common::client::ClientKey;
-use kube_vip_common::flow::{Tuple4, Tuple6};
+use kube_vip_common::flow::{Endpoint4, Endpoint6, Tuple4, Tuple6};
 use kube_vip_common::fragment::FragmentKey;
 use kube_vip_common::frontend::FrontendKey;
 use kube_vip_common::node::Hop;
@@ -183,8 +183,8 @@ pub fn is_for(addresses: Addresses, own: Addresses) -> bool {
     halves(addresses).0 == halves(own).1
 }
 
-/// Keys of maps that consist of whole words of eight bytes: in words they are hashed and compared,
-/// and as such they lie on the stack in one piece.
+/// Keys and values of maps that consist of whole words of eight bytes: in words keys are hashed and
+/// compared, and as such all lie on the stack in one piece, written in aligned ones.
 ///
 /// # Safety
 ///
@@ -196,6 +196,20 @@ pub unsafe trait Key<const WORDS: usize>: Copy {
         const { assert!(size_of::<Self>() == WORDS * 8) };
         // SAFETY: same size by the assertion, no padding and aligned by the trait.
         unsafe { *core::ptr::from_ref(self).cast() }
+    }
+
+    /// A copy made in whole words, whatever of it is used: pieces that LLVM puts together in another
+    /// way than they lay end up on the stack in places the verifier calls misaligned.
+    #[inline(always)]
+    #[must_use]
+    fn whole(&self) -> Self {
+        const { assert!(size_of::<Self>() == WORDS * 8) };
+        let words = core::ptr::from_ref(self).cast::<u64>();
+        let word = |n| {
+            // SAFETY: within the value by the assertion; aligned, and any bytes a number, by the trait.
+            unsafe { words.add(n).read_volatile() }
+        };
+        Self::from_words(core::array::from_fn(word))
     }
 
     /// The key that these words are in memory.
@@ -215,6 +229,10 @@ unsafe impl Key<2> for Tuple4 {}
 unsafe impl Key<5> for Tuple6 {}
 // SAFETY: as above.
 unsafe impl Key<5> for FragmentKey {}
+// SAFETY: as above.
+unsafe impl Key<3> for Endpoint4 {}
+// SAFETY: as above.
+unsafe impl Key<4> for Endpoint6 {}
 // SAFETY: as above.
 unsafe impl Key<4> for ClientKey {}
 

@@ -20,6 +20,7 @@ pub mod helpers;
 pub mod log;
 pub mod maps;
 pub mod ownership;
+pub mod record;
 pub mod stage;
 pub mod xdp;
 

@@ -22,6 +22,7 @@ use kube_vip_common::stats::{BackendTraffic, Count, Reason, Traffic};
 use kube_vip_common::table::Line;
 use kube_vip_common::vip::Vip;
 
+use crate::family::Record;
 use crate::frame::Key as _;
 use crate::helpers::boot_time;
 
@@ -83,21 +84,33 @@ pub static PEER_IPS: HashMap<Address, Peer, 512> = HashMap::new();
 #[btf_map]
 pub static UPLINKS: HashMap<u32, Uplink, 64> = HashMap::new();
 
+/// Entries of maps of connections before the agent says how many there are to be.
+pub const SMALLEST: usize = 1024;
+
 /// Connections delivered here, by the tuple client → VIP.
 #[btf_map]
-pub static FLOWS4: LruHashMap<Tuple4, Endpoint4, 1024> = LruHashMap::new();
+pub static FLOWS4: LruHashMap<Tuple4, Endpoint4, SMALLEST> = LruHashMap::new();
 
 /// As `FLOWS4`, for IPv6.
 #[btf_map]
-pub static FLOWS6: LruHashMap<Tuple6, Endpoint6, 1024> = LruHashMap::new();
+pub static FLOWS6: LruHashMap<Tuple6, Endpoint6, SMALLEST> = LruHashMap::new();
 
 /// Their replies, by the tuple backend → client.
 #[btf_map]
-pub static REVERSE4: LruHashMap<Tuple4, Endpoint4, 1024> = LruHashMap::new();
+pub static REVERSE4: LruHashMap<Tuple4, Endpoint4, SMALLEST> = LruHashMap::new();
 
 /// As `REVERSE4`, for IPv6.
 #[btf_map]
-pub static REVERSE6: LruHashMap<Tuple6, Endpoint6, 1024> = LruHashMap::new();
+pub static REVERSE6: LruHashMap<Tuple6, Endpoint6, SMALLEST> = LruHashMap::new();
+
+/// Both directions of connections whose client has yet to prove that it exists: a flood of first
+/// packets evicts only its like.
+#[btf_map]
+pub static HALF4: LruHashMap<Tuple4, Endpoint4, SMALLEST> = LruHashMap::new();
+
+/// As `HALF4`, for IPv6.
+#[btf_map]
+pub static HALF6: LruHashMap<Tuple6, Endpoint6, SMALLEST> = LruHashMap::new();
 
 /// What clients have used up of their allowance, where a frontend limits them.
 #[btf_map]
@@ -224,10 +237,20 @@ pub fn next_try() -> u32 {
 /// Where a connection goes, or its reply comes from.
 #[inline(always)]
 pub fn endpoint<K, V: Copy, const N: usize>(map: &LruHashMap<K, V, N>, key: &K) -> Option<V> {
-    // SAFETY: copied at once. An element that is evicted meanwhile may be reused for another
-    // connection within the copy; the kernel offers nothing better for LRU maps (Linux
-    // Documentation/bpf/map_hash.rst, "Concurrency"), and the next packet reads it right.
-    unsafe { map.get(key).copied() }
+    read(map, key, |value| *value)
+}
+
+/// The same, in its place: what every packet looks up takes no stack as a copy.
+#[inline(always)]
+pub fn in_place<K, V, const N: usize>(map: &LruHashMap<K, V, N>, key: &K) -> Option<&'static V> {
+    // SAFETY: as in `read`, and the element stays allocated while the program runs.
+    unsafe { map.get(key).map(|value| &*core::ptr::from_ref(value)) }
+}
+
+/// The same, copied as [`Record::copy`] does.
+#[inline(always)]
+pub fn record<K, V: Record, const N: usize>(map: &LruHashMap<K, V, N>, key: &K) -> Option<V> {
+    read(map, key, Record::copy)
 }
 
 /// Keeps the key of a first fragment until the program is done with it.
@@ -249,7 +272,7 @@ pub fn kept_fragment() -> Option<&'static FragmentKey> {
 /// What became of a first fragment.
 #[inline(always)]
 pub fn fate(key: &FragmentKey) -> Option<Fate> {
-    // SAFETY: copied at once, as in `endpoint`.
+    // SAFETY: copied at once, as in `read`.
     unsafe { FRAGS.get(key).copied() }
 }
 
@@ -260,22 +283,23 @@ pub fn read<K, V, T, const N: usize>(
     key: &K,
     read: impl FnOnce(&V) -> T,
 ) -> Option<T> {
-    // SAFETY: as in `endpoint`.
+    // SAFETY: read at once. An element that is evicted meanwhile may be reused for another connection
+    // within the reading; the kernel offers nothing better for LRU maps (Linux
+    // Documentation/bpf/map_hash.rst, "Concurrency"), and the next packet reads it right.
     unsafe { map.get(key).map(read) }
 }
 
-/// Changes a value in its place, where it is.
+/// Changes a value in its place, where it is; what came of it.
 #[inline(always)]
-pub fn change<K, V, const N: usize>(
+pub fn change<K, V, T, const N: usize>(
     map: &LruHashMap<K, V, N>,
     key: &K,
-    change: impl FnOnce(&mut V),
-) {
-    if let Some(value) = map.get_ptr_mut(key) {
-        // SAFETY: the element stays allocated while the program runs; readers on other CPUs copy
-        // single words.
-        change(unsafe { &mut *value });
-    }
+    change: impl FnOnce(&mut V) -> T,
+) -> Option<T> {
+    let value = map.get_ptr_mut(key)?;
+    // SAFETY: the element stays allocated while the program runs; readers on other CPUs copy single
+    // words.
+    Some(change(unsafe { &mut *value }))
 }
 
 /// Counts one more of a client; false where its allowance is used up.
@@ -310,6 +334,7 @@ fn is_same([a, b, c]: [u64; 3], [d, e, f]: [u64; 3]) -> bool {
 /// Whether a line holds slots or the header follows from its place, so reading a [`Line`] is safe
 /// wherever the index is right: every byte pattern is a value of each view.
 pub mod line {
+    use kube_vip_common::history::Past;
     use kube_vip_common::table::{Header, Line, SLOTS_PER_LINE, Slot};
 
     /// The header in line 0.
@@ -324,5 +349,12 @@ pub mod line {
     pub fn slot(line: &Line, slot: u32) -> Slot {
         // SAFETY: as above.
         unsafe { line.slots[(slot % SLOTS_PER_LINE) as usize] }
+    }
+
+    /// The history of the slot with that number in its line.
+    #[inline(always)]
+    pub fn past(line: &Line, slot: u32) -> Past {
+        // SAFETY: as above.
+        unsafe { line.pasts[(slot % SLOTS_PER_LINE) as usize] }
     }
 }

@@ -74,8 +74,12 @@ stages! {
     nat_error: nat_error4, nat_error6 = xdp::nat_error::stage;
     /// A first fragment is done with; the number is its packed verdict, and the answer too.
     remember: remember4, remember6 = xdp::fragments::remember;
-    /// The first packet of a flow for a backend here; the number is a packed [`xdp::Chosen`].
+    /// The first packets of a flow for a backend here; the number is a packed [`xdp::Chosen`].
     open: open4, open6 = xdp::open::stage;
+    /// Records a flow to the backend in the slot; the number is a packed [`xdp::Verdict`].
+    begin: begin4, begin6 = xdp::begin::stage;
+    /// Delivers the packet that began a flow; the number is a packed [`xdp::Chosen`].
+    recorded: recorded4, recorded6 = xdp::recorded::stage;
     /// Where the TCP or UDP header is: a number for [`xdp::locate`]. The number given is not used.
     locate: locate4, locate6 = xdp::locate::stage;
     /// To be translated, or perhaps translated before; the number is a packed [`xdp::Verdict`].

@@ -143,6 +143,7 @@ pub(crate) fn bulk(frontends: u16, backends: u8) -> Result<Duration> {
         frontends: u32::from(frontends).next_power_of_two(),
         backends: (total + 1).next_power_of_two(),
         flows: LIMITS.flows,
+        half_open: LIMITS.half_open,
         nat: LIMITS.nat,
     };
     let mut desired = configuration();

@@ -62,6 +62,8 @@ pub struct Balancer {
     pub bind_to_vip: bool,
     /// Who serves it.
     pub backends: Vec<SocketAddr>,
+    /// Those among them that take no new connections.
+    pub draining: Vec<SocketAddr>,
     /// Further settings, as they stand in the file.
     pub settings: Vec<String>,
 }
@@ -91,8 +93,15 @@ impl Config {
 impl Balancer {
     /// `name` on the virtual addresses at `port`, served by `backends`.
     pub fn new(name: &str, transport: Transport, port: u16, backends: Vec<SocketAddr>) -> Self {
-        let settings = Vec::new();
-        Self { name: name.to_owned(), transport, port, bind_to_vip: true, backends, settings }
+        Self {
+            name: name.to_owned(),
+            transport,
+            port,
+            bind_to_vip: true,
+            backends,
+            draining: vec![],
+            settings: Vec::new(),
+        }
     }
 
     /// The same with a further setting, like `noBackend: drop`.
@@ -145,7 +154,8 @@ impl fmt::Display for Config {
             writeln!(out, "  bindToVip: {}\n  backends:", balancer.bind_to_vip)?;
             for backend in &balancer.backends {
                 let (address, port) = (backend.ip(), backend.port());
-                writeln!(out, "  - {{address: \"{address}\", port: {port}}}")?;
+                let drain = balancer.draining.contains(backend);
+                writeln!(out, "  - {{address: \"{address}\", port: {port}, drain: {drain}}}")?;
             }
         }
         out.write_str(&self.extra)

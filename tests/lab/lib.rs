@@ -47,6 +47,7 @@ mod sys;
 mod topology;
 mod wait;
 mod web;
+mod worker;
 
 pub use agent::{Agent, Launch, PATIENCE, program};
 pub use agents::{Agents, Setup};
@@ -70,3 +71,4 @@ pub use server::Server;
 pub use topology::Topology;
 pub use wait::eventually;
 pub use web::{Authority, Web};
+pub use worker::Worker;

@@ -10,6 +10,9 @@ use super::kernel::*;
 
 const FAMILIES: [bool; 2] = [false, true];
 const MARKS: std::ops::Range<u8> = 240..248;
+
+/// After which nobody follows.
+const LAST: u8 = 244;
 const SOURCE: u16 = 40000;
 
 /// The client's packet as an agent passes it on.
@@ -161,7 +164,10 @@ fn mark_is_not_believed_from_others() {
     kernel.apply(&desired);
     for v6 in FAMILIES {
         for packet in both(v6, SOURCE) {
-            let forwarded = |packet: &Packet| packet.clone().ttl(240).link(HOST, third).frame();
+            let forwarded = |packet: &Packet| {
+                let mark = if MARKS.contains(&packet.ttl) { LAST } else { 240 };
+                packet.clone().ttl(mark).link(HOST, third).frame()
+            };
             for client in [
                 // An unknown sender; this host's own address; a value outside the range.
                 packet.clone().link(STRANGER, HOST),
@@ -177,6 +183,25 @@ fn mark_is_not_believed_from_others() {
             }
             // What is believed ends here: nobody serves it.
             assert_ne!(kernel.run_xdp(&packet.frame()).0, Verdict::Transmit);
+        }
+    }
+}
+
+#[test]
+fn the_last_mark_is_believed_from_anybody_but_by_the_owner() {
+    let desired = elsewhere(everywhere(&[At::Peer]));
+    let (mut owner, mut other) = (Kernel::owning(&desired), Kernel::new(&desired));
+    for v6 in FAMILIES {
+        for packet in both(v6, SOURCE) {
+            for client in [packet.clone().link(STRANGER, HOST), packet.between(peer(v6), vip(v6))] {
+                let client = client.ttl(LAST);
+                let forwarded = client.clone().link(HOST, PEER).frame();
+                if client.source != peer(v6) {
+                    owner.xdp(&client.frame()).transmitted(&forwarded, &[]);
+                }
+                let outcome = other.xdp(&client.frame());
+                assert_ne!(outcome.verdict, Verdict::Transmit, "{:?}", outcome.counted);
+            }
         }
     }
 }

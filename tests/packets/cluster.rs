@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
 
 use kube_vip::config::PortRange;
 use kube_vip::dataplane::Port;
@@ -116,6 +117,8 @@ fn desired(vip: &Vip, frontends: Frontends) -> DataPlane {
         hops: BTreeMap::from([(PLAIN_HOP.to_owned(), plain_hop(PLAIN, IFINDEX))]),
         nat_ports: PortRange::default(),
         frontends,
+        udp_idle: Duration::from_secs(120),
+        drain_timeout: None,
         probe_port: PROBE,
         digest: DIGEST,
         ..DataPlane::default()

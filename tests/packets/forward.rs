@@ -16,6 +16,9 @@ const SOURCE: u16 = 40000;
 /// The mark of position 0.
 const MARK: u8 = 240;
 
+/// After which nobody follows.
+const LAST: u8 = 244;
+
 /// Packets that a peer serves; none needs a connection before it.
 fn packets(v6: bool) -> Vec<Packet> {
     let tcp = |flags, data| Packet::tcp(v6, (SOURCE, PORT), flags, data);
@@ -41,7 +44,9 @@ fn only_link_addresses_and_ttl_change() {
         for packet in FAMILIES.into_iter().flat_map(packets) {
             for ttl in [1, 2, 64, 239, 240, 247, 248, 255] {
                 let packet = packet.clone().ttl(ttl);
-                let expected = packet.clone().ttl(MARK).link(HOST, PEER);
+                // What looks like an agent's goes on as if it were at the end of its way.
+                let mark = if (240..248).contains(&ttl) { LAST } else { MARK };
+                let expected = packet.clone().ttl(mark).link(HOST, PEER);
                 kernel.xdp(&packet.frame()).transmitted(&expected.frame(), &[]);
                 // Padding goes along.
                 let pad = |frame: Vec<u8>| [frame, vec![0xab; 6]].concat();
@@ -67,10 +72,7 @@ fn nothing_is_remembered() {
     for v6 in FAMILIES {
         let syn = Packet::tcp(v6, (SOURCE, PORT), SYN, b"");
         kernel.run_xdp(&syn.frame());
-        kernel.apply(&elsewhere(everywhere(&[At::Pod(1)])));
-        let ack = Packet::tcp(v6, (SOURCE, PORT), ACK, b"").frame();
-        assert!(kernel.xdp(&ack).counted.contains_key(&Reason::NoFlowReset));
-        kernel.apply(&elsewhere(everywhere(&[At::Peer])));
+        assert_eq!(kernel.flows(v6), (0, 0));
     }
 }
 

@@ -6,8 +6,10 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::os::fd::AsFd as _;
 use std::time::Duration;
 
+use aya::maps::{HashMap, Map, MapData};
 use aya::programs::{TestRun as _, TestRunOptions};
 use kube_vip::config::Limits;
 use kube_vip::dataplane::{Fence, Hand, LEASE, Mirror, Object, Port, counters, event};
@@ -16,6 +18,7 @@ use kube_vip::view::Mac;
 use kube_vip_common::address::MacAddress;
 use kube_vip_common::clock::Clock;
 use kube_vip_common::event::Event;
+use kube_vip_common::flow::{Endpoint4, Endpoint6, Tuple4, Tuple6};
 use kube_vip_common::frontend::Protocol;
 use kube_vip_common::node::{Node, Uplink};
 use kube_vip_common::stats::{BackendTraffic, Reason, Traffic};
@@ -89,7 +92,8 @@ pub(crate) struct Kernel {
     fence: Fence,
 }
 
-pub(crate) const LIMITS: Limits = Limits { frontends: 16, backends: 300, flows: 1024, nat: 1024 };
+pub(crate) const LIMITS: Limits =
+    Limits { frontends: 16, backends: 300, flows: 1024, half_open: 1024, nat: 1024 };
 
 /// The port that refuses.
 pub(crate) const CLOSED: u16 = 65000;
@@ -231,6 +235,23 @@ impl Kernel {
         (verdict, out)
     }
 
+    /// Flows on record, and records of those whose client has not proved that it exists.
+    pub(crate) fn flows(&self, v6: bool) -> (usize, usize) {
+        let maps = &self.object.maps;
+        let [known, half] = if v6 {
+            maps.flows6.each_ref().map(|map| entries::<Tuple6, Endpoint6>(map))
+        } else {
+            maps.flows4.each_ref().map(|map| entries::<Tuple4, Endpoint4>(map))
+        };
+        (known, half)
+    }
+
+    /// Sets the clock.
+    pub(crate) fn clock(&mut self, seconds: u32) {
+        let clock = self.object.maps.clock.as_mut().expect("clock");
+        clock.set(0, Clock { seconds }, 0).expect("clock");
+    }
+
     /// What arrived for a frontend.
     pub(crate) fn frontend(&self, port: &Port) -> Traffic {
         let id = self.mirror.frontend_id(port).expect("frontend");
@@ -252,6 +273,12 @@ impl Kernel {
         }
         events
     }
+}
+
+fn entries<K: aya::Pod, V: aya::Pod>(map: &MapData) -> usize {
+    let fd = map.fd().as_fd().try_clone_to_owned().expect("another descriptor");
+    let map = Map::LruHashMap(MapData::from_fd(fd).expect("a map"));
+    HashMap::<_, K, V>::try_from(map).expect("a hash").keys().count()
 }
 
 fn run<E: std::fmt::Debug>(

@@ -16,6 +16,8 @@ const MTU: u32 = 1500;
 
 /// The mark of position 0.
 const MARK: u8 = 240;
+/// After which nobody follows.
+const LAST: u8 = 244;
 
 /// Bytes of the outer header.
 fn room(v6: bool) -> usize {
@@ -41,7 +43,9 @@ fn routed(mut desired: DataPlane, interface: u32, mtu: u32) -> DataPlane {
 /// The packet as it leaves for the peer.
 pub(crate) fn tunnelled(packet: &Packet) -> Packet {
     let v6 = packet.source.is_ipv6();
-    let inner = packet.clone().ttl(MARK).network();
+    // What looks like an agent's goes on as if it were at the end of its way.
+    let mark = if (240..248).contains(&packet.ttl) { LAST } else { MARK };
+    let inner = packet.clone().ttl(mark).network();
     Packet::other(v6, if v6 { 41 } else { 4 }, &inner)
         .between(host(v6), peer(v6))
         .link(HOST, ROUTER)

@@ -1,16 +1,15 @@
 //! Hosts without agent serve too, and clients on a backend's own host are served: the owner
 //! translates addresses.
 
-use std::io::{BufRead as _, BufReader, ErrorKind, Lines, Read as _, Write as _};
+use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
-use std::process::{Child, ChildStdout, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use lab::{
-    BACKEND_PORT, Balancer, Burst, Client, Cluster, Connection, Host, Lab, Server, Setup, Topology,
-    Transport, VIPS, backends, eventually,
+    BACKEND_PORT, Balancer, Burst, Client, Cluster, Connection, Lab, Server, Setup, Topology,
+    Transport, VIPS, Worker, backends, eventually,
 };
 use socket2::{Domain, Socket, Type};
 
@@ -166,16 +165,14 @@ fn connections_stay_translated_when_the_owner_serves_itself() -> Result<()> {
     })
 }
 
-/// How a process of its own is told what to do: it may have so many open files and no more.
-const ROLE: &str = "KUBE_VIP_TEST_ROLE";
 const CONNECTIONS: u16 = 15_000;
 const PROCESSES: usize = 4;
 
-/// Not a test: one of the processes below. Lines that begin with "@" are for them.
+/// Not a test: one of the processes below.
 #[test]
 #[ignore = "a process of another test"]
 fn one_of_many() -> Result<()> {
-    let Ok(role) = std::env::var(ROLE) else { return Ok(()) };
+    let Some(role) = Worker::role() else { return Ok(()) };
     let words: Vec<&str> = role.split(' ').collect();
     let [what, address, peer] = words[..] else { anyhow::bail!("{role:?} is no role") };
     match what {
@@ -184,22 +181,17 @@ fn one_of_many() -> Result<()> {
     }
 }
 
-fn wait_for_line() -> Result<()> {
-    std::io::stdin().read_line(&mut String::new())?;
-    Ok(())
-}
-
 fn serve(at: SocketAddr, client: IpAddr) -> Result<()> {
     let socket = Socket::new(Domain::for_address(at), Type::STREAM, None)?;
     // Several processes share the port.
     socket.set_reuse_port(true)?;
     socket.bind(&at.into())?;
     socket.listen(4096)?;
-    println!("@ready");
+    Worker::say("ready");
     let listener = TcpListener::from(socket);
     let (sender, accepted) = std::sync::mpsc::channel();
     thread::spawn(move || listener.incoming().try_for_each(|stream| sender.send(stream)));
-    wait_for_line()?;
+    Worker::wait()?;
     let open = accepted.try_iter().collect::<Result<Vec<TcpStream>, _>>()?;
     // Numbers come in the clients' order, which is not that of the connections here.
     open.iter().try_for_each(|stream| stream.set_nonblocking(true))?;
@@ -224,8 +216,8 @@ fn serve(at: SocketAddr, client: IpAddr) -> Result<()> {
         waiting = still;
         thread::sleep(Duration::from_millis(1));
     }
-    println!("@served {}", open.len());
-    wait_for_line()
+    Worker::say(&format!("served {}", open.len()));
+    Worker::wait()
 }
 
 fn call(from: IpAddr, to: SocketAddr) -> Result<()> {
@@ -239,8 +231,8 @@ fn call(from: IpAddr, to: SocketAddr) -> Result<()> {
         opened.with_context(|| format!("from {from} to {to}"))?;
         open.push(TcpStream::from(socket));
     }
-    println!("@open");
-    wait_for_line()?;
+    Worker::say("open");
+    Worker::wait()?;
     // All at once would be more than the client's own interface takes: what it drops is sent again,
     // by all in the same moment, until they give up.
     let mut open: Vec<(u32, TcpStream)> = (0..).zip(open).collect();
@@ -256,46 +248,8 @@ fn call(from: IpAddr, to: SocketAddr) -> Result<()> {
             ensure!(u32::from_be_bytes(back) == *number);
         }
     }
-    println!("@answered");
-    wait_for_line()
-}
-
-/// A process on a host.
-struct Worker {
-    child: Child,
-    lines: Lines<BufReader<ChildStdout>>,
-}
-
-impl Worker {
-    fn start(host: &Host, role: &str) -> Result<Self> {
-        let mut command = host.command(std::env::current_exe()?);
-        command.args(["--ignored", "--exact", "one_of_many", "--nocapture"]).env(ROLE, role);
-        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
-        let lines = BufReader::new(child.stdout.take().context("its output")?).lines();
-        Ok(Self { child, lines })
-    }
-
-    fn go(&mut self) -> Result<()> {
-        Ok(self.child.stdin.as_mut().context("its input")?.write_all(b"\n")?)
-    }
-
-    /// The next line that is for us.
-    fn says(&mut self, word: &str) -> Result<String> {
-        for line in &mut self.lines {
-            if let Some(said) = line?.strip_prefix('@').map(str::to_owned) {
-                ensure!(said.starts_with(word), "{said:?} instead of {word:?}");
-                return Ok(said);
-            }
-        }
-        anyhow::bail!("a process ended before it was {word}")
-    }
-}
-
-impl Drop for Worker {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
+    Worker::say("answered");
+    Worker::wait()
 }
 
 #[test]
@@ -308,7 +262,7 @@ fn sixty_thousand_connections_at_once_to_one_backend() -> Result<()> {
             Balancer::new("many", Transport::Tcp, 90, vec![many]).with("healthCheck: {type: none}");
         cluster.agents.rewrite(&cluster.lab, &[balancer])?;
         let mut servers = (0..PROCESSES)
-            .map(|_| Worker::start(server, &format!("server {many} {vip}")))
+            .map(|_| Worker::start(server, "one_of_many", &format!("server {many} {vip}")))
             .collect::<Result<Vec<_>>>()?;
         servers.iter_mut().try_for_each(|server| server.says("ready").map(drop))?;
         let began = Instant::now();
@@ -316,7 +270,7 @@ fn sixty_thousand_connections_at_once_to_one_backend() -> Result<()> {
         for n in 0..PROCESSES {
             let source = format!("10.77.0.{}", 211 + n);
             client.run(&["ip", "address", "add", &format!("{source}/24"), "dev", "eth0"])?;
-            clients.push(Worker::start(client, &format!("client {source} {vip}:90"))?);
+            clients.push(Worker::start(client, "one_of_many", &format!("client {source} {vip}:90"))?);
         }
         clients.iter_mut().try_for_each(|client| client.says("open").map(drop))?;
         println!("all are open after {:.1} s", began.elapsed().as_secs_f64());

@@ -7,10 +7,10 @@ use kube_vip_common::filter::BACKENDS;
 use kube_vip_common::stats::Reason;
 
 use super::Action;
-use crate::family::{Family, Payload, Ports, protocol};
+use crate::family::{Family, Payload, Ports, Record as _, protocol};
 use crate::frame::{Cursor, Word};
 use crate::maps::FILTER;
-use crate::{count, helpers};
+use crate::{count, helpers, record};
 
 /// Where the checksum is in a control message, and the destination port and the checksum of UDP in
 /// what is quoted.
@@ -28,6 +28,8 @@ struct Change<F: Family> {
     sender: F::Bytes,
     backend: (F::Bytes, u16),
     vip: (F::Bytes, u16),
+    /// The client's port as the backend knows it, and as it is.
+    client: (u16, u16),
     /// Of a quoted UDP header; 0 where there is none.
     check: u16,
 }
@@ -80,7 +82,13 @@ fn about_delivered<F: Family>(ctx: &TcContext, network: usize) -> Option<Change<
     if !FILTER.get(BACKENDS).is_some_and(is_backend) {
         return None;
     }
-    let (vip, port, _) = F::parts(&F::reverse(&F::tuple(backend, client, ports))?);
+    let reply = F::tuple(backend, client, ports);
+    let origin = record::reply::<F>(&reply).or_else(|| record::half::<F>(&reply))?;
+    let (vip, port, _) = F::parts(&origin);
+    let client_port = match origin.clients() {
+        0 => ports.destination,
+        changed => changed,
+    };
     let check = if protocol == protocol::UDP { u16::from_ne_bytes([c0, c1]) } else { 0 };
     Some(Change {
         network,
@@ -90,6 +98,7 @@ fn about_delivered<F: Family>(ctx: &TcContext, network: usize) -> Option<Change<
         sender: F::source(ip),
         backend: (backend, ports.source),
         vip: (vip, port),
+        client: (ports.destination, client_port),
         check,
     })
 }
@@ -98,14 +107,22 @@ fn about_delivered<F: Family>(ctx: &TcContext, network: usize) -> Option<Change<
 fn rewrite<F: Family>(ctx: &TcContext, change: &Change<F>) -> Result<(), i64> {
     let Change { network, message, quoted, head, sender, check, .. } = *change;
     let ((backend, old), (vip, new)) = (change.backend, change.vip);
+    let (known, client) = change.client;
     let at = message + CHECK;
+    if known != client {
+        helpers::replace_port(ctx, at, known, client, false)?;
+        ctx.store(head, &client.to_be_bytes(), 0)?;
+    }
     if old != new {
         helpers::replace_port(ctx, at, old, new, false)?;
         ctx.store(head + QUOTED_PORT, &new.to_be_bytes(), 0)?;
     }
     if check != 0 {
-        let sum =
-            F::change(backend, vip).remove(u32::from(old.to_be())).add(u32::from(new.to_be()));
+        let sum = F::change(backend, vip)
+            .remove(old.to_be().into())
+            .add(new.to_be().into())
+            .remove(known.to_be().into())
+            .add(client.to_be().into());
         let after = checksum::udp(sum.update(check));
         ctx.l4_csum_replace(at, check.into(), after.into(), 2)?;
         ctx.store(head + QUOTED_CHECK, &after.to_ne_bytes(), 0)?;

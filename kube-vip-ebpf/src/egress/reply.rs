@@ -5,19 +5,24 @@
 
 use aya_ebpf::programs::TcContext;
 use kube_vip_common::filter::BACKENDS;
+use kube_vip_common::flow::DIRECT;
 use kube_vip_common::stats::Reason;
 use network_types::eth::EthHdr;
 use network_types::tcp::TcpHdr;
 
 use super::{Action, Unusual};
-use crate::family::{Family, Ports, protocol};
-use crate::frame::Cursor;
-use crate::maps::FILTER;
-use crate::{count, helpers};
+use crate::family::{Family, Ports, Record as _, protocol};
+use crate::frame::{Cursor, Word};
+use crate::maps::{self, FILTER};
+use crate::xdp::transport::{self, sequence};
+use crate::{count, helpers, record};
 
 /// Offsets of the checksum in TCP (RFC 9293 §3.1) and UDP (RFC 768) headers.
 const TCP_CHECK: usize = 16;
 const UDP_CHECK: usize = 6;
+
+/// Type of the chunk that answers the one that begins an association (RFC 9260 §3.3.3).
+const INIT_ACK: u8 = 2;
 
 /// What a packet without tags, fragments and extension headers is rewritten by; others are looked
 /// at by a stage of their own.
@@ -28,7 +33,7 @@ pub(super) fn handle<F: Family + Unusual>(ctx: &TcContext, mut cursor: Cursor<'_
     };
     match F::plain(ip, &mut cursor) {
         Some(protocol @ (protocol::TCP | protocol::UDP)) => {
-            whole::<F>(ctx, size_of::<EthHdr>(), ip, cursor, protocol).action()
+            whole::<F>(ctx, size_of::<EthHdr>(), ip, cursor, protocol, true).action()
         }
         _ => F::unusual(ctx, size_of::<EthHdr>()),
     }
@@ -54,7 +59,8 @@ impl<E> Outcome<E> {
     }
 }
 
-/// A reply, or the first fragment of one; its IP header is at `network`, the cursor behind that.
+/// A reply, or the first fragment of one; its IP header is at `network`, the cursor behind that. Only
+/// `plain` ones end a connection's record: for others there is no room on the stack.
 #[inline(always)]
 pub(super) fn whole<F: Family>(
     ctx: &TcContext,
@@ -62,8 +68,9 @@ pub(super) fn whole<F: Family>(
     ip: &F::Header,
     mut cursor: Cursor<'_>,
     protocol: u8,
+    plain: bool,
 ) -> Outcome<F::Endpoint> {
-    let transport = cursor.offset(ctx);
+    let segment = cursor.offset(ctx);
     let Some([s0, s1, d0, d1]) = cursor.peek::<[u8; 4]>() else {
         return Outcome::None;
     };
@@ -81,24 +88,30 @@ pub(super) fn whole<F: Family>(
     }
     let client = F::destination(ip);
     let reply = F::tuple(source, client, ports);
-    let Some(origin) = F::reverse(&reply) else {
+    let word = word(&mut cursor, protocol);
+    let opens = word & OPENS;
+    let Some(origin) = origin::<F>(&reply, protocol, opens) else {
         return Outcome::None;
     };
-    let opens = cursor.take::<TcpHdr>().is_some_and(|tcp| tcp.syn() != 0 && tcp.ack() != 0);
-    if F::is_direct(&origin) && protocol == protocol::TCP && opens {
+    if origin.marks() & DIRECT != 0 && opens != 0 {
         // The answer to a client that spoke straight to the backend.
-        let (vip, port, _) = F::parts(&origin);
-        let forward = Ports { source: ports.destination, destination: port, protocol };
-        F::forget(&F::tuple(client, vip, forward), &reply);
+        record::forget::<F>(&record::flow_tuple::<F>(client, ports, origin), &reply);
         count::reason(Reason::FlowReplaced);
         return Outcome::None;
     }
-    let (vip, port, backend) = F::parts(&origin);
+    if plain && word & ENDS != 0 {
+        record::reply_ends::<F>(&reply, (word >> SAID) as u32);
+    }
+    let (vip, port, backend) = F::parts(origin);
+    let to = match origin.clients() {
+        0 => Ports { source: port, ..ports },
+        client_port => Ports { source: port, destination: client_port, ..ports },
+    };
     let (packets, bytes) = size(ctx, network);
-    match rewrite::<F>(ctx, (network, transport), source, ports, vip, port) {
+    match rewrite::<F>(ctx, (network, segment), source, ports, vip, to) {
         Ok(()) => {
             count::replied(backend, packets, bytes);
-            Outcome::Rewritten(origin)
+            Outcome::Rewritten(*origin)
         }
         // Half rewritten it would reach the client from a stranger.
         Err(_) => {
@@ -115,6 +128,59 @@ pub(super) fn size(ctx: &TcContext, network: usize) -> (u64, u64) {
     (helpers::segments(ctx), u64::from(ctx.len()) - tags as u64)
 }
 
+/// What of a segment matters to records, as one number, for the sake of the stack: what the client of
+/// a connection that opens will acknowledge, as [`sequence`] has it, and above that
+/// [`record::said`].
+#[inline(always)]
+fn word(cursor: &mut Cursor<'_>, protocol: u8) -> u64 {
+    if protocol == protocol::TCP
+        && let Some(tcp) = cursor.take::<TcpHdr>()
+    {
+        let signs = transport::signs(tcp);
+        let opens = match signs.syn && signs.ack {
+            true => sequence(u32::from_be_bytes(tcp.seq).wrapping_add(1)),
+            false => 0,
+        };
+        opens | u64::from(record::said(signs)) << SAID
+    } else if protocol == protocol::SCTP
+        && let Some([_, _, _, [INIT_ACK, ..], tag]) = cursor.take::<[Word; 5]>()
+    {
+        sequence(u32::from_be_bytes(*tag))
+    } else {
+        0
+    }
+}
+
+const SAID: u32 = 33;
+const OPENS: u64 = (1 << SAID) - 1;
+const ENDS: u64 = (record::SAID_END as u64) << SAID;
+
+/// The VIP that a reply belongs to, by its record, which learns of the reply what proves that the
+/// client exists or that the flow lives.
+#[inline(always)]
+fn origin<F: Family>(reply: &F::Tuple, protocol: u8, opens: u64) -> Option<&'static F::Endpoint> {
+    if opens == 0
+        && let Some(origin) = maps::in_place(F::replies(), reply)
+    {
+        let now = maps::clock();
+        if protocol == protocol::UDP && origin.seen() != now {
+            maps::change(F::replies(), reply, |origin| *origin.stamp() = now);
+        }
+        return Some(origin);
+    }
+    // A connection that opens may have the tuple of one that is closing.
+    match maps::in_place(F::half(), reply) {
+        Some(origin) => {
+            if opens != 0 || protocol == protocol::UDP {
+                record::answered::<F>(reply, opens as u32);
+            }
+            Some(origin)
+        }
+        None if opens != 0 => maps::in_place(F::replies(), reply),
+        None => None,
+    }
+}
+
 #[inline(always)]
 fn rewrite<F: Family>(
     ctx: &TcContext,
@@ -122,16 +188,20 @@ fn rewrite<F: Family>(
     old: F::Bytes,
     ports: Ports,
     vip: F::Bytes,
-    port: u16,
+    to: Ports,
 ) -> Result<(), i64> {
     // The checksum of SCTP covers ports, which stay, and no addresses (RFC 9260 §6.8).
     if ports.protocol != protocol::SCTP {
         let udp = ports.protocol == protocol::UDP;
         let check = transport + if udp { UDP_CHECK } else { TCP_CHECK };
         F::replace_in_pseudo(ctx, check, old, vip, udp)?;
-        if port != ports.source {
-            helpers::replace_port(ctx, check, ports.source, port, udp)?;
-            ctx.store(transport, &port.to_be_bytes(), 0)?;
+        if to.source != ports.source {
+            helpers::replace_port(ctx, check, ports.source, to.source, udp)?;
+            ctx.store(transport, &to.source.to_be_bytes(), 0)?;
+        }
+        if to.destination != ports.destination {
+            helpers::replace_port(ctx, check, ports.destination, to.destination, udp)?;
+            ctx.store(transport + 2, &to.destination.to_be_bytes(), 0)?;
         }
     }
     F::replace_source(ctx, network, old, vip)

@@ -61,10 +61,10 @@ pub(crate) fn handle<F: Family>(ctx: TcContext, network: usize) -> i32 {
     let id = cursor.fragment;
     let action = match payload {
         Payload::Protocol(protocol @ (protocol::TCP | protocol::UDP | protocol::SCTP)) => {
-            reply::whole::<F>(&ctx, network, ip, cursor, protocol).action()
+            reply::whole::<F>(&ctx, network, ip, cursor, protocol, false).action()
         }
         Payload::FirstFragment(protocol @ (protocol::UDP | protocol::TCP | protocol::SCTP)) => {
-            let outcome = reply::whole::<F>(&ctx, network, ip, cursor, protocol);
+            let outcome = reply::whole::<F>(&ctx, network, ip, cursor, protocol, false);
             if let Outcome::Rewritten(origin) = &outcome {
                 fragments::remember::<F>(source, client, id, origin);
             }

@@ -3,14 +3,18 @@
 mod v4;
 mod v6;
 
+use aya_ebpf::btf_maps::LruHashMap;
 use aya_ebpf::programs::TcContext;
 use kube_vip_common::address::Address;
 use kube_vip_common::checksum::Sum;
 use kube_vip_common::filter::Bit;
+use kube_vip_common::flow::{ANSWERED, Endpoint4, Endpoint6};
 use kube_vip_common::hash::FlowHash;
 use kube_vip_common::node::{Hop, Node};
 
-use crate::frame::{Addresses, Cursor, Frame, Wire};
+use crate::frame::{Addresses, Cursor, Frame, Key as _, Wire};
+use crate::maps::SMALLEST;
+use crate::xdp::transport::sequence;
 
 pub use self::v4::V4;
 pub(crate) use self::v6::walk;
@@ -46,6 +50,13 @@ pub struct Ports {
 }
 
 impl Ports {
+    /// Those of a packet the other way.
+    #[inline(always)]
+    #[must_use]
+    pub fn turned(self) -> Self {
+        Self { source: self.destination, destination: self.source, ..self }
+    }
+
     /// As they end a key of the flow maps.
     #[inline(always)]
     fn word(self) -> u64 {
@@ -143,9 +154,9 @@ pub trait Family {
     /// Bytes of an address.
     type Bytes: Copy + PartialEq;
     /// Key of the flow maps.
-    type Tuple;
+    type Tuple: 'static;
     /// Value of the flow maps.
-    type Endpoint: Copy;
+    type Endpoint: Record + 'static;
     /// Value of `NAT4` or `NAT6`.
     type Nat;
 
@@ -247,25 +258,12 @@ pub trait Family {
     /// Address, port and backend of a value of the flow maps.
     fn parts(endpoint: &Self::Endpoint) -> (Self::Bytes, u16, u32);
 
-    /// Looks up `FLOWS4` or `FLOWS6`.
-    fn flow(tuple: &Self::Tuple) -> Option<Self::Endpoint>;
-    /// Writes both directions of a connection; false where a map refused.
-    fn record(
-        flow: &Self::Tuple,
-        backend: &Self::Endpoint,
-        reply: &Self::Tuple,
-        vip: &Self::Endpoint,
-    ) -> bool;
-    /// Writes the way back alone; false where the map refused.
-    fn record_reply(reply: &Self::Tuple, vip: &Self::Endpoint) -> bool;
-    /// Looks up `REVERSE4` or `REVERSE6`.
-    fn reverse(tuple: &Self::Tuple) -> Option<Self::Endpoint>;
-    /// Sets [`DIRECT`](kube_vip_common::flow::DIRECT) on the record of a reply.
-    fn mark_direct(reply: &Self::Tuple);
-    /// Whether [`DIRECT`](kube_vip_common::flow::DIRECT) is set.
-    fn is_direct(reply: &Self::Endpoint) -> bool;
-    /// Forgets both directions of a connection.
-    fn forget(flow: &Self::Tuple, reply: &Self::Tuple);
+    /// `FLOWS4` or `FLOWS6`.
+    fn flows() -> &'static Records<Self>;
+    /// `REVERSE4` or `REVERSE6`.
+    fn replies() -> &'static Records<Self>;
+    /// `HALF4` or `HALF6`.
+    fn half() -> &'static Records<Self>;
 
     /// Looks up `NAT4` or `NAT6`.
     fn translation(tuple: &Self::Tuple) -> Option<Translation<Self::Bytes>>;
@@ -318,3 +316,76 @@ pub trait Family {
         new: Self::Bytes,
     ) -> Result<(), i64>;
 }
+
+/// A map of connections.
+pub type Records<F> = LruHashMap<<F as Family>::Tuple, <F as Family>::Endpoint, SMALLEST>;
+
+/// What the two values of the flow maps have in common.
+pub trait Record: Copy {
+    /// A copy out of the map.
+    #[must_use]
+    fn copy(&self) -> Self;
+    /// As [`client_port`](Self::client_port).
+    fn clients(&self) -> u16;
+    /// What the client will acknowledge, as [`sequence`] has it; 0 while the backend has not
+    /// answered.
+    fn answer(&self) -> u64;
+    /// As [`stamp`](Self::stamp).
+    fn seen(&self) -> u32;
+    /// As [`flags`](Self::flags).
+    fn marks(&self) -> u16;
+    /// Its flags: [`DIRECT`](kube_vip_common::flow::DIRECT) and its like.
+    fn flags(&mut self) -> &mut u16;
+    /// The client's port as the other side knows it, host order; 0: it stays.
+    fn client_port(&mut self) -> &mut u16;
+    /// A time or a sequence number.
+    fn stamp(&mut self) -> &mut u32;
+}
+
+macro_rules! record {
+    ($($endpoint:ty),+) => {
+        $(impl Record for $endpoint {
+            #[inline(always)]
+            fn copy(&self) -> Self {
+                self.whole()
+            }
+
+            #[inline(always)]
+            fn clients(&self) -> u16 {
+                self.client_port
+            }
+
+            #[inline(always)]
+            fn answer(&self) -> u64 {
+                if self.flags & ANSWERED != 0 { sequence(self.stamp) } else { 0 }
+            }
+
+            #[inline(always)]
+            fn seen(&self) -> u32 {
+                self.stamp
+            }
+
+            #[inline(always)]
+            fn marks(&self) -> u16 {
+                self.flags
+            }
+
+            #[inline(always)]
+            fn flags(&mut self) -> &mut u16 {
+                &mut self.flags
+            }
+
+            #[inline(always)]
+            fn client_port(&mut self) -> &mut u16 {
+                &mut self.client_port
+            }
+
+            #[inline(always)]
+            fn stamp(&mut self) -> &mut u32 {
+                &mut self.stamp
+            }
+        })+
+    };
+}
+
+record!(Endpoint4, Endpoint6);

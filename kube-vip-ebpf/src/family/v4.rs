@@ -6,17 +6,17 @@ use aya_ebpf::programs::TcContext;
 use kube_vip_common::address::Address;
 use kube_vip_common::checksum::Sum;
 use kube_vip_common::filter::Bit;
-use kube_vip_common::flow::{DIRECT, Endpoint4, Tuple4};
+use kube_vip_common::flow::{Endpoint4, Tuple4};
 use kube_vip_common::hash::{FlowHash, addresses4, ports};
 use kube_vip_common::mark::ORDINARY_TTL;
 use kube_vip_common::nat::{Nat4, REPLY};
 use kube_vip_common::node::{Hop, Node};
 use network_types::ip::Ipv4Hdr;
 
-use super::{Family, Life, Link, Payload, Ports, Translation, protocol};
+use super::{Family, Life, Link, Payload, Ports, Records, Translation, protocol};
 use crate::frame::{Cursor, Frame, Key as _};
 use crate::helpers;
-use crate::maps::{self, FLOWS4, NAT4, REVERSE4};
+use crate::maps::{self, FLOWS4, HALF4, NAT4, REVERSE4};
 
 /// IPv4 (RFC 791).
 pub struct V4;
@@ -258,8 +258,10 @@ impl Family for V4 {
     }
 
     #[inline(always)]
-    fn endpoint(address: [u8; 4], port: u16, backend: u32) -> Endpoint4 {
-        Endpoint4 { address, port, flags: 0, backend, pad: 0 }
+    fn endpoint([a, b, c, d]: [u8; 4], port: u16, backend: u32) -> Endpoint4 {
+        let ([p, q], [e, f, g, h]) = (port.to_ne_bytes(), backend.to_ne_bytes());
+        let words = [[a, b, c, d, p, q, 0, 0], [e, f, g, h, 0, 0, 0, 0], [0; 8]];
+        Endpoint4::from_words(words.map(u64::from_ne_bytes))
     }
 
     #[inline(always)]
@@ -268,40 +270,18 @@ impl Family for V4 {
     }
 
     #[inline(always)]
-    fn flow(tuple: &Tuple4) -> Option<Endpoint4> {
-        maps::endpoint(&FLOWS4, tuple)
+    fn flows() -> &'static Records<Self> {
+        &FLOWS4
     }
 
     #[inline(always)]
-    fn record(flow: &Tuple4, backend: &Endpoint4, reply: &Tuple4, vip: &Endpoint4) -> bool {
-        REVERSE4.insert(reply, vip, 0).is_ok() && FLOWS4.insert(flow, backend, 0).is_ok()
+    fn replies() -> &'static Records<Self> {
+        &REVERSE4
     }
 
     #[inline(always)]
-    fn record_reply(reply: &Tuple4, vip: &Endpoint4) -> bool {
-        REVERSE4.insert(reply, vip, 0).is_ok()
-    }
-
-    #[inline(always)]
-    fn reverse(tuple: &Tuple4) -> Option<Endpoint4> {
-        maps::endpoint(&REVERSE4, tuple)
-    }
-
-    #[inline(always)]
-    fn mark_direct(reply: &Tuple4) {
-        maps::change(&REVERSE4, reply, |endpoint| endpoint.flags |= DIRECT);
-    }
-
-    #[inline(always)]
-    fn is_direct(reply: &Endpoint4) -> bool {
-        reply.flags & DIRECT != 0
-    }
-
-    #[inline(always)]
-    fn forget(flow: &Tuple4, reply: &Tuple4) {
-        // Not there any more is just as well.
-        let _ = FLOWS4.remove(flow);
-        let _ = REVERSE4.remove(reply);
+    fn half() -> &'static Records<Self> {
+        &HALF4
     }
 
     #[inline(always)]

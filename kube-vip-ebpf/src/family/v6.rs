@@ -6,17 +6,17 @@ use aya_ebpf::programs::TcContext;
 use kube_vip_common::address::Address;
 use kube_vip_common::checksum::Sum;
 use kube_vip_common::filter::Bit;
-use kube_vip_common::flow::{DIRECT, Endpoint6, Tuple6};
+use kube_vip_common::flow::{Endpoint6, Tuple6};
 use kube_vip_common::hash::{FlowHash, ports};
 use kube_vip_common::mark::ORDINARY_TTL;
 use kube_vip_common::nat::{Nat6, REPLY};
 use kube_vip_common::node::{Hop, Node};
 use network_types::ip::Ipv6Hdr;
 
-use super::{Family, Life, Link, Payload, Ports, Translation, protocol};
+use super::{Family, Life, Link, Payload, Ports, Records, Translation, protocol};
 use crate::frame::{self, Cursor, Frame, Key as _, Word};
 use crate::helpers;
-use crate::maps::{self, FLOWS6, NAT6, REVERSE6};
+use crate::maps::{self, FLOWS6, HALF6, NAT6, REVERSE6};
 
 /// IPv6 (RFC 8200).
 pub struct V6;
@@ -350,7 +350,9 @@ impl Family for V6 {
 
     #[inline(always)]
     fn endpoint(address: Halves, port: u16, backend: u32) -> Endpoint6 {
-        Endpoint6 { address: address.octets(), port, flags: 0, backend }
+        let ([p, q], [a, b, c, d]) = (port.to_ne_bytes(), backend.to_ne_bytes());
+        let third = u64::from_ne_bytes([p, q, 0, 0, a, b, c, d]);
+        Endpoint6::from_words([address.high, address.low, third, 0])
     }
 
     #[inline(always)]
@@ -359,40 +361,18 @@ impl Family for V6 {
     }
 
     #[inline(always)]
-    fn flow(tuple: &Tuple6) -> Option<Endpoint6> {
-        maps::endpoint(&FLOWS6, tuple)
+    fn flows() -> &'static Records<Self> {
+        &FLOWS6
     }
 
     #[inline(always)]
-    fn record(flow: &Tuple6, backend: &Endpoint6, reply: &Tuple6, vip: &Endpoint6) -> bool {
-        REVERSE6.insert(reply, vip, 0).is_ok() && FLOWS6.insert(flow, backend, 0).is_ok()
+    fn replies() -> &'static Records<Self> {
+        &REVERSE6
     }
 
     #[inline(always)]
-    fn record_reply(reply: &Tuple6, vip: &Endpoint6) -> bool {
-        REVERSE6.insert(reply, vip, 0).is_ok()
-    }
-
-    #[inline(always)]
-    fn reverse(tuple: &Tuple6) -> Option<Endpoint6> {
-        maps::endpoint(&REVERSE6, tuple)
-    }
-
-    #[inline(always)]
-    fn mark_direct(reply: &Tuple6) {
-        maps::change(&REVERSE6, reply, |endpoint| endpoint.flags |= DIRECT);
-    }
-
-    #[inline(always)]
-    fn is_direct(reply: &Endpoint6) -> bool {
-        reply.flags & DIRECT != 0
-    }
-
-    #[inline(always)]
-    fn forget(flow: &Tuple6, reply: &Tuple6) {
-        // Not there any more is just as well.
-        let _ = FLOWS6.remove(flow);
-        let _ = REVERSE6.remove(reply);
+    fn half() -> &'static Records<Self> {
+        &HALF6
     }
 
     #[inline(always)]

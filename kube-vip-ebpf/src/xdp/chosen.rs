@@ -48,6 +48,13 @@ impl Chosen {
         self.position.is_some()
     }
 
+    /// Whether a connection with the packet's tuple may have begun at another host, though one with
+    /// that tuple is recorded here: the slot has moved, or another host has looked elsewhere already.
+    #[inline(always)]
+    pub(super) const fn may_be_elsewhere(self) -> bool {
+        self.slot.has_history() || matches!(self.position, Some(1..))
+    }
+
     /// The client is told, unless the kernel may know better.
     #[inline(always)]
     pub(super) const fn refuse(self, refusal: Refusal) -> Verdict {

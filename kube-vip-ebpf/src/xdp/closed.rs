@@ -32,9 +32,8 @@ pub(super) fn answer<F: Family>(ctx: XdpContext) -> Option<Action> {
     let (client, vip, ports) = (F::source(ip), F::destination(ip), transport.ports);
     let reply_ports = Ports { source: port, destination: ports.source, protocol: ports.protocol };
     let reply = F::tuple(here, client, reply_ports);
-    if !F::record_reply(&reply, &F::endpoint(vip, ports.destination, NOBODY)) {
-        return None;
-    }
+    // Nobody proved anything here, so it may be evicted by its like.
+    F::half().insert(&reply, &F::endpoint(vip, ports.destination, NOBODY), 0).ok()?;
     transport.set_destination(port, F::change(vip, here));
     F::set_destination(ip, here);
     F::set_ttl(ip, ORDINARY_TTL);

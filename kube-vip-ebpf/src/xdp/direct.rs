@@ -4,8 +4,8 @@
 use kube_vip_common::stats::Reason;
 
 use super::transport::Transport;
-use crate::count;
-use crate::family::{Family, Ports};
+use crate::family::Family;
+use crate::{count, record};
 
 #[inline(always)]
 pub(super) fn handle<F: Family>(ip: &F::Header, transport: &Transport<'_>) {
@@ -14,19 +14,15 @@ pub(super) fn handle<F: Family>(ip: &F::Header, transport: &Transport<'_>) {
         return;
     }
     let (client, backend, ports) = (F::source(ip), F::destination(ip), transport.ports);
-    let reply_ports =
-        Ports { source: ports.destination, destination: ports.source, protocol: ports.protocol };
-    let reply = F::tuple(backend, client, reply_ports);
-    let Some(origin) = F::reverse(&reply) else {
+    let reply = F::tuple(backend, client, ports.turned());
+    let Some(origin) = record::reply::<F>(&reply).or_else(|| record::half::<F>(&reply)) else {
         return;
     };
     if transport.is_tcp() {
         // The balanced connection may still be closing; the backend's SYN-ACK tells when it is gone.
-        F::mark_direct(&reply);
+        record::mark_direct::<F>(&reply);
         return;
     }
-    let (vip, port, _) = F::parts(&origin);
-    let flow = F::tuple(client, vip, Ports { destination: port, ..ports });
-    F::forget(&flow, &reply);
+    record::forget::<F>(&record::flow_tuple::<F>(client, ports.turned(), &origin), &reply);
     count::reason(Reason::FlowReplaced);
 }

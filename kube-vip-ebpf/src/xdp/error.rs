@@ -12,10 +12,10 @@ use kube_vip_common::table::Slot;
 use network_types::eth::EthHdr;
 
 use super::{Action, Verdict, agent, balance, forward, is_anothers, pick};
-use crate::count;
-use crate::family::{Family, Payload, Ports, protocol};
+use crate::family::{Family, Payload, Ports, Record as _, protocol};
 use crate::frame::{Cursor, length};
 use crate::maps::{self, NODES, TABLES};
+use crate::{count, record};
 
 /// The first eight bytes of what is quoted: all that is sure to be there (RFC 792).
 type Head = [[u8; 2]; 4];
@@ -95,18 +95,21 @@ fn handle<F: Family>(ctx: &XdpContext) -> Option<Verdict> {
     let from_agent = agent::position::<F>(ethernet, ip).is_some();
     let ours = from_agent || slot.node() == THIS_NODE || !slot.is_some();
     if ours || slot.was_here() {
-        if let Some(endpoint) = F::flow(&F::tuple(client, vip, ports)) {
+        let flow = F::tuple(client, vip, ports);
+        if let Some(endpoint) = record::flow::<F>(&flow).or_else(|| record::half::<F>(&flow)) {
             let (address, port, backend) = F::parts(&endpoint);
             let port = port.to_be_bytes();
-            let in_port = Sum::default()
-                .remove(u16::from_ne_bytes(*source).into())
-                .add(u16::from_ne_bytes(port).into());
-            let in_check = follow(protocol, check, F::change(vip, address).join(in_port));
+            let client_port = match endpoint.clients() {
+                0 => *destination,
+                changed => changed.to_be_bytes(),
+            };
+            let in_ports = swapped(*source, port).join(swapped(*destination, client_port));
+            let in_check = follow(protocol, check, F::change(vip, address).join(in_ports));
             // Once in what is quoted, once before the message.
             let in_message = F::error_change(vip, address).join(F::error_change(vip, address));
-            let sum = in_message.join(in_port).join(in_check);
+            let sum = in_message.join(in_ports).join(in_check);
             *error = sum.update(u16::from_ne_bytes(*error)).to_ne_bytes();
-            *source = port;
+            (*source, *destination) = (port, client_port);
             F::set_source(quoted, address);
             F::set_destination(ip, address);
             if from_agent {
@@ -136,8 +139,14 @@ fn handle<F: Family>(ctx: &XdpContext) -> Option<Verdict> {
     })
 }
 
-/// Makes the checksum of a quoted UDP header follow; what that means for the error's own. That of TCP
-/// is beyond the eight bytes, and nobody looks at it.
+/// What a change of port means for a checksum that covers it.
+#[inline(always)]
+fn swapped(old: [u8; 2], new: [u8; 2]) -> Sum {
+    Sum::default().remove(u16::from_ne_bytes(old).into()).add(u16::from_ne_bytes(new).into())
+}
+
+/// Makes the checksum of a quoted UDP header follow a change; what that means for the error's own.
+/// That of TCP is beyond the eight bytes, and nobody looks at it.
 #[inline(always)]
 pub(super) fn follow(protocol: u8, check: &mut [u8; 2], change: Sum) -> Sum {
     let before = u16::from_ne_bytes(*check);

@@ -81,15 +81,27 @@ pub(super) fn to<F: Family>(
         return Verdict::Done(Action::Pass);
     }
     if hop.way != LINK {
-        return Verdict::Tunnel(Onward { slot, position: 0 });
+        return Verdict::Tunnel(Onward { slot, position: mark::entry(F::ttl(ip)) });
     }
     if hop.mac.octets == ethernet.src_addr {
         return dropped(ctx, Reason::BackToSender, ethernet.src_addr);
     }
+    count::sent(slot.backend(), length(ctx, F::length(ip)));
+    towards::<F>(ctx, ethernet, ip, hop, mark::entry(F::ttl(ip)))
+}
+
+/// Out to that host, which gets the packet at that position.
+#[inline(always)]
+pub(super) fn towards<F: Family>(
+    ctx: &XdpContext,
+    ethernet: &mut EthHdr,
+    ip: &mut F::Header,
+    hop: &Hop,
+    position: u8,
+) -> Verdict {
     ethernet.dst_addr = hop.mac.octets;
     ethernet.src_addr = hop.source_mac.octets;
-    F::set_ttl(ip, mark::ttl(0));
-    count::sent(slot.backend(), length(ctx, F::length(ip)));
+    F::set_ttl(ip, mark::ttl(position));
     out(ctx, hop)
 }
 

@@ -22,8 +22,12 @@ pub(super) fn begin<F: Family>(ip: &F::Header, id: u32) {
 /// Remembers what has become of a first fragment; the number is its packed verdict.
 #[inline(always)]
 pub(crate) fn remember<F: Family>(ctx: XdpContext, verdict: u64) -> u64 {
-    // Where that fails the others are dropped and counted.
-    let _ = written::<F>(&ctx, verdict);
+    if written::<F>(&ctx, verdict).is_none()
+        && let Some(key) = maps::kept_fragment()
+    {
+        // The others are dropped and counted, and go nowhere where an earlier packet's went.
+        let _ = FRAGS.remove(key);
+    }
     verdict
 }
 
@@ -36,7 +40,8 @@ fn written<F: Family>(ctx: &XdpContext, verdict: u64) -> Option<()> {
     let ip = cursor.take::<F::Header>()?;
     let is_virtual =
         |key: &FragmentKey| maps::vip(&key.destination).is_some_and(|vip| vip.flags & VIRTUAL != 0);
-    if verdict == Verdict::Done(Action::Drop).pack() {
+    // The others of a refused packet are not answered as well.
+    if verdict == Verdict::Done(Action::Drop).pack() || Verdict::is_refusal(verdict) {
         return None;
     }
     // What a host's own address gets anyway needs no place.

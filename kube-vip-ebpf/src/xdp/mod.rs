@@ -11,12 +11,13 @@
 //!         │                                          └─> nat_error, error: an ICMP error, to whom
 //!         │                                                  it concerns
 //!         └─ finish ┬─ decapsulate: out of a tunnel ──> judge
-//!                   ├─ open: a flow begins here ──────> deliver
+//!                   ├─ open: a flow begins here ─> begin ─> recorded: deliver
 //!                   ├─ nat: its flow is translated, out again
 //!                   ├─ nat_open: such a flow begins, here or at the owner
 //!                   ├─ nat_seek: its port is found
 //!                   ├─ nat_begin: and goes, out again
-//!                   ├─ stray: a connection goes on, unknown here
+//!                   ├─ stray: a connection goes on, unknown here ─┬─> its client exists: deliver
+//!                   │                                             └─> second: to a host that may know
 //!                   ├─ tunnel: to a peer behind a router, out again
 //!                   ├─ nat_reply: to its client, out again
 //!                   ├─ unbalanced: ours, no frontend ─┬─> echo, probe
@@ -38,6 +39,7 @@ use crate::{ethertype, helpers};
 mod agent;
 pub(crate) mod arp;
 mod balance;
+pub(crate) mod begin;
 mod chosen;
 mod closed;
 pub(crate) mod decapsulate;
@@ -59,10 +61,12 @@ pub(crate) mod nd;
 pub(crate) mod open;
 pub(crate) mod pick;
 pub(crate) mod probe;
+pub(crate) mod recorded;
 pub(crate) mod refuse;
 mod reset;
+mod second;
 pub(crate) mod stray;
-mod transport;
+pub(crate) mod transport;
 pub(crate) mod tunnel;
 pub(crate) mod unbalanced;
 mod unreachable;
@@ -114,6 +118,11 @@ pub enum Verdict {
     Error,
     /// It is the first packet of a flow to be delivered here.
     Open(Chosen),
+    /// It is that and the backend is found: the flow is to be recorded, at the first or a further
+    /// try.
+    Begin(Chosen, u8),
+    /// Its flow has been recorded.
+    Recorded(Chosen),
     /// It is to be translated.
     Nat(Chosen),
     /// It is the first packet of a flow to be translated.
@@ -124,6 +133,8 @@ pub enum Verdict {
     NatBegin(Chosen, u16),
     /// It is the middle of a connection that has no record here.
     Stray(Chosen),
+    /// Nor is that one translated.
+    Lost(Chosen),
     /// It is an IP packet inside another one.
     Decapsulate,
     /// It goes to a peer behind a router.
@@ -153,6 +164,9 @@ const NAT_BEGIN: u64 = 12 << 56;
 const FOLLOW: u64 = 13 << 56;
 const ERROR: u64 = 14 << 56;
 const REDIRECT: u64 = 15 << 56;
+const BEGIN: u64 = 16 << 56;
+const RECORDED: u64 = 17 << 56;
+const LOST: u64 = 18 << 56;
 const KIND: u64 = 0x7f << 56;
 /// Flag of a packed verdict: it is about a first fragment.
 pub(crate) const FIRST_FRAGMENT: u64 = 1 << 63;
@@ -166,11 +180,14 @@ impl Verdict {
         match self {
             Self::Done(action) => DONE | action as u64,
             Self::Open(chosen) => OPEN | chosen.pack(),
+            Self::Begin(chosen, turn) => BEGIN | chosen.pack() | (turn as u64) << begin::TURN,
+            Self::Recorded(chosen) => RECORDED | chosen.pack(),
             Self::Nat(chosen) => NAT | chosen.pack(),
             Self::NatOpen(chosen) => NAT_OPEN | chosen.pack(),
             Self::NatSeek(chosen) => NAT_SEEK | chosen.pack(),
             Self::NatBegin(chosen, port) => NAT_BEGIN | chosen.pack() | (port as u64) << PORT,
             Self::Stray(chosen) => STRAY | chosen.pack(),
+            Self::Lost(chosen) => LOST | chosen.pack(),
             Self::Redirect(ifindex) => REDIRECT | ifindex as u64,
             Self::Decapsulate => DECAPSULATE,
             Self::Tunnel(onward) => TUNNEL | onward.pack(),
@@ -187,6 +204,12 @@ impl Verdict {
     #[inline(always)]
     const fn port(word: u64) -> u16 {
         (word >> PORT) as u16
+    }
+
+    /// Whether the number is that of a packet that is refused.
+    #[inline(always)]
+    const fn is_refusal(word: u64) -> bool {
+        word & KIND == REFUSE
     }
 
     /// Whether the number is that of a stray.
@@ -289,6 +312,14 @@ fn finish<F: Family + Stages>(ctx: &XdpContext, verdict: Verdict) -> Action {
     if word & KIND == OPEN {
         word = F::open(ctx, word & !KIND);
     }
+    for _ in 0..begin::TURNS {
+        if word & KIND == BEGIN {
+            word = F::begin(ctx, word & !KIND);
+        }
+    }
+    if word & KIND == RECORDED {
+        word = F::recorded(ctx, word & !KIND);
+    }
     // A stray may have been translated before its slot moved.
     if word & KIND == NAT || word & KIND == STRAY {
         word = F::nat(ctx, word);
@@ -302,7 +333,7 @@ fn finish<F: Family + Stages>(ctx: &XdpContext, verdict: Verdict) -> Action {
     if word & KIND == NAT_BEGIN {
         word = F::nat_begin(ctx, word & !KIND);
     }
-    if word & KIND == STRAY {
+    if word & KIND == LOST {
         word = F::stray(ctx, word & !KIND);
     }
     if word & KIND == UNBALANCED {
@@ -314,8 +345,7 @@ fn finish<F: Family + Stages>(ctx: &XdpContext, verdict: Verdict) -> Action {
     if word & KIND == PROBE {
         word = F::probe(ctx, word);
     }
-    // The others of a refused packet are not answered as well.
-    if word & FIRST_FRAGMENT != 0 && word & KIND != REFUSE {
+    if word & FIRST_FRAGMENT != 0 {
         word = F::remember(ctx, word);
     }
     if word & KIND == TUNNEL {

@@ -43,7 +43,7 @@ fn handle<F: Family + Stages>(ctx: &XdpContext, chosen: Chosen, stray: bool) -> 
             return Some(verdict);
         }
     }
-    Some(if stray || goes_on { Verdict::Stray(chosen) } else { Verdict::NatOpen(chosen) })
+    Some(if stray || goes_on { Verdict::Lost(chosen) } else { Verdict::NatOpen(chosen) })
 }
 
 /// Whether a packet cannot belong to the connection that its tuple had.

@@ -1,4 +1,4 @@
-//! The first packet of a flow that is to be delivered here: the flow is recorded.
+//! The first packets of a flow that is to be delivered here: to which backend.
 
 use aya_ebpf::programs::XdpContext;
 use kube_vip_common::frontend::SILENT;
@@ -10,10 +10,10 @@ use network_types::eth::EthHdr;
 use super::forward::is_client_of;
 use super::transport::{self, Transport};
 use super::{Action, Chosen, Refusal, Verdict, balance, deliver, limited, pick};
-use crate::count;
-use crate::family::{Family, Ports};
+use crate::family::{Family, Ports, Record as _};
 use crate::frame::{Cursor, length};
-use crate::maps::{self, BACKENDS, NODES, TABLES};
+use crate::maps::{self, NODES, TABLES};
+use crate::record;
 
 #[inline(always)]
 pub(crate) fn stage<F: Family>(ctx: XdpContext, word: u64) -> u64 {
@@ -29,6 +29,13 @@ fn handle<F: Family>(ctx: &XdpContext, chosen: Chosen) -> Option<Verdict> {
     let ip = cursor.take::<F::Header>()?;
     let protocol = F::payload(ctx, ip, &mut cursor).protocol()?;
     let transport = transport::parse(&mut cursor, protocol)?;
+    let flow = F::tuple(F::source(ip), F::destination(ip), transport.ports);
+    if transport.is_udp()
+        && let Some(endpoint) = again::<F>(&flow)
+    {
+        let bytes = length(ctx, F::length(ip));
+        return Some(deliver::to::<F>(ip, transport, &endpoint, bytes, chosen));
+    }
     let slot = if chosen.from_agent() && chosen.slot.node() != THIS_NODE {
         let node = NODES.get(chosen.slot.node().into()).filter(|_| chosen.slot.is_some());
         if node.is_some_and(|node| F::hop(node).way == NAT || is_client_of::<F>(ip, node)) {
@@ -40,18 +47,17 @@ fn handle<F: Family>(ctx: &XdpContext, chosen: Chosen) -> Option<Verdict> {
         chosen.slot
     };
     if !slot.is_some() {
-        return Some(no_backend::<F>(ip, &transport, chosen));
+        // An agent's table is another one than this host's, which may know better.
+        let elsewhere = chosen.from_agent() && chosen.slot.is_some();
+        return Some(match elsewhere {
+            true => Verdict::Lost(chosen),
+            false => chosen.refuse(no_backend::<F>(ip, &transport, chosen)),
+        });
     }
     if limited::exceeded::<F>(ip, transport.ports) {
         return Some(Verdict::Done(Action::Drop));
     }
-    let flow = F::tuple(F::source(ip), F::destination(ip), transport.ports);
-    let Some(endpoint) = record::<F>(&flow, slot.backend()) else {
-        count::reason(Reason::FlowTableFull);
-        return Some(Verdict::Done(Action::Drop));
-    };
-    let bytes = length(ctx, F::length(ip));
-    Some(deliver::to::<F>(ip, transport, &endpoint, bytes, chosen))
+    Some(Verdict::Begin(Chosen { slot, ..chosen }, 0))
 }
 
 /// A backend on this host, where the table's own is elsewhere and an agent sent the packet here.
@@ -71,27 +77,45 @@ fn local<F: Family>(ip: &F::Header, ports: Ports) -> Slot {
 
 /// Nobody serves this frontend.
 #[inline(always)]
-fn no_backend<F: Family>(ip: &F::Header, transport: &Transport<'_>, chosen: Chosen) -> Verdict {
+pub(super) fn no_backend<F: Family>(
+    ip: &F::Header,
+    transport: &Transport<'_>,
+    chosen: Chosen,
+) -> Refusal {
     let key = F::frontend_key(F::destination(ip), transport.ports);
     let silent = maps::frontend(key).is_some_and(|frontend| frontend.flags & SILENT != 0);
-    chosen.refuse(match (transport.is_tcp(), chosen.from_agent()) {
+    match (transport.is_tcp(), chosen.from_agent()) {
         _ if silent => Refusal::Dropped(Reason::NoBackendDropped),
         (true, false) => Refusal::Reset(Reason::NoBackendReset),
         (true, true) => Refusal::Closed(Reason::NoBackendReset),
         (false, _) => Refusal::Unreachable(Reason::NoBackendUnreachable),
-    })
+    }
 }
 
-/// Remembers both directions of a new flow.
-#[inline(never)]
-fn record<F: Family>(flow: &F::Tuple, id: u32) -> Option<F::Endpoint> {
-    let (client, vip, ports) = F::tuple_parts(flow);
-    let backend = BACKENDS.get(id)?;
-    let address = F::bytes(&backend.address);
-    let endpoint = F::endpoint(address, backend.port, id);
-    let reply_ports =
-        Ports { source: backend.port, destination: ports.source, protocol: ports.protocol };
-    let reply = F::tuple(address, client, reply_ports);
-    let origin = F::endpoint(vip, ports.destination, id);
-    F::record(flow, &endpoint, &reply, &origin).then_some(endpoint)
+/// The backend of a UDP flow that goes on: one whose client was silent, but not its backend, or one
+/// whose client has yet to prove that it exists.
+#[inline(always)]
+fn again<F: Family>(flow: &F::Tuple) -> Option<F::Endpoint> {
+    let known = record::flow::<F>(flow);
+    let half_open = known.is_none();
+    let endpoint = known.or_else(|| record::half::<F>(flow))?;
+    if !deliver::is_there::<F>(&endpoint) {
+        return None;
+    }
+    let (client, _, ports) = F::tuple_parts(flow);
+    let reply = record::reply_tuple::<F>(client, ports, &endpoint);
+    if half_open {
+        if record::answer::<F>(&reply) != 0 {
+            // A refusal of the map changes nothing for this packet.
+            record::confirm::<F>(flow, &reply);
+        }
+        return Some(endpoint);
+    }
+    let now = maps::clock();
+    let seen = maps::read(F::replies(), &reply, |vip| vip.seen())?;
+    if deliver::is_over(now, seen) {
+        return None;
+    }
+    maps::change(F::flows(), flow, |flow| *flow.stamp() = now);
+    Some(endpoint)
 }

@@ -2,7 +2,8 @@
 
 use aya_ebpf::btf_maps::Array;
 use kube_vip_common::hash::FlowHash;
-use kube_vip_common::table::{Geometry, Header, Line, SLOTS_PER_LINE, Slot};
+use kube_vip_common::history::Past;
+use kube_vip_common::table::{Geometry, Line, SLOTS_PER_LINE, Slot};
 
 use crate::maps::line;
 
@@ -27,11 +28,38 @@ pub(super) fn local<const N: usize, const FLAGS: usize>(
     let Some(first) = table.get(0) else {
         return Slot::NONE;
     };
-    let Header { slots, locals, .. } = *line::header(first);
-    if locals == 0 {
+    let geometry = Geometry::of(line::header(first));
+    if geometry.locals == 0 {
         return Slot::NONE;
     }
-    nth(table, Geometry { slots, locals }.locals_start(), hash.slot(locals))
+    nth(table, geometry.locals_start(), hash.slot(geometry.locals))
+}
+
+/// Whether the table has just changed.
+#[inline(always)]
+pub(super) fn is_settling<const N: usize, const FLAGS: usize>(
+    table: &Table<N, FLAGS>,
+    now: u32,
+) -> bool {
+    table.get(0).is_some_and(|first| line::header(first).is_settling(now))
+}
+
+/// The hosts that the packet's slot led to before.
+#[inline(always)]
+pub(super) fn past<const N: usize, const FLAGS: usize>(
+    table: &Table<N, FLAGS>,
+    slots: u32,
+    hash: FlowHash,
+) -> Past {
+    let start = table.get(0).map_or(0, |first| line::header(first).histories);
+    if start == 0 {
+        return Past::NONE;
+    }
+    let index = hash.slot(slots);
+    match table.get(start + index / SLOTS_PER_LINE) {
+        Some(at) => line::past(at, index),
+        None => Past::NONE,
+    }
 }
 
 #[inline(always)]

@@ -1,27 +1,78 @@
-//! The middle of a connection that has no record here.
+//! What has no place here: the middle of a connection that has no record (the handshake's last
+//! segment, or one whose connection is elsewhere), and the first packet of a flow that an agent sends
+//! to where no backend is.
 
 use aya_ebpf::programs::XdpContext;
 use kube_vip_common::stats::Reason;
 use network_types::eth::EthHdr;
 
-use super::{Action, Chosen, Refusal, Verdict};
-use crate::family::Family;
-use crate::frame::Cursor;
+use super::transport::{self, Transport};
+use super::{Action, Chosen, Refusal, Verdict, deliver, open, pick, second};
+use crate::family::{Family, Ports};
+use crate::frame::{Cursor, length};
+use crate::maps::{self, TABLES};
+use crate::{count, record};
 
 #[expect(clippy::extra_unused_type_parameters, reason = "as all stages have it")]
 #[inline(always)]
 pub(crate) fn stage<F: Family>(ctx: XdpContext, word: u64) -> u64 {
-    let verdict = handle(&ctx, Chosen::unpack(word));
+    let verdict = handle::<F>(&ctx, Chosen::unpack(word));
     verdict.unwrap_or(Verdict::Done(Action::Drop)).pack()
 }
 
 /// Nothing where the packet is not what the caller saw.
 #[inline(always)]
-fn handle(ctx: &XdpContext, chosen: Chosen) -> Option<Verdict> {
-    let _ethernet = Cursor::new(ctx).take::<EthHdr>()?;
-    Some(chosen.refuse(if chosen.from_agent() {
-        Refusal::Closed(Reason::NoFlowReset)
-    } else {
-        Refusal::Reset(Reason::NoFlowReset)
+fn handle<F: Family>(ctx: &XdpContext, chosen: Chosen) -> Option<Verdict> {
+    let mut cursor = Cursor::new(ctx);
+    let ethernet = cursor.take::<EthHdr>()?;
+    let ip = cursor.take::<F::Header>()?;
+    let protocol = F::payload(ctx, ip, &mut cursor).protocol()?;
+    let transport = transport::parse(&mut cursor, protocol)?;
+    let begins = transport.opens || transport.is_udp();
+    let flow = F::tuple(F::source(ip), F::destination(ip), transport.ports);
+    if !begins && let Some(endpoint) = half_open::<F>(&flow, &transport, chosen) {
+        let bytes = length(ctx, F::length(ip));
+        return Some(deliver::to::<F>(ip, transport, &endpoint, bytes, chosen));
+    }
+    if let Some(verdict) = second::handle::<F>(ctx, ethernet, ip, transport.ports, chosen, begins) {
+        return Some(verdict);
+    }
+    Some(chosen.refuse(match chosen.from_agent() {
+        // Who serves it, or has the connection, may be found a moment later.
+        _ if is_settling::<F>(ip, transport.ports) => Refusal::Dropped(Reason::Unsettled),
+        _ if begins => open::no_backend::<F>(ip, &transport, chosen),
+        true => Refusal::Closed(Reason::NoFlowReset),
+        false => Refusal::Reset(Reason::NoFlowReset),
     }))
+}
+
+#[inline(always)]
+fn is_settling<F: Family>(ip: &F::Header, ports: Ports) -> bool {
+    maps::frontend(F::frontend_key(F::destination(ip), ports))
+        .and_then(|frontend| TABLES.get(frontend.id))
+        .is_some_and(|table| pick::is_settling(table, maps::clock()))
+}
+
+/// The backend of a connection whose client has not yet proved that it exists. It has by
+/// acknowledging the number the backend chose, which only somebody at that address can know; what
+/// acknowledges another one is the backend's to judge, and proves nothing.
+#[inline(always)]
+fn half_open<F: Family>(
+    flow: &F::Tuple,
+    transport: &Transport<'_>,
+    chosen: Chosen,
+) -> Option<F::Endpoint> {
+    let endpoint = record::half::<F>(flow)?;
+    let (client, _, ports) = F::tuple_parts(flow);
+    let reply = record::reply_tuple::<F>(client, ports, &endpoint);
+    let proved = transport.acknowledges != 0
+        && transport.acknowledges == record::answer::<F>(&reply);
+    if proved {
+        if !record::confirm::<F>(flow, &reply) {
+            count::reason(Reason::FlowTableFull);
+        }
+    } else if chosen.may_be_elsewhere() {
+        return None;
+    }
+    Some(endpoint)
 }

@@ -15,7 +15,7 @@ type Sctp = Both<Both<[u8; 2], [u8; 2]>, Both<Word, Both<[u8; 2], [u8; 2]>>>;
 const INIT: u8 = 1;
 
 /// The parts of a header that are read or rewritten.
-pub(super) struct Transport<'a> {
+pub(crate) struct Transport<'a> {
     pub(super) ports: Ports,
     source: &'a mut [u8; 2],
     destination: &'a mut [u8; 2],
@@ -24,19 +24,39 @@ pub(super) struct Transport<'a> {
     pub(super) opens: bool,
     /// TCP's flags; none are set where it is UDP.
     pub(super) signs: Signs,
+    /// What only a client knows that the backend has answered, see [`sequence`]: the sequence number
+    /// that a TCP segment acknowledges, SCTP's verification tag.
+    pub(super) acknowledges: u64,
+}
+
+/// A sequence number as one number that is not 0, which stands for none: the two halves of an
+/// `Option` would be two registers, one of them not always written.
+#[inline(always)]
+pub(crate) const fn sequence(number: u32) -> u64 {
+    1 << 32 | number as u64
+}
+
+/// A segment's flags.
+#[inline(always)]
+pub(crate) fn signs(tcp: &TcpHdr) -> Signs {
+    Signs {
+        syn: tcp.syn() != 0,
+        ack: tcp.ack() != 0,
+        fin: tcp.fin() != 0,
+        rst: tcp.rst() != 0,
+    }
 }
 
 #[inline(always)]
 pub(super) fn parse<'a>(cursor: &mut Cursor<'a>, protocol: u8) -> Option<Transport<'a>> {
     if protocol == protocol::TCP {
         let tcp = cursor.take::<TcpHdr>()?;
-        let signs = Signs {
-            syn: tcp.syn() != 0,
-            ack: tcp.ack() != 0,
-            fin: tcp.fin() != 0,
-            rst: tcp.rst() != 0,
-        };
+        let signs = signs(tcp);
         let opens = signs.syn && !signs.ack && !signs.rst;
+        let acknowledges = match signs.ack && !signs.syn {
+            true => sequence(u32::from_be_bytes(tcp.ack_seq)),
+            false => 0,
+        };
         let TcpHdr { source, dest, check, .. } = tcp;
         Some(Transport {
             ports: ports(*source, *dest, protocol),
@@ -45,12 +65,15 @@ pub(super) fn parse<'a>(cursor: &mut Cursor<'a>, protocol: u8) -> Option<Transpo
             check,
             opens,
             signs,
+            acknowledges,
         })
     } else if protocol == protocol::SCTP {
-        let Both(Both(source, destination), Both(_, Both(check, _))) = cursor.take::<Sctp>()?;
+        let Both(Both(source, destination), Both(tag, Both(check, _))) = cursor.take::<Sctp>()?;
         let opens = cursor.peek::<u8>() == Some(INIT);
+        let acknowledges = sequence(u32::from_be_bytes(*tag));
         let ports = ports(*source, *destination, protocol);
-        Some(Transport { ports, source, destination, check, opens, signs: Signs::default() })
+        let signs = Signs::default();
+        Some(Transport { ports, source, destination, check, opens, signs, acknowledges })
     } else {
         let UdpHdr { src, dst, check, .. } = cursor.take::<UdpHdr>()?;
         Some(Transport {
@@ -60,6 +83,7 @@ pub(super) fn parse<'a>(cursor: &mut Cursor<'a>, protocol: u8) -> Option<Transpo
             check,
             opens: false,
             signs: Signs::default(),
+            acknowledges: 0,
         })
     }
 }
@@ -105,12 +129,8 @@ impl Transport<'_> {
             return;
         }
         let new = port.to_be_bytes();
-        self.update(
-            change
-                .remove(u16::from_ne_bytes(*self.destination).into())
-                .add(u16::from_ne_bytes(new).into()),
-        );
-        *self.destination = new;
+        let old = core::mem::replace(self.destination, new);
+        self.update(change.remove(word(old)).add(word(new)));
     }
 
     /// Sets both ports; `change` is what else under the checksum changes.
@@ -119,13 +139,21 @@ impl Transport<'_> {
         let (source, destination) = (source.to_be_bytes(), destination.to_be_bytes());
         self.update(
             change
-                .remove(u16::from_ne_bytes(*self.source).into())
-                .add(u16::from_ne_bytes(source).into())
-                .remove(u16::from_ne_bytes(*self.destination).into())
-                .add(u16::from_ne_bytes(destination).into()),
+                .remove(word(*self.source))
+                .add(word(source))
+                .remove(word(*self.destination))
+                .add(word(destination)),
         );
         *self.source = source;
         *self.destination = destination;
+    }
+
+    /// Sets the source port.
+    #[inline(always)]
+    pub(super) fn set_source(&mut self, port: u16) {
+        let new = port.to_be_bytes();
+        let old = core::mem::replace(self.source, new);
+        self.update(Sum::default().remove(word(old)).add(word(new)));
     }
 
     /// Makes the checksum follow a change of what it covers.
@@ -138,4 +166,10 @@ impl Transport<'_> {
             *self.check = if self.is_tcp() { check } else { checksum::udp(check) }.to_ne_bytes();
         }
     }
+}
+
+/// Two bytes as checksums add them.
+#[inline(always)]
+fn word(bytes: [u8; 2]) -> u32 {
+    u16::from_ne_bytes(bytes).into()
 }

@@ -58,7 +58,7 @@ fn untranslated(verdict: Verdict) -> Verdict {
         Verdict::Nat(chosen) | Verdict::NatOpen(chosen) => {
             chosen.refuse(Refusal::Unreachable(Reason::NoBackendUnreachable))
         }
-        Verdict::Stray(chosen) => chosen.refuse(Refusal::Reset(Reason::NoFlowReset)),
+        Verdict::Stray(chosen) => Verdict::Lost(chosen),
         verdict => verdict,
     }
 }

@@ -26,7 +26,7 @@ const KEYS: [&str; 14] = [
     "forwardingMethod",
     "natSource",
 ];
-const BACKEND_KEYS: [&str; 4] = ["address", "port", "url", "weight"];
+const BACKEND_KEYS: [&str; 5] = ["address", "port", "url", "weight", "drain"];
 
 /// A table's slot is an index of 15 bits.
 const MOST_BACKENDS: usize = MAX_MEMBERS;
@@ -212,6 +212,7 @@ fn backend(
     let ip = backend_address(section, defaults);
     let port = if section.has("port") { section.port("port") } else { fallback };
     let weight = section.number("weight", 0, MOST_WEIGHT).unwrap_or(1);
+    let weight = if section.boolean("drain") == Some(true) { 0 } else { weight };
     Some(Backend { address: ip?, port: port?, weight: u16::try_from(weight).ok()? })
 }
 

@@ -15,7 +15,7 @@ use super::{Config, ConfigError, Limits, LoadBalancer, LocalClients, TableSize};
 use super::{forwarding, limits};
 
 /// Keys that have an effect; [`retired::KEYS`] are known too.
-const KEYS: [&str; 21] = [
+const KEYS: [&str; 23] = [
     "vip",
     "interface",
     "uplinks",
@@ -37,6 +37,8 @@ const KEYS: [&str; 21] = [
     "cgroupRoot",
     "limits",
     "secret",
+    "udpIdle",
+    "drainTimeout",
 ];
 
 /// Reads and checks a whole file.
@@ -86,6 +88,9 @@ fn config(section: &Section<'_>, host: &str) -> Option<Config> {
     let cgroup_root = cgroup_root(section);
     let instance = instance(section);
     let announce_interval = announce_interval(section);
+    let second = Duration::from_secs(1);
+    let udp_idle = section.duration("udpIdle", second..=86_400 * second).unwrap_or(UDP_IDLE);
+    let drain_timeout = section.duration("drainTimeout", second..=31_536_000 * second);
     let limits = limits(section, &vips, peers.as_ref(), &load_balancers);
     let Peers { local, remote } = peers?;
     let (interface, uplinks) = interfaces?;
@@ -99,6 +104,8 @@ fn config(section: &Section<'_>, host: &str) -> Option<Config> {
         vips,
         gratuitous_arp,
         announce_interval,
+        udp_idle,
+        drain_timeout,
         single_node,
         start_as_leader,
         load_balancers,
@@ -219,6 +226,10 @@ pub(super) fn table_size(section: &Section<'_>) -> Option<TableSize> {
     }
     size
 }
+
+/// Below two minutes a NAT must not forget a UDP flow (RFC 4787 §4.3), and Linux's connection
+/// tracking does not either, so clients count on it.
+const UDP_IDLE: Duration = Duration::from_secs(120);
 
 fn announce_interval(section: &Section<'_>) -> Duration {
     let most = Duration::from_secs(3600);

@@ -3,8 +3,9 @@
 use super::reader::Section;
 use super::{Limits, LoadBalancer};
 
-const KEYS: [&str; 4] = ["frontends", "backends", "flows", "nat"];
-const DEFAULTS: Limits = Limits { frontends: 1024, backends: 8192, flows: 65536, nat: 65536 };
+const KEYS: [&str; 5] = ["frontends", "backends", "flows", "halfOpen", "nat"];
+const DEFAULTS: Limits =
+    Limits { frontends: 1024, backends: 8192, flows: 65536, half_open: 65536, nat: 65536 };
 
 /// How much of each map a file fills.
 pub(super) struct Needs {
@@ -37,6 +38,7 @@ pub(super) fn read(section: &Section<'_>, needs: &Needs) -> Limits {
     let frontends = number("frontends", DEFAULTS.frontends, 1 << 20);
     let backends = number("backends", DEFAULTS.backends, 1 << 22);
     let flows = number("flows", DEFAULTS.flows, 1 << 24);
+    let half_open = number("halfOpen", DEFAULTS.half_open, 1 << 24);
     let nat = number("nat", DEFAULTS.nat, 1 << 23);
     let raise = |key: &str, (written, default): (Option<u32>, u32), needed: usize| {
         let room = u32::try_from(needed.saturating_mul(2).next_power_of_two()).unwrap_or(u32::MAX);
@@ -51,6 +53,7 @@ pub(super) fn read(section: &Section<'_>, needs: &Needs) -> Limits {
         frontends: raise("frontends", frontends, needs.frontends),
         backends: raise("backends", backends, needs.backends),
         flows: flows.0.unwrap_or(flows.1),
+        half_open: half_open.0.unwrap_or(half_open.1),
         nat: nat.0.unwrap_or(nat.1),
     }
 }

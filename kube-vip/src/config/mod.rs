@@ -55,6 +55,10 @@ pub struct Config {
     pub gratuitous_arp: bool,
     /// Time between two announcements after the first burst.
     pub announce_interval: Duration,
+    /// A UDP flow ends when nothing has come for this long.
+    pub udp_idle: Duration,
+    /// How long a backend that takes no new flows keeps those it has; as long as they live if unset.
+    pub drain_timeout: Option<Duration>,
     /// There are no other hosts; ownership never ends.
     pub single_node: bool,
     /// This host owns the VIPs until election exists.
@@ -324,6 +328,8 @@ pub struct Limits {
     pub backends: u32,
     /// Connections delivered on this host, per address family.
     pub flows: u32,
+    /// Those among them whose client has not yet proved that it exists; they have room of their own.
+    pub half_open: u32,
     /// Connections translated on this host, per address family.
     pub nat: u32,
 }

@@ -226,6 +226,8 @@ prop_compose! {
             vips: all[..vips].to_vec(),
             gratuitous_arp: flags[1],
             announce_interval: Duration::from_millis(interval),
+            udp_idle: Duration::from_secs(120),
+            drain_timeout: None,
             start_as_leader: flags[2],
             load_balancers,
             xdp_mode: XdpMode::Auto,
@@ -233,7 +235,7 @@ prop_compose! {
             local_clients,
             cgroup_root: cgroup_root.map(PathBuf::from),
             log_data_plane: flags[0],
-            limits: Limits { frontends: 1024, backends: 8192, flows: 65536, nat: 65536 },
+            limits: Limits { half_open: 65536, frontends: 1024, backends: 8192, flows: 65536, nat: 65536 },
             notices: Vec::new(),
         }
     }

@@ -49,7 +49,10 @@ fn the_sample_is_what_it_says() {
     assert_eq!((lb.protocol, lb.port, lb.bind_to_vip), (Protocol::Tcp, 6443, true));
     assert_eq!((lb.table_size, lb.affinity), (TableSize::S4093, Affinity::None));
     assert!(lb.backends.iter().all(|backend| (backend.port, backend.weight) == (6444, 1)));
-    assert_eq!(config.limits, Limits { frontends: 1024, backends: 8192, flows: 65536, nat: 65536 });
+    assert_eq!(
+        config.limits,
+        Limits { frontends: 1024, backends: 8192, flows: 65536, half_open: 65536, nat: 65536 }
+    );
 }
 
 /// `kube-vip sample config` of v0.1.8, as that program prints it.
@@ -166,7 +169,10 @@ fn limits_grow_with_the_file() {
     let text =
         with(&format!("limits: {{frontends: 10}}\nloadBalancers:\n{}", balancers.join("\n")));
     let config = good(&text);
-    assert_eq!(config.limits, Limits { frontends: 128, backends: 32768, flows: 65536, nat: 65536 });
+    assert_eq!(
+        config.limits,
+        Limits { frontends: 128, backends: 32768, flows: 65536, half_open: 65536, nat: 65536 }
+    );
     assert_eq!(config.notices, ["limits.frontends: raised to 128, twice what the file needs"]);
 }
 
@@ -381,7 +387,13 @@ fn ten_thousand_load_balancers_fit() {
     assert_eq!(config.load_balancers.len(), 10_000);
     assert_eq!(
         config.limits,
-        Limits { frontends: 32768, backends: 262_144, flows: 65536, nat: 65536 }
+        Limits {
+            frontends: 32768,
+            backends: 262_144,
+            flows: 65536,
+            half_open: 65536,
+            nat: 65536,
+        }
     );
 }
 

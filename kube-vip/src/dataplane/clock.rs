@@ -5,6 +5,11 @@ use kube_vip_common::clock::Clock;
 
 use super::sys::boot_time;
 
+/// What the clock is set to now.
+pub(super) fn seconds() -> u32 {
+    (boot_time() / 1_000_000_000) as u32
+}
+
 /// The one hand there is. Where there are no kernel programs it moves nothing.
 pub struct Hand(Option<Array<MapData, Clock>>);
 
@@ -20,7 +25,7 @@ impl Hand {
     ///
     /// What the kernel said.
     pub fn set(&mut self) -> Result<(), MapError> {
-        let seconds = (boot_time() / 1_000_000_000) as u32;
-        self.0.as_mut().map_or(Ok(()), |clock| clock.set(0, Clock { seconds }, 0))
+        let clock = Clock { seconds: seconds() };
+        self.0.as_mut().map_or(Ok(()), |hand| hand.set(0, clock, 0))
     }
 }

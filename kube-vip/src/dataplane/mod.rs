@@ -6,6 +6,7 @@ mod clock;
 mod closed;
 pub mod counters;
 mod driver;
+mod history;
 mod ids;
 mod interfaces;
 mod leases;

@@ -112,6 +112,10 @@ pub struct Maps {
     pub settings: Array<MapData, Settings>,
     /// `CLOCK`; taken by the hand that moves it.
     pub clock: Option<Array<MapData, Clock>>,
+    /// `FLOWS4` and `HALF4`.
+    pub flows4: [MapData; 2],
+    /// `FLOWS6` and `HALF6`.
+    pub flows6: [MapData; 2],
     /// `STATS`.
     pub stats: PerCpuArray<MapData, Count>,
     /// `FRONTEND_STATS`.
@@ -148,6 +152,8 @@ pub(super) const MAP_NAMES: &[&str] = &[
     "FLOWS6",
     "REVERSE4",
     "REVERSE6",
+    "HALF4",
+    "HALF6",
     "RATES",
     "FRAGS",
     "FRAG_KEY",
@@ -273,6 +279,9 @@ fn loader<'a>(limits: &Limits) -> EbpfLoader<'a> {
         ("FLOWS6", limits.flows),
         ("REVERSE4", limits.flows),
         ("REVERSE6", limits.flows),
+        // Both directions are in it.
+        ("HALF4", limits.half_open.saturating_mul(2)),
+        ("HALF6", limits.half_open.saturating_mul(2)),
         // Both directions of each connection.
         ("NAT4", limits.nat.saturating_mul(2)),
         ("NAT6", limits.nat.saturating_mul(2)),
@@ -368,6 +377,8 @@ impl Maps {
             uplinks: typed(programs, "UPLINKS")?,
             settings: typed(programs, "SETTINGS")?,
             clock: Some(typed(programs, "CLOCK")?),
+            flows4: [data(programs, "FLOWS4")?, data(programs, "HALF4")?],
+            flows6: [data(programs, "FLOWS6")?, data(programs, "HALF6")?],
             stats: typed(programs, "STATS")?,
             frontend_stats: typed(programs, "FRONTEND_STATS")?,
             backend_stats: typed(programs, "BACKEND_STATS")?,
@@ -389,7 +400,7 @@ fn typed<M: TryFrom<Map, Error = MapError>>(
 
 fn data(programs: &mut Ebpf, name: &'static str) -> Result<MapData, LoadError> {
     match take(programs, name)? {
-        Map::Array(data) | Map::ArrayOfMaps(data) => Ok(data),
+        Map::Array(data) | Map::ArrayOfMaps(data) | Map::LruHashMap(data) => Ok(data),
         _ => Err(LoadError::Missing(name)),
     }
 }

@@ -14,10 +14,14 @@ use tokio::io::unix::AsyncFd;
 /// Commands (`enum bpf_cmd`, include/uapi/linux/bpf.h).
 mod command {
     pub(super) const MAP_CREATE: i64 = 0;
+    pub(super) const MAP_LOOKUP_ELEM: i64 = 1;
     pub(super) const MAP_UPDATE_ELEM: i64 = 2;
+    pub(super) const MAP_DELETE_ELEM: i64 = 3;
     pub(super) const OBJ_GET: i64 = 7;
+    pub(super) const MAP_GET_FD_BY_ID: i64 = 14;
     pub(super) const OBJ_GET_INFO_BY_FD: i64 = 15;
     pub(super) const BTF_GET_FD_BY_ID: i64 = 19;
+    pub(super) const MAP_LOOKUP_BATCH: i64 = 24;
     pub(super) const MAP_UPDATE_BATCH: i64 = 26;
     pub(super) const LINK_UPDATE: i64 = 29;
 }
@@ -68,7 +72,7 @@ struct GetInfo {
     info: u64,
 }
 
-/// … for `BPF_BTF_GET_FD_BY_ID`.
+/// … for `BPF_MAP_GET_FD_BY_ID` and `BPF_BTF_GET_FD_BY_ID`.
 #[repr(C)]
 struct GetById {
     id: u32,
@@ -93,7 +97,7 @@ struct LinkUpdate {
     old_program_fd: u32,
 }
 
-/// … for `BPF_MAP_UPDATE_ELEM`.
+/// … for `BPF_MAP_LOOKUP_ELEM`, `BPF_MAP_UPDATE_ELEM` and `BPF_MAP_DELETE_ELEM`.
 #[repr(C)]
 struct Update {
     map_fd: u32,
@@ -295,6 +299,98 @@ fn update<K: Pod, V: Pod>(
     })
 }
 
+/// The map at a place of an array of maps; nothing where there is none.
+///
+/// # Errors
+///
+/// The kernel's answer.
+pub(super) fn inner(
+    map: BorrowedFd<'_>,
+    what: &'static str,
+    key: u32,
+) -> Result<Option<OwnedFd>, SysError> {
+    let error = |call| move |source| SysError { call, what, source };
+    let mut id = 0u32;
+    let mut attr = Update {
+        map_fd: number(map),
+        pad: 0,
+        key: std::ptr::from_ref(&key) as u64,
+        value: std::ptr::from_mut(&mut id) as u64,
+        flags: 0,
+    };
+    match bpf(command::MAP_LOOKUP_ELEM, &mut attr) {
+        Err(none) if none.raw_os_error() == Some(libc::ENOENT) => return Ok(None),
+        result => result.map_err(error("BPF_MAP_LOOKUP_ELEM"))?,
+    };
+    let mut attr = GetById { id, next_id: 0, open_flags: 0 };
+    let fd = bpf(command::MAP_GET_FD_BY_ID, &mut attr).map_err(error("BPF_MAP_GET_FD_BY_ID"))?;
+    Ok(Some(owned(fd)))
+}
+
+/// Reads a whole map, some elements at a time. What changes meanwhile may be missed or seen twice.
+///
+/// Minimum kernel: 5.6.
+///
+/// # Errors
+///
+/// The kernel's answer.
+pub(super) fn read_batches<K: Pod + Default, V: Pod + Default>(
+    map: BorrowedFd<'_>,
+    what: &'static str,
+    mut each: impl FnMut(&[K], &[V]),
+) -> Result<(), SysError> {
+    /// More than any bucket of a hash has.
+    const ELEMENTS: usize = 4096;
+    let (mut keys, mut values) = (vec![K::default(); ELEMENTS], vec![V::default(); ELEMENTS]);
+    // Where to go on: a key of an array, the number of a bucket of a hash.
+    let (mut from, mut next) = (0u32, 0u32);
+    let mut first = true;
+    loop {
+        let mut attr = Batch {
+            in_batch: if first { 0 } else { std::ptr::from_ref(&from) as u64 },
+            out_batch: std::ptr::from_mut(&mut next) as u64,
+            keys: keys.as_mut_ptr() as u64,
+            values: values.as_mut_ptr() as u64,
+            count: ELEMENTS as u32,
+            map_fd: number(map),
+            elem_flags: 0,
+            flags: 0,
+        };
+        let result = bpf(command::MAP_LOOKUP_BATCH, &mut attr);
+        let last = match result {
+            Ok(_) => false,
+            Err(end) if end.raw_os_error() == Some(libc::ENOENT) => true,
+            Err(source) => return Err(SysError { call: "BPF_MAP_LOOKUP_BATCH", what, source }),
+        };
+        let count = (attr.count as usize).min(ELEMENTS);
+        each(&keys[..count], &values[..count]);
+        if last {
+            return Ok(());
+        }
+        (from, first) = (next, false);
+    }
+}
+
+/// Removes an element, if it is there.
+///
+/// # Errors
+///
+/// The kernel's answer.
+pub(super) fn remove<K: Pod>(
+    map: BorrowedFd<'_>,
+    what: &'static str,
+    key: &K,
+) -> Result<(), SysError> {
+    let key = std::ptr::from_ref(key) as u64;
+    let mut attr = Update { map_fd: number(map), pad: 0, key, value: 0, flags: 0 };
+    match bpf(command::MAP_DELETE_ELEM, &mut attr) {
+        Err(source) if source.raw_os_error() != Some(libc::ENOENT) => {
+            Err(SysError { call: "BPF_MAP_DELETE_ELEM", what, source })
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Puts a program in the place of the one that a pinned link attaches; there is no moment without.
 ///
 /// Minimum kernel: 5.7.
@@ -345,6 +441,13 @@ pub(super) fn read<T: Pod>(bytes: &[u8]) -> Option<T> {
     }
     // SAFETY: long enough by the check above; any bytes are a value of a `Pod`; read unaligned.
     Some(unsafe { bytes.as_ptr().cast::<T>().read_unaligned() })
+}
+
+/// A line of a table as numbers.
+#[cfg(test)]
+pub(super) fn words(line: &kube_vip_common::table::Line) -> super::history::Words {
+    // SAFETY: of the same size; every view of a line is plain numbers that fill it.
+    unsafe { std::mem::transmute(*line) }
 }
 
 /// Makes a descriptor's readiness something to wait for.

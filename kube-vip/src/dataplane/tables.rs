@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 
+use kube_vip_common::history::Past;
 use kube_vip_common::maglev::{self, Candidate};
 use kube_vip_common::node::THIS_NODE;
 use kube_vip_common::table::{Geometry, Line, MAX_MEMBERS, SLOTS_PER_LINE, Slot, TableSize};
@@ -30,9 +31,17 @@ pub(super) struct Recipe {
     pub entries: Vec<Entry>,
 }
 
+/// A table on its way into the kernel.
+pub(super) struct Table {
+    /// By the flow's hash.
+    pub slots: Vec<Slot>,
+    /// Backends here.
+    pub locals: Vec<Slot>,
+}
+
 impl Recipe {
     /// Computes the table. Entries beyond what slots can name are left out.
-    pub(super) fn lines(&self) -> Vec<Line> {
+    pub(super) fn table(&self) -> Table {
         let entries = &self.entries[..self.entries.len().min(MAX_MEMBERS)];
         let mut candidates: Vec<_> = (0..)
             .zip(entries)
@@ -50,18 +59,37 @@ impl Recipe {
             Slot::new(backend, node)
         };
         let members: Vec<_> = candidates.iter().map(slot_of).collect();
-        let slots: Vec<_> = indices
+        let slots = indices
             .iter()
             .map(|index| members.get(usize::from(*index)).copied().unwrap_or(Slot::NONE))
             .collect();
         let serves = |candidate: &&Candidate| {
             entries[candidate.tag as usize].node == THIS_NODE && candidate.weight > 0
         };
-        let locals: Vec<_> = candidates.iter().filter(serves).map(slot_of).collect();
-        let geometry = Geometry { slots: self.size.slots(), locals: locals.len() as u32 };
+        let locals = candidates.iter().filter(serves).map(slot_of).collect();
+        Table { slots, locals }
+    }
+
+    /// The recipe of the others, as they used it before this host took part.
+    pub(super) fn without_this_host(&self) -> Self {
+        let elsewhere = self.entries.iter().filter(|entry| entry.node != THIS_NODE);
+        Self { entries: elsewhere.cloned().collect(), ..*self }
+    }
+}
+
+impl Table {
+    /// What the kernel gets, with the histories of the slots if any has one; `changed` is the second
+    /// in which it gets it.
+    pub(super) fn lines(&self, pasts: &[Past], changed: u32) -> Vec<Line> {
+        let Self { slots, locals } = self;
+        let geometry = Geometry {
+            slots: slots.len() as u32,
+            locals: locals.len() as u32,
+            histories: !pasts.is_empty(),
+        };
         let mut lines =
             vec![Line { slots: [Slot::NONE; SLOTS_PER_LINE as usize] }; geometry.lines() as usize];
-        geometry.write(&mut lines, &slots, &locals);
+        geometry.write(&mut lines, slots, locals, pasts, changed);
         lines
     }
 }

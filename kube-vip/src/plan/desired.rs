@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use kube_vip_common::frontend::{Affinity, Protocol};
 use kube_vip_common::nat::PortRange;
@@ -65,6 +66,10 @@ pub struct DataPlane {
     pub clients: Clients,
     /// Rare paths write log lines.
     pub logging: bool,
+    /// A UDP flow ends when nothing has come for this long; whole seconds count.
+    pub udp_idle: Duration,
+    /// How long a backend that takes no new flows keeps those it has.
+    pub drain_timeout: Option<Duration>,
     /// The UDP port that other agents' probes come to; 0 where there are no others.
     pub probe_port: u16,
     /// Of what seeds come from: hosts with the same digest have the same tables.

@@ -64,6 +64,8 @@ pub fn plan(view: &View) -> Desired {
             nodes,
             clients: Clients { whose: config.local_clients, cgroup: config.cgroup_root.clone() },
             logging: config.log_data_plane,
+            udp_idle: config.udp_idle,
+            drain_timeout: config.drain_timeout,
             probe_port: if config.remote_peers.is_empty() { 0 } else { config.local_peer.port },
             digest: seed::of(config),
         },

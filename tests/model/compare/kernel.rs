@@ -3,7 +3,7 @@
 //! The object is the agent's own file; it is not loaded by the agent's code, so that maps can hold
 //! what no agent would write all at once.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::{env, fs};
@@ -15,11 +15,14 @@ use kube_vip_common::address::{Address, MacAddress};
 use kube_vip_common::backend;
 use kube_vip_common::event::{EventTime, KINDS, ND_CONFLICT};
 use kube_vip_common::filter::{self, Bit, Filter};
-use kube_vip_common::flow::{DIRECT, Endpoint4, Endpoint6, Tuple4, Tuple6};
+use kube_vip_common::flow::{
+    ANSWERED, BACKEND_DONE, CLIENT_DONE, DIRECT, Endpoint4, Endpoint6, RESET, Tuple4, Tuple6,
+};
 use kube_vip_common::fragment::{Fate, FragmentKey};
 use kube_vip_common::frontend::{
     CLIENT_AFFINITY, Frontend, FrontendKey, HOST_ADDRESS, Listed, SILENT, place,
 };
+use kube_vip_common::history::Past;
 use kube_vip_common::lease::Lease;
 use kube_vip_common::nat::{Nat4, Nat6};
 use kube_vip_common::node::{Hop, LINK, Node, Peer, PeerKey, Range4, Range6, TUNNEL, Uplink};
@@ -84,10 +87,14 @@ pub(crate) struct Kernel {
     flows6: HashMap<MapData, Tuple6, Endpoint6>,
     reverse4: HashMap<MapData, Tuple4, Endpoint4>,
     reverse6: HashMap<MapData, Tuple6, Endpoint6>,
+    half4: HashMap<MapData, Tuple4, Endpoint4>,
+    half6: HashMap<MapData, Tuple6, Endpoint6>,
     nat4: HashMap<MapData, Tuple4, Nat4>,
     nat6: HashMap<MapData, Tuple6, Nat6>,
     nat_ports: Array<MapData, u32>,
     written: Configuration,
+    /// What was served since the last time that flows were forgotten.
+    served: BTreeSet<(IpAddr, u16)>,
     out: Vec<u8>,
 }
 
@@ -132,6 +139,8 @@ impl Kernel {
             ("FLOWS6", FLOWS),
             ("REVERSE4", FLOWS),
             ("REVERSE6", FLOWS),
+            ("HALF4", FLOWS),
+            ("HALF6", FLOWS),
             ("NAT4", FLOWS),
             ("NAT6", FLOWS),
         ] {
@@ -175,16 +184,19 @@ impl Kernel {
             flows6: take(p, "FLOWS6"),
             reverse4: take(p, "REVERSE4"),
             reverse6: take(p, "REVERSE6"),
+            half4: take(p, "HALF4"),
+            half6: take(p, "HALF6"),
             nat4: take(p, "NAT4"),
             nat6: take(p, "NAT6"),
             nat_ports: take(p, "NAT_PORTS"),
             written: Configuration::default(),
+            served: BTreeSet::new(),
             out: Vec::new(),
             programs,
         };
         // The program keeps the outer map.
         drop(outer);
-        kernel.write_table(0, &host::Table { slots: vec![], locals: vec![] });
+        kernel.write_table(0, &host::Table { slots: vec![], locals: vec![], settling: false });
         kernel
     }
 
@@ -301,7 +313,10 @@ impl Kernel {
         let whole = new.vips.iter().filter(is_whole).map(|(ip, _)| Bit::of_ip(*ip));
         let own = new.vips.iter().filter(|(_, vip)| vip.own && new.probe_port != 0);
         let probed = own.map(|(ip, _)| Bit::of_ip(*ip).with_port(new.probe_port));
-        whole.chain(probed).for_each(|bit| bit.set(&mut filter));
+        // As agents do: connections outlive their backends.
+        self.served.extend(&new.served);
+        let served = self.served.iter().map(|(ip, port)| Bit::of_ip(*ip).with_port(*port));
+        whole.chain(probed).chain(served).for_each(|bit| bit.set(&mut filter));
         self.filter.set(filter::TRANSPORT, *filter, 0).expect("FILTER");
     }
 
@@ -312,11 +327,19 @@ impl Kernel {
         let slots = |slots: &[host::Slot]| -> Vec<Slot> {
             slots.iter().map(|slot| slot_of(*slot)).collect()
         };
-        let geometry =
-            Geometry { slots: table.slots.len() as u32, locals: table.locals.len() as u32 };
+        let past = |slot: &host::Slot| Past { nodes: slot.past.map(|node| node as u8) };
+        let pasts: Vec<Past> = table.slots.iter().map(past).collect();
+        let geometry = Geometry {
+            slots: table.slots.len() as u32,
+            locals: table.locals.len() as u32,
+            histories: pasts.iter().any(|past| past.is_some()),
+        };
         let empty = Line { slots: [Slot::NONE; SLOTS_PER_LINE as usize] };
         let mut all = vec![empty; geometry.lines() as usize];
-        geometry.write(&mut all, &slots(&table.slots), &slots(&table.locals));
+        // The clock is never moved here: this is one second before.
+        let changed = if table.settling { u32::MAX } else { 0 };
+        let (slots, locals) = (slots(&table.slots), slots(&table.locals));
+        geometry.write(&mut all, &slots, &locals, &pasts, changed);
         for (index, line) in (0..).zip(all) {
             self.tables[id as usize].set(index, line, 0).expect("a table");
         }
@@ -324,11 +347,14 @@ impl Kernel {
 
     /// Forgets all flows and events.
     pub(crate) fn forget(&mut self) {
+        self.served.clear();
         clear(&mut self.flows4);
         clear(&mut self.fragments);
         clear(&mut self.flows6);
         clear(&mut self.reverse4);
         clear(&mut self.reverse6);
+        clear(&mut self.half4);
+        clear(&mut self.half6);
         clear(&mut self.nat4);
         clear(&mut self.nat6);
         self.nat_ports.set(0, 0, 0).expect("NAT_PORTS");
@@ -341,14 +367,18 @@ impl Kernel {
     /// What the programs remember, without counters.
     pub(crate) fn memory(&self) -> Memory {
         let mut memory = Memory::default();
-        for (map, into) in
-            [(&self.flows4, &mut memory.flows), (&self.reverse4, &mut memory.replies)]
-        {
+        for (map, into) in [
+            (&self.flows4, &mut memory.flows),
+            (&self.reverse4, &mut memory.replies),
+            (&self.half4, &mut memory.half),
+        ] {
             into.extend(map.iter().map(|entry| v4_of(entry.expect("a flow"))));
         }
-        for (map, into) in
-            [(&self.flows6, &mut memory.flows), (&self.reverse6, &mut memory.replies)]
-        {
+        for (map, into) in [
+            (&self.flows6, &mut memory.flows),
+            (&self.reverse6, &mut memory.replies),
+            (&self.half6, &mut memory.half),
+        ] {
             into.extend(map.iter().map(|entry| v6_of(entry.expect("a flow"))));
         }
         memory
@@ -445,7 +475,7 @@ fn run<E: std::fmt::Debug>(
 }
 
 fn lines(slots: usize, locals: usize) -> u32 {
-    Geometry { slots: slots as u32, locals: locals as u32 }.lines()
+    Geometry { slots: slots as u32, locals: locals as u32, histories: true }.lines()
 }
 
 /// Entries that are new or other than before.
@@ -499,11 +529,11 @@ fn balances(new: &Configuration, ip: IpAddr) -> bool {
 }
 
 fn slot_of(slot: host::Slot) -> Slot {
-    match slot.node {
+    let plain = match slot.node {
         0 => Slot::NONE,
-        node if slot.was_here => Slot::new(slot.backend, node as u16).with_history(true),
         node => Slot::new(slot.backend, node as u16),
-    }
+    };
+    if slot.past == [0; 4] { plain } else { plain.with_history(slot.was_here()) }
 }
 
 fn backend_of(backend: &host::Backend) -> backend::Backend {
@@ -531,6 +561,8 @@ fn node_of(id: u32, node: &host::Node) -> Node {
         v6: node.v6.map(Address::from_v6).unwrap_or_default(),
         pods4: Range4::EMPTY,
         pods6: Range6::EMPTY,
+        rank: node.rank.into(),
+        pad: 0,
     }
 }
 
@@ -542,8 +574,8 @@ fn v4_of((tuple, endpoint): (Tuple4, Endpoint4)) -> (Tuple, Endpoint) {
         destination_port: tuple.destination_port,
         protocol: tuple.protocol as u8,
     };
-    let Endpoint4 { address, port, flags, backend, .. } = endpoint;
-    (tuple, Endpoint { address: address.into(), port, backend, direct: flags & DIRECT != 0 })
+    let Endpoint4 { address, port, flags, backend, client_port, stamp, .. } = endpoint;
+    (tuple, endpoint_of(address.into(), port, backend, (flags, client_port, stamp)))
 }
 
 fn v6_of((tuple, endpoint): (Tuple6, Endpoint6)) -> (Tuple, Endpoint) {
@@ -554,6 +586,25 @@ fn v6_of((tuple, endpoint): (Tuple6, Endpoint6)) -> (Tuple, Endpoint) {
         destination_port: tuple.destination_port,
         protocol: tuple.protocol as u8,
     };
-    let Endpoint6 { address, port, flags, backend, .. } = endpoint;
-    (tuple, Endpoint { address: IpAddr::from(address), port, backend, direct: flags & DIRECT != 0 })
+    let Endpoint6 { address, port, flags, backend, client_port, stamp, .. } = endpoint;
+    (tuple, endpoint_of(address.into(), port, backend, (flags, client_port, stamp)))
+}
+
+fn endpoint_of(
+    address: IpAddr,
+    port: u16,
+    backend: u32,
+    (flags, client_port, stamp): (u16, u16, u32),
+) -> Endpoint {
+    Endpoint {
+        direct: flags & DIRECT != 0,
+        client_port,
+        answer: (flags & ANSWERED != 0).then_some(stamp),
+        ends: host::Ends {
+            client_done: flags & CLIENT_DONE != 0,
+            backend_done: flags & BACKEND_DONE != 0,
+            reset: flags & RESET != 0,
+        },
+        ..Endpoint::new(address, port, backend)
+    }
 }

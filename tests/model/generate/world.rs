@@ -232,7 +232,8 @@ impl World {
             }
             let v4 = octets(true).0.filter(|_| random.percent(95));
             let v6 = octets(false).1.filter(|_| random.percent(95));
-            nodes.insert(number, Node { hop4, hop6, v4, v6 });
+            let rank = if random.percent(90) { other as u8 } else { random.next() as u8 };
+            nodes.insert(number, Node { hop4, hop6, v4, v6, rank });
         }
         (nodes, peers)
     }
@@ -245,9 +246,10 @@ impl World {
             _ if random.percent(4) => 0,
             _ => 1,
         };
-        // Both sides know whether they share a link.
+        // Both sides know whether they share a link, unless they disagree.
         let pair = (host.min(other) << 4 | host.max(other) << 1 | usize::from(v4)) as u64;
-        let routed = other != host && Random::new(self.links ^ pair << 32).percent(15);
+        let links = if random.percent(5) { random.next() } else { self.links };
+        let routed = other != host && Random::new(links ^ pair << 32).percent(15);
         let routed = other == HOSTS + 1 || routed;
         let mtu = random.weighted(&[(6, 1500), (1, 1280), (1, 60), (1, 100), (1, 0)]);
         let mac = if routed { ROUTER } else { mac(other) };
@@ -273,7 +275,7 @@ impl World {
                     *at != usize::MAX && family && backend.protocol == port.2
                 })
                 .map(|(id, (_, at))| {
-                    (Slot { backend: id, node: Self::node(host, *at), was_here: false }, *at)
+                    (Slot { backend: id, node: Self::node(host, *at), past: [0; 4] }, *at)
                 })
                 .collect();
             // The same on all hosts, unless they disagree.
@@ -286,13 +288,18 @@ impl World {
                 false => members[dice.below(kinds)].0,
             });
             let mut slots: Vec<Slot> = slots.collect();
-            let was_here = random.one_of(&[0, 0, 30, 100]);
-            for slot in slots.iter_mut().filter(|slot| slot.node != 0) {
-                slot.was_here = random.percent(was_here);
+            // Histories need not agree, nor make sense.
+            let changed = random.one_of(&[0, 0, 30, 100]);
+            for slot in &mut slots {
+                if !random.percent(changed) {
+                    continue;
+                }
+                let length = random.below(5);
+                slot.past[..length].fill_with(|| 1 + random.below(HOSTS + 2) as u32);
             }
             let here = members.iter().filter(|(_, at)| *at == host && !empty);
             let locals = here.map(|(slot, _)| *slot).take(LOCALS).collect();
-            tables.insert(frontend.id, Table { slots, locals });
+            tables.insert(frontend.id, Table { slots, locals, settling: random.percent(10) });
         }
         tables
     }

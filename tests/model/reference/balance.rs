@@ -2,10 +2,10 @@
 
 use kube_vip_common::stats::Reason;
 
-use super::host::{Backend, Endpoint, Frontend, Host, Node, Slot, THIS, Tuple, add};
-use super::packet::{Frame, IP6IP6, IPIP, Ip, TCP, Transport, octets};
+use super::host::{Endpoint, Ends, Frontend, Host, Node, Slot, THIS, Tuple, add};
+use super::packet::{ACK, FIN, Frame, IP6IP6, IPIP, Ip, RST, SYN, TCP, Transport, octets};
 use super::refuse::{self, Refusal};
-use super::{End, Verdict, is_from_agent, nat};
+use super::{End, LAST, Verdict, marked, nat, position};
 
 /// TTL of a frame that an agent sends on at position 0.
 pub(super) const FIRST: u8 = 240;
@@ -27,16 +27,20 @@ pub(super) fn judge(
         return End::Untouched;
     }
     add(&mut host.has.arrived, frontend.id, frame.length(ip));
-    let from_agent = is_from_agent(host, frame.from, ip);
+    let position = position(host, frame.from, ip);
+    let from_agent = position.is_some();
     let hash = hash(&frontend, ip, &transport);
     let slot = choose(host, &frontend, ip, &transport);
     let table = host.is.tables.get(&frontend.id);
     // Of an agent's frame some backend here, if not the table's own.
     let local = table.map(|table| pick(&table.locals, hash)).unwrap_or_default();
+    let settling = table.is_some_and(|table| table.settling);
+    // The slot has moved, or another host has looked elsewhere already.
+    let elsewhere = slot.past != [0; 4] || position.is_some_and(|position| position > 0);
     // Another agent's choice of node counts. Without any backend connections go on until they end.
     let ours = from_agent || slot.node == THIS || slot.node == 0;
-    if (ours || slot.was_here)
-        && let Some(endpoint) = known(host, ip, &transport)
+    if (ours || slot.was_here())
+        && let Some(endpoint) = known(host, ip, &transport, elsewhere)
     {
         return deliver(host, frame, ip, endpoint, from_agent);
     }
@@ -56,6 +60,12 @@ pub(super) fn judge(
         translated = true;
     }
     let goes_on = transport.protocol == TCP && !transport.opens();
+    if !goes_on
+        && ours
+        && let Some(endpoint) = again(host, ip, &transport)
+    {
+        return deliver(host, frame, ip, endpoint, from_agent);
+    }
     translated |= !goes_on && from_agent && client_there;
     if (translated || goes_on)
         && let Some(end) = nat::known(host, frame, ip, &transport, way)
@@ -63,16 +73,42 @@ pub(super) fn judge(
         return end;
     }
     let refusal = if goes_on {
-        Refusal::tcp(from_agent, Reason::NoFlowReset)
+        if let Some(endpoint) = half_open(host, ip, &transport, elsewhere) {
+            return deliver(host, frame, ip, endpoint, from_agent);
+        }
+        let position = position.unwrap_or(onward(ip));
+        if let Some(end) = second_chance(host, frame, ip, slot, position) {
+            return end;
+        }
+        if settling {
+            Refusal::Dropped(Reason::Unsettled)
+        } else {
+            Refusal::tcp(from_agent, Reason::NoFlowReset)
+        }
     } else if translated {
         return nat::open(host, frame, ip, &transport, way);
     } else {
+        let tables = slot;
         let slot = if from_agent && slot.node != THIS { local } else { slot };
         if let Some(backend) = host.is.backends.get(&slot.backend).filter(|_| slot.node != 0) {
-            let endpoint = open(host, *backend, slot.backend, ip, &transport);
-            return deliver(host, frame, ip, endpoint, from_agent);
+            let backend = Endpoint::new(backend.address, backend.port, slot.backend);
+            let Some((endpoint, changed)) = begin(host, backend, flow(ip, &transport)) else {
+                return End::Dropped(Reason::FlowTableFull);
+            };
+            let end = deliver(host, frame, ip, endpoint, from_agent);
+            return if changed { end.and(Reason::PortChanged) } else { end };
+        }
+        // Of the agent's table and this host's one is the newer: perhaps it is this one.
+        let elsewhere = from_agent && tables.node != 0 && slot.node == 0;
+        if elsewhere {
+            let only = Slot { past: [0; 4], ..tables };
+            let position = position.unwrap_or_default();
+            if let Some(end) = second_chance(host, frame, ip, only, position) {
+                return end;
+            }
         }
         match transport.protocol {
+            _ if elsewhere && settling => Refusal::Dropped(Reason::Unsettled),
             _ if frontend.silent => Refusal::Dropped(Reason::NoBackendDropped),
             TCP => Refusal::tcp(from_agent, Reason::NoBackendReset),
             _ => Refusal::Unreachable(Reason::NoBackendUnreachable),
@@ -136,18 +172,28 @@ pub(super) fn forward(host: &mut Host, frame: &Frame, ip: &Ip, slot: Slot) -> En
         return End::Untouched;
     }
     if hop.tunnel.is_some() {
-        host.has.onward = Some(slot);
-        return tunnel(host, frame, ip, slot);
+        return tunnel(host, frame, ip, (slot, onward(ip)));
     }
     if frame.from == hop.mac {
         return End::Dropped(Reason::BackToSender);
     }
     add(&mut host.has.sent, slot.backend, frame.length(ip));
-    towards(host, frame, ip, &node, 0)
+    towards(host, frame, ip, &node, onward(ip))
 }
 
-/// To a peer behind a router.
-pub(super) fn tunnel(host: &mut Host, frame: &Frame, ip: &Ip, slot: Slot) -> End {
+/// The position that a client's packet gets; the last one where it may be an agent's.
+fn onward(ip: &Ip) -> u8 {
+    if marked(ip).is_some() { LAST } else { 0 }
+}
+
+/// To a peer behind a router, which gets the packet at that position.
+pub(super) fn tunnel(
+    host: &mut Host,
+    frame: &Frame,
+    ip: &Ip,
+    (slot, position): (Slot, u8),
+) -> End {
+    host.has.onward = Some((slot, position));
     let node = host.is.nodes.get(&slot.node).copied().unwrap_or_default();
     let hop = node.hop(ip.is_v4());
     let Some(mtu) = hop.tunnel.filter(|_| hop.interface != 0) else {
@@ -160,7 +206,7 @@ pub(super) fn tunnel(host: &mut Host, frame: &Frame, ip: &Ip, slot: Slot) -> End
         return refuse::refuse(host, frame, ip, Refusal::TooBig(most));
     }
     add(&mut host.has.sent, slot.backend, frame.length(ip));
-    towards(host, frame, ip, &node, 0)
+    towards(host, frame, ip, &node, position)
 }
 
 /// The largest packet that fits into a tunnel, where this one does not.
@@ -188,6 +234,37 @@ fn towards(host: &Host, frame: &Frame, ip: &Ip, node: &Node, position: u8) -> En
     End::Changed(verdict, frame, counted)
 }
 
+/// To a host that may know the connection: of those that the slot leads or led to the next one in the
+/// order of all hosts.
+fn second_chance(host: &mut Host, frame: &Frame, ip: &Ip, slot: Slot, position: u8) -> Option<End> {
+    if slot.node == THIS && slot.past == [0; 4] {
+        return None;
+    }
+    if host.is_anothers(frame.to) {
+        return Some(End::Untouched);
+    }
+    let v4 = ip.is_v4();
+    let sender = host.is.peers.get(&frame.from).copied().unwrap_or(0);
+    let here = host.is.nodes.get(&THIS).copied().unwrap_or_default();
+    let node = |id: u32| host.is.nodes.get(&id).copied().unwrap_or_default();
+    let candidates = [&[slot.node][..], &slot.past].concat();
+    let id = candidates
+        .into_iter()
+        .filter(|id| ![0, THIS, sender].contains(id) && node(*id).hop(v4).interface != 0)
+        // What a client on that host sends is never delivered there.
+        .filter(|id| node(*id).address(v4) != ip.source)
+        .min_by_key(|id| (node(*id).rank.wrapping_sub(here.rank), *id))
+        .filter(|_| position < LAST)?;
+    let node = node(id);
+    let end = if node.hop(v4).tunnel.is_some() {
+        // Whose backend it is nobody knows here.
+        tunnel(host, frame, ip, (Slot { node: id, ..Slot::default() }, position + 1))
+    } else {
+        towards(host, frame, ip, &node, position + 1)
+    };
+    Some(end.and(Reason::SecondChance))
+}
+
 pub(super) fn flow(ip: &Ip, transport: &Transport) -> Tuple {
     Tuple {
         source: ip.source,
@@ -199,33 +276,133 @@ pub(super) fn flow(ip: &Ip, transport: &Transport) -> Tuple {
 }
 
 /// Where a flow goes that was delivered here before. A SYN begins anew; UDP has no end of its own,
-/// so it moves when its backend is gone or down.
-fn known(host: &Host, ip: &Ip, transport: &Transport) -> Option<Endpoint> {
-    let endpoint = *host.has.flows.get(&flow(ip, transport))?;
-    let backend = host.is.backends.get(&endpoint.backend);
-    let still_there = backend.is_some_and(|backend| {
-        !backend.down && (backend.address, backend.port) == (endpoint.address, endpoint.port)
-    });
-    let goes_on = if transport.protocol == TCP { !transport.opens() } else { still_there };
-    goes_on.then_some(endpoint)
+/// so it moves when its backend is gone or down. That records of connections that have ended count
+/// no more after a while needs a clock.
+fn known(
+    host: &mut Host,
+    ip: &Ip,
+    transport: &Transport,
+    elsewhere: bool,
+) -> Option<Endpoint> {
+    let flow = flow(ip, transport);
+    let endpoint = *host.has.flows.get(&flow)?;
+    if transport.protocol != TCP {
+        return Some(endpoint).filter(|endpoint| is_there(host, endpoint));
+    }
+    if transport.opens() {
+        let Ends { client_done, backend_done, reset } = endpoint.ends;
+        if elsewhere && (reset || client_done && backend_done) {
+            host.has.flows.remove(&flow);
+        }
+        return None;
+    }
+    if transport.has(FIN) || transport.has(RST) || endpoint.ends != Ends::default() {
+        host.has.ends(&flow, transport, true);
+    }
+    Some(endpoint)
 }
 
-/// Remembers both directions of a flow that begins.
-fn open(host: &mut Host, backend: Backend, id: u32, ip: &Ip, transport: &Transport) -> Endpoint {
+/// Whether the backend of a flow still is one.
+fn is_there(host: &Host, endpoint: &Endpoint) -> bool {
+    host.is.backends.get(&endpoint.backend).is_some_and(|backend| {
+        !backend.down && (backend.address, backend.port) == (endpoint.address, endpoint.port)
+    })
+}
+
+/// Where the handshake's last segment goes. It proves that its sender exists by what it
+/// acknowledges; then the flow is a whole one. Where the connection may have begun again elsewhere,
+/// nothing else counts.
+fn half_open(
+    host: &mut Host,
+    ip: &Ip,
+    transport: &Transport,
+    elsewhere: bool,
+) -> Option<Endpoint> {
     let flow = flow(ip, transport);
-    let (address, port) = (backend.address, backend.port);
-    let endpoint = Endpoint { address, port, backend: id, direct: false };
-    let reply = Tuple {
-        source: address,
-        source_port: port,
-        destination: flow.source,
-        destination_port: flow.source_port,
-        protocol: flow.protocol,
+    let endpoint = *host.has.half.get(&flow)?;
+    let acknowledged = transport.has(ACK) && !transport.has(SYN);
+    let answers = |answer| acknowledged && answer == transport.acknowledgement;
+    confirm(host, flow, endpoint, answers);
+    Some(endpoint).filter(|_| !elsewhere || host.has.flows.contains_key(&flow))
+}
+
+/// Where a further UDP packet goes of a flow that is not yet a whole one; the backend's answer makes
+/// it one.
+fn again(host: &mut Host, ip: &Ip, transport: &Transport) -> Option<Endpoint> {
+    let flow = flow(ip, transport);
+    if transport.protocol == TCP || host.has.flows.contains_key(&flow) {
+        return None;
+    }
+    let endpoint = *host.has.half.get(&flow)?;
+    if !is_there(host, &endpoint) {
+        return None;
+    }
+    confirm(host, flow, endpoint, |_| true);
+    Some(endpoint)
+}
+
+fn confirm(host: &mut Host, flow: Tuple, endpoint: Endpoint, proved: impl Fn(u32) -> bool) {
+    let reply = Tuple::reply_to(&flow, &endpoint);
+    let Some(vip) = host.has.half.get(&reply).copied() else { return };
+    if vip.answer.is_some_and(proved) {
+        host.has.half.remove(&flow);
+        host.has.half.remove(&reply);
+        host.has.flows.insert(flow, endpoint);
+        host.has.replies.insert(reply, Endpoint { answer: None, ..vip });
+    }
+}
+
+/// Remembers both directions of a flow that begins; whether the client's port had to change.
+fn begin(host: &mut Host, backend: Endpoint, flow: Tuple) -> Option<(Endpoint, bool)> {
+    let same = |other: &&Endpoint| {
+        (other.address, other.port, other.backend)
+            == (backend.address, backend.port, backend.backend)
     };
-    let vip = Endpoint { address: flow.destination, port: flow.destination_port, ..endpoint };
-    host.has.flows.insert(flow, endpoint);
-    host.has.replies.insert(reply, vip);
-    endpoint
+    if let Some(old) = host.has.flows.get(&flow).copied() {
+        if flow.protocol == TCP && same(&&old) {
+            // A SYN out of the blue must not harm a connection. What the backend answers it comes
+            // from the VIP.
+            host.has.not_direct(&Tuple::reply_to(&flow, &old));
+            host.has.flows.insert(flow, Endpoint { ends: Ends::default(), ..old });
+            return Some((old, false));
+        }
+        host.has.flows.remove(&flow);
+    }
+    let before = host.has.half.get(&flow).filter(same).map_or(0, |half| half.client_port);
+    for turn in 0..4 {
+        let client_port = if turn == 0 { before } else { another_port(&flow, turn) };
+        let endpoint = Endpoint { client_port, ..backend };
+        let reply = Tuple::reply_to(&flow, &endpoint);
+        let vip = Endpoint {
+            client_port: if client_port == 0 || client_port == flow.source_port {
+                0
+            } else {
+                flow.source_port
+            },
+            ..Endpoint::new(flow.destination, flow.destination_port, backend.backend)
+        };
+        let ours = |other: &Endpoint| {
+            (other.address, other.port, other.client_port)
+                == (vip.address, vip.port, vip.client_port)
+        };
+        if !host.has.replies.get(&reply).is_none_or(ours) {
+            continue;
+        }
+        if flow.protocol != TCP {
+            host.has.replies.remove(&reply);
+        }
+        if ours(host.has.half.entry(reply).or_insert(vip)) {
+            host.has.not_direct(&reply);
+            host.has.half.insert(flow, endpoint);
+            return Some((endpoint, turn > 0));
+        }
+    }
+    None
+}
+
+fn another_port(flow: &Tuple, turn: u32) -> u16 {
+    let ports = u32::from(flow.source_port) ^ turn << 16 ^ u32::from(flow.destination_port) << 8;
+    (1024 + (ports.wrapping_mul(0x9e37_79b1) >> 16) % 64512) as u16
 }
 
 /// To a backend here: its address and port become the destination.
@@ -235,6 +412,9 @@ fn deliver(host: &mut Host, frame: &Frame, ip: &Ip, endpoint: Endpoint, from_age
     ip.change(|ip| {
         ip.destination = endpoint.address;
         ip.set_port(ip.content().1 + 2, endpoint.port);
+        if endpoint.client_port != 0 {
+            ip.set_port(ip.content().1, endpoint.client_port);
+        }
         if from_agent {
             ip.ttl = ORDINARY;
         }

@@ -117,10 +117,11 @@ pub(super) fn judge(host: &mut Host, frame: &Frame, ip: &Ip) -> Option<End> {
         destination_port: vip_port,
         protocol: error.protocol,
     };
-    let known = host.has.flows.get(&flow).copied().filter(|_| ours || slot.was_here);
-    if let Some(endpoint) = known {
+    let known = host.has.flows.get(&flow).or_else(|| host.has.half.get(&flow)).copied();
+    if let Some(endpoint) = known.filter(|_| ours || slot.was_here()) {
         let (ends, quoted) = ((ip.source, endpoint.address), (endpoint.address, client));
-        let mut after = rewritten(ip, &error, ends, quoted, (endpoint.port, client_port));
+        let ports = (endpoint.port, endpoint.clients(client_port));
+        let mut after = rewritten(ip, &error, ends, quoted, ports);
         if from_agent {
             after.change(|ip| ip.ttl = ORDINARY);
         }
@@ -179,9 +180,9 @@ pub(super) fn leave(host: &Host, frame: &Frame, ip: &Ip) -> Option<End> {
         destination_port: client_port,
         protocol: error.protocol,
     };
-    let vip = host.has.replies.get(&reply)?;
+    let vip = host.has.replies.get(&reply).or_else(|| host.has.half.get(&reply))?;
     let (ends, quoted) = ((vip.address, ip.destination), (client, vip.address));
-    let after = rewritten(ip, &error, ends, quoted, (client_port, vip.port));
+    let after = rewritten(ip, &error, ends, quoted, (vip.clients(client_port), vip.port));
     let frame = Frame { rest: after.bytes(), ..frame.clone() };
     Some(End::Changed(Verdict::Pass, frame, vec![]))
 }

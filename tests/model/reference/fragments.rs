@@ -24,15 +24,24 @@ pub(super) fn remember(host: &mut Host, frame: &Frame, ip: &Ip, end: &End) {
         _ if tunnel.is_some() => (Verdict::Transmit, frame),
         End::Untouched | End::Counted(_) | End::Many(_, Verdict::Pass) => (Verdict::Pass, frame),
         End::Delivered(after, _) => (Verdict::Pass, after),
-        // An answer is counted, what is forwarded is not.
-        End::Changed(verdict, after, counted) if counted.is_empty() => (*verdict, after),
-        _ => return,
+        // An answer is counted as such.
+        End::Changed(verdict, after, counted)
+            if counted.iter().all(|reason| *reason == Reason::SecondChance) =>
+        {
+            (*verdict, after)
+        }
+        _ => {
+            // Nor do others go where an earlier packet's went.
+            host.has.fragments.remove(&parts(ip, false));
+            return;
+        }
     };
     let parse = if ip.is_v4() { Ip::parse_v4 } else { Ip::parse_v6 };
     let Some(now) = parse(&after.rest) else { return };
     // At a host's own address the kernel gets the others anyway.
     let same = verdict == Verdict::Pass && now.destination == ip.destination;
     if same && host.virtual_ip(ip.destination).is_none() {
+        host.has.fragments.remove(&parts(ip, false));
         return;
     }
     let fate = Fate {
@@ -70,9 +79,9 @@ pub(super) fn follow(host: &mut Host, frame: &Frame, ip: &Ip) -> End {
     ip.change(|ip| {
         (ip.source, ip.destination, ip.ttl) = (fate.source, fate.destination, fate.ttl);
     });
-    if let Some(slot) = fate.tunnel {
+    if let Some(to) = fate.tunnel {
         frame.rest = ip.bytes();
-        return tunnel(host, &frame, &ip, slot).and(Reason::FragmentFollowed);
+        return tunnel(host, &frame, &ip, to).and(Reason::FragmentFollowed);
     }
     frame.rest = ip.bytes();
     End::Changed(fate.verdict, frame, vec![Reason::FragmentFollowed])

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use super::Verdict;
-use super::packet::Mac;
+use super::packet::{ACK, FIN, Mac, RST, Transport};
 
 /// Number of this host among the nodes.
 pub(crate) const THIS: u32 = 1;
@@ -51,8 +51,15 @@ pub(crate) struct Frontend {
 pub(crate) struct Slot {
     pub(crate) backend: u32,
     pub(crate) node: u32,
-    /// It led to this host before: connections of its may still be here.
-    pub(crate) was_here: bool,
+    /// Nodes it led to before, most recent first, 0 behind the last; connections of its may still be
+    /// there.
+    pub(crate) past: [u32; 4],
+}
+
+impl Slot {
+    pub(crate) fn was_here(&self) -> bool {
+        self.past.contains(&THIS)
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -60,6 +67,8 @@ pub(crate) struct Table {
     pub(crate) slots: Vec<Slot>,
     /// Backends on this host.
     pub(crate) locals: Vec<Slot>,
+    /// It has just changed.
+    pub(crate) settling: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,6 +99,8 @@ pub(crate) struct Node {
     pub(crate) hop6: Hop,
     pub(crate) v4: Option<[u8; 4]>,
     pub(crate) v6: Option<[u8; 16]>,
+    /// Its place in the order of all.
+    pub(crate) rank: u8,
 }
 
 impl Node {
@@ -147,6 +158,30 @@ pub(crate) struct Tuple {
     pub(crate) protocol: u8,
 }
 
+impl Tuple {
+    /// The flow of a reply, whose record is `vip`.
+    pub(crate) fn flow_of(reply: &Self, vip: &Endpoint) -> Self {
+        Self {
+            source: reply.destination,
+            source_port: vip.clients(reply.destination_port),
+            destination: vip.address,
+            destination_port: vip.port,
+            protocol: reply.protocol,
+        }
+    }
+
+    /// The replies to a flow, whose record is `backend`.
+    pub(crate) fn reply_to(flow: &Self, backend: &Endpoint) -> Self {
+        Self {
+            source: backend.address,
+            source_port: backend.port,
+            destination: flow.source,
+            destination_port: backend.clients(flow.source_port),
+            protocol: flow.protocol,
+        }
+    }
+}
+
 /// Where a connection goes or its reply comes from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Endpoint {
@@ -155,6 +190,31 @@ pub(crate) struct Endpoint {
     pub(crate) backend: u32,
     /// The client has begun to speak to the backend straight.
     pub(crate) direct: bool,
+    /// The client's port as the other side knows it, where that is another one; 0 where not.
+    pub(crate) client_port: u16,
+    /// What the client will acknowledge, once the backend has answered.
+    pub(crate) answer: Option<u32>,
+    /// Of a flow: what has been said of its end.
+    pub(crate) ends: Ends,
+}
+
+/// How a connection ends.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Ends {
+    pub(crate) client_done: bool,
+    pub(crate) backend_done: bool,
+    pub(crate) reset: bool,
+}
+
+impl Endpoint {
+    pub(crate) fn new(address: IpAddr, port: u16, backend: u32) -> Self {
+        Self { address, port, backend, direct: false, client_port: 0, answer: None, ends: Ends::default() }
+    }
+
+    /// The client's port as the other side knows it, which is `port` on this one.
+    pub(crate) fn clients(&self, port: u16) -> u16 {
+        if self.client_port == 0 { port } else { self.client_port }
+    }
 }
 
 /// What all fragments of a packet have in common, and whether it leaves.
@@ -178,8 +238,8 @@ pub(crate) struct Fate {
     pub(crate) ttl: u8,
     /// Of a reply.
     pub(crate) backend: u32,
-    /// Whose host it went to through a tunnel.
-    pub(crate) tunnel: Option<Slot>,
+    /// Whose host it went to through a tunnel, and at which position.
+    pub(crate) tunnel: Option<(Slot, u8)>,
 }
 
 /// The next hop of a translated flow.
@@ -229,15 +289,49 @@ pub(crate) struct Memory {
     /// Backend → client: the VIP.
     pub(crate) replies: BTreeMap<Tuple, Endpoint>,
     pub(crate) fragments: BTreeMap<Parts, Fate>,
-    /// Where the packet that is looked at was to go through a tunnel.
-    pub(crate) onward: Option<Slot>,
+    /// Where the packet that is looked at was to go through a tunnel, and at which position.
+    pub(crate) onward: Option<(Slot, u8)>,
     /// Both directions of flows that this host translates.
     pub(crate) translations: BTreeMap<Tuple, Translation>,
     /// Number of the next try to find a port for one.
     pub(crate) next_try: u32,
+    /// Both of flows whose client has not proved that it exists.
+    pub(crate) half: BTreeMap<Tuple, Endpoint>,
     pub(crate) arrived: BTreeMap<u32, Traffic>,
     pub(crate) sent: BTreeMap<u32, Traffic>,
     pub(crate) replied: BTreeMap<u32, Traffic>,
+}
+
+impl Memory {
+    /// The client speaks to the VIP again.
+    pub(crate) fn not_direct(&mut self, reply: &Tuple) {
+        for records in [&mut self.replies, &mut self.half] {
+            if let Some(vip) = records.get_mut(reply) {
+                vip.direct = false;
+            }
+        }
+    }
+
+    /// A segment of the client, or of the backend, that says something of a flow's end.
+    pub(crate) fn ends(&mut self, flow: &Tuple, transport: &Transport, client: bool) {
+        let Some(record) = self.flows.get_mut(flow) else { return };
+        if transport.has(RST) {
+            record.ends.reset = true;
+        } else if transport.has(ACK) {
+            record.ends.reset = false;
+        }
+        let done =
+            if client { &mut record.ends.client_done } else { &mut record.ends.backend_done };
+        *done |= transport.has(FIN);
+    }
+
+    /// Forgets both directions of a flow.
+    pub(crate) fn forget(&mut self, flow: &Tuple, reply: &Tuple) {
+        self.flows.remove(flow);
+        self.replies.remove(reply);
+        self.half.remove(flow);
+        self.half.remove(reply);
+    }
 }
 
 #[derive(Clone, Debug, Default)]

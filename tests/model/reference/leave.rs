@@ -4,8 +4,8 @@ use std::net::IpAddr;
 
 use kube_vip_common::stats::Reason;
 
-use super::host::{Fate, Host, Tuple, add};
-use super::packet::{self, ACK, Content, Frame, Ip, SYN, TCP, Transport, UDP};
+use super::host::{Endpoint, Fate, Host, Tuple, add};
+use super::packet::{self, ACK, Content, FIN, Frame, Ip, RST, SYN, TCP, Transport, UDP};
 use super::{End, Outcome, Verdict, arp, errors, fragments, nd};
 
 /// A frame leaves.
@@ -73,21 +73,21 @@ fn reply(host: &mut Host, frame: &Frame, mut ip: Ip) -> End {
     if !host.is.served.contains(&(reply.source, reply.source_port)) {
         return End::Untouched;
     }
-    let Some(vip) = host.has.replies.get(&reply).copied() else { return End::Untouched };
-    let answers = Transport::parse(protocol, segment)
-        .is_some_and(|transport| transport.has(SYN) && transport.has(ACK));
-    if vip.direct && answers {
+    let transport = Transport::parse(protocol, segment);
+    let opening = transport.filter(|transport| transport.has(SYN) && transport.has(ACK));
+    let Some(vip) = origin(host, &reply, opening) else { return End::Untouched };
+    if vip.direct && opening.is_some() {
         // To a client that spoke straight to the backend.
-        let flow = Tuple {
-            source: reply.destination,
-            source_port: reply.destination_port,
-            destination: vip.address,
-            destination_port: vip.port,
-            protocol,
-        };
-        host.has.flows.remove(&flow);
-        host.has.replies.remove(&reply);
+        host.has.forget(&Tuple::flow_of(&reply, &vip), &reply);
         return End::Counted(Reason::FlowReplaced);
+    }
+    let plain = frame.tags.is_empty()
+        && matches!(content, Content::Whole(_))
+        && (ip.is_v4() || at == 0);
+    if let Some(transport) = transport.filter(|said| plain && (said.has(FIN) || said.has(RST)))
+        && let Some(vip) = host.has.replies.get(&reply).copied()
+    {
+        host.has.ends(&Tuple::flow_of(&reply, &vip), &transport, false);
     }
     // A checksum that is not there cannot follow.
     if segment.len() < if protocol == TCP { 18 } else { 8 } {
@@ -109,7 +109,27 @@ fn reply(host: &mut Host, frame: &Frame, mut ip: Ip) -> End {
     ip.change(|ip| {
         ip.source = vip.address;
         ip.set_port(at, vip.port);
+        if vip.client_port != 0 {
+            ip.set_port(at + 2, vip.client_port);
+        }
     });
     add(&mut host.has.replied, vip.backend, 14 + frame.rest.len());
     End::Changed(Verdict::Pass, Frame { rest: ip.bytes(), ..frame.clone() }, vec![])
+}
+
+/// The VIP that a reply belongs to. A connection that opens may have the tuple of one that is
+/// closing, and what the backend says first the client will have to acknowledge.
+fn origin(host: &mut Host, reply: &Tuple, opening: Option<Transport>) -> Option<Endpoint> {
+    let known = host.has.replies.get(reply).copied();
+    if opening.is_none() && known.is_some() {
+        return known;
+    }
+    let Some(half) = host.has.half.get_mut(reply) else { return known };
+    let vip = *half;
+    if let Some(transport) = opening {
+        half.answer = Some(transport.sequence.wrapping_add(1));
+    } else if reply.protocol == UDP {
+        half.answer = Some(0);
+    }
+    Some(vip)
 }

@@ -176,12 +176,30 @@ fn ours(host: &mut Host, frame: &Frame, ip: &Ip) -> End {
     end
 }
 
-/// The mark between agents: TTL 240 to 247 says "from an agent, position 0 to 7". It is believed
-/// from a known agent's Ethernet address only, for a client that is not that host.
-fn is_from_agent(host: &Host, from: Mac, ip: &Ip) -> bool {
+/// Whoever has a frame with this position knows that nobody follows.
+const LAST: u8 = 4;
+
+/// The position that a TTL of 240 to 247 names.
+fn marked(ip: &Ip) -> Option<u8> {
+    ip.ttl.checked_sub(240).filter(|position| *position < 8)
+}
+
+/// The mark between agents says "from an agent, position 0 to 7". It is believed from a known agent's
+/// Ethernet address only, for a client that is not that host. Who is not the owner believes the last
+/// one from anybody, so that no frame goes round.
+fn position(host: &Host, from: Mac, ip: &Ip) -> Option<u8> {
+    let position = marked(ip)?;
     let number = host.is.peers.get(&from).copied().filter(|number| *number != host::THIS);
-    let Some(number) = number.filter(|_| (240..248).contains(&ip.ttl)) else { return false };
-    let node = host.is.nodes.get(&number).copied().unwrap_or_default();
-    // Through a tunnel only agents send.
-    node.address(ip.is_v4()) != ip.source || from == host::tunnelled(number)
+    let believed = number.is_some_and(|number| {
+        let node = host.is.nodes.get(&number).copied().unwrap_or_default();
+        // Through a tunnel only agents send.
+        node.address(ip.is_v4()) != ip.source || from == host::tunnelled(number)
+    });
+    let vip = host.is.vips.get(&ip.destination).copied();
+    let owned = vip.is_some_and(|vip| if vip.is_virtual { host.owns(vip) } else { vip.held });
+    (believed || position == LAST && !owned).then_some(position)
+}
+
+fn is_from_agent(host: &Host, from: Mac, ip: &Ip) -> bool {
+    position(host, from, ip).is_some()
 }

@@ -145,9 +145,7 @@ fn closed(host: &mut Host, frame: &Frame, ip: &Ip) -> Option<(Verdict, Frame)> {
         destination_port: tcp.source,
         protocol: TCP,
     };
-    let vip =
-        Endpoint { address: ip.destination, port: tcp.destination, backend: 0, direct: false };
-    host.has.replies.insert(reply, vip);
+    host.has.half.insert(reply, Endpoint::new(ip.destination, tcp.destination, 0));
     let mut ip = ip.clone();
     ip.change(|ip| {
         ip.destination = here;

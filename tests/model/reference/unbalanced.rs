@@ -60,21 +60,18 @@ fn direct(host: &mut Host, ip: &Ip, transport: &Transport) -> bool {
         destination_port: transport.source,
         protocol: transport.protocol,
     };
-    let Some(vip) = host.has.replies.get_mut(&reply) else { return false };
+    let known = host.has.replies.get(&reply).or_else(|| host.has.half.get(&reply));
+    let Some(vip) = known.copied() else { return false };
     if transport.protocol == TCP {
         // The backend's SYN-ACK will tell when the old connection is gone.
-        vip.direct |= transport.opens();
+        if transport.opens() {
+            for map in [&mut host.has.replies, &mut host.has.half] {
+                map.entry(reply).and_modify(|vip| vip.direct = true);
+            }
+        }
         return false;
     }
-    let flow = Tuple {
-        source: ip.source,
-        source_port: transport.source,
-        destination: vip.address,
-        destination_port: vip.port,
-        protocol: transport.protocol,
-    };
-    host.has.flows.remove(&flow);
-    host.has.replies.remove(&reply);
+    host.has.forget(&Tuple::flow_of(&reply, &vip), &reply);
     true
 }
 

@@ -1,5 +1,6 @@
 //! `TABLES`, `FRONTENDS` and the shorter way to them.
 
+use std::collections::BTreeSet;
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 
 use kube_vip_common::frontend::{
@@ -8,7 +9,8 @@ use kube_vip_common::frontend::{
 use kube_vip_common::rate;
 use kube_vip_common::table::{Line, TableSize};
 
-use super::super::counters;
+use super::super::{clock, counters};
+use super::super::history::{Before, Words};
 use super::super::object::Maps;
 use super::super::sys;
 use super::super::tables::Recipe;
@@ -16,19 +18,33 @@ use super::{Mirror, Port, SyncError, ignore_missing, map_error};
 use crate::plan::DataPlane;
 
 impl Mirror {
-    /// Fills new tables and puts them all in place with one call.
+    /// Fills new tables and puts them all in place with one call. Each carries the histories of its
+    /// slots, which follow from the table it replaces; hosts that are not `kept` are left out.
     pub(super) fn swap_tables(
         &mut self,
         maps: &Maps,
         recipes: Vec<(Port, Recipe)>,
+        kept: &BTreeSet<u32>,
     ) -> Result<usize, SyncError> {
+        let keeps = |node: u8| kept.contains(&node.into());
+        let all_kept = self.nodes.iter().all(|(_, id)| kept.contains(&id));
+        let changed = clock::seconds();
         let mut filled: Vec<(u32, Recipe, OwnedFd)> = Vec::new();
         for (port, recipe) in recipes {
             let id = self.frontends.get_or_take(&(port, recipe.size), "frontends")?;
-            if self.recipes.get(&id) == Some(&recipe) {
+            let same = self.recipes.get(&id) == Some(&recipe);
+            if same && all_kept {
                 continue;
             }
-            let lines = recipe.lines();
+            let before = self.table_before(maps, id, recipe.size)?;
+            if same && before.as_ref().is_none_or(|before| !before.names_other_than(keeps)) {
+                continue;
+            }
+            let mut new = recipe.table();
+            let before =
+                before.unwrap_or_else(|| Before::of(&recipe.without_this_host().table().slots));
+            let pasts = before.follow(&mut new.slots, keeps);
+            let lines = new.lines(&pasts, changed);
             let table = self.pattern.create(lines.len() as u32)?;
             let keys: Vec<u32> = (0..lines.len() as u32).collect();
             sys::update_batch::<u32, Line>(table.as_fd(), "a table", &keys, &lines)?;
@@ -37,8 +53,29 @@ impl Mirror {
         let ids: Vec<u32> = filled.iter().map(|(id, ..)| *id).collect();
         let fds: Vec<u32> = filled.iter().map(|(.., fd)| fd.as_raw_fd().cast_unsigned()).collect();
         sys::update_batch(maps.tables.fd().as_fd(), "TABLES", &ids, &fds)?;
+        self.leftover_tables.retain(|id| !ids.contains(id));
         self.recipes.extend(filled.into_iter().map(|(id, recipe, _)| (id, recipe)));
         Ok(ids.len())
+    }
+
+    /// The frontend's table in the kernel, this agent's or an earlier one's.
+    fn table_before(
+        &self,
+        maps: &Maps,
+        id: u32,
+        size: TableSize,
+    ) -> Result<Option<Before>, SyncError> {
+        if !self.recipes.contains_key(&id) && !self.leftover_tables.contains(&id) {
+            return Ok(None);
+        }
+        let Some(table) = sys::inner(maps.tables.fd().as_fd(), "TABLES", id)? else {
+            return Ok(None);
+        };
+        let mut lines = Vec::new();
+        sys::read_batches(table.as_fd(), "a table", |_: &[u32], some: &[Words]| {
+            lines.extend_from_slice(some);
+        })?;
+        Ok(Before::read(&lines, size.slots()))
     }
 
     pub(super) fn switch_frontends(
@@ -88,6 +125,7 @@ impl Mirror {
         for identity in old {
             if let Some(id) = self.frontends.release(&identity) {
                 self.recipes.remove(&id);
+                self.leftover_tables.remove(&id);
                 // The slot keeps the old table until its number is used again: removing it would
                 // wait for a grace period each.
             }

@@ -2,6 +2,7 @@
 
 mod addresses;
 mod backends;
+mod drains;
 mod frontends;
 mod nodes;
 
@@ -20,6 +21,7 @@ use kube_vip_common::vip::Vip;
 
 use self::addresses::{closed_ports, vips};
 use self::backends::local_backends;
+use self::drains::Drains;
 use self::frontends::{port, protocol_of};
 use super::ids::{Full, Ids};
 use super::object::Maps;
@@ -73,10 +75,13 @@ pub struct Mirror {
     ports: BTreeMap<Port, Frontend>,
     places: Places,
     recipes: BTreeMap<u32, Recipe>,
+    /// Frontends whose table is an earlier agent's.
+    leftover_tables: BTreeSet<u32>,
     vips: BTreeMap<IpAddr, Vip>,
     /// Where packets are or were delivered on this host: connections to a backend that was removed
     /// go on until they end, so their replies are still looked for.
     served: BTreeSet<SocketAddr>,
+    drains: Drains,
     pattern: Pattern,
     /// As in [`Settings::namespace`].
     namespace: u64,
@@ -117,8 +122,10 @@ impl Mirror {
             ports: BTreeMap::new(),
             places: Places::default(),
             recipes: BTreeMap::new(),
+            leftover_tables: BTreeSet::new(),
             vips: BTreeMap::new(),
             served: BTreeSet::new(),
+            drains: Drains::default(),
             pattern: Pattern::of(maps.table.fd().as_fd(), "TABLE")?,
             namespace: network_namespace().unwrap_or(0),
         })
@@ -130,6 +137,7 @@ impl Mirror {
             if let Some(size) = TableSize::from_slots(frontend.slots) {
                 let port = port(&key);
                 self.frontends.adopt((port, size), frontend.id);
+                self.leftover_tables.insert(frontend.id);
                 self.ports.insert(port, frontend);
             }
         }
@@ -206,7 +214,7 @@ impl Mirror {
             digest: desired.digest,
             namespace: self.namespace,
             nat_ports: desired.nat_ports,
-            pad: 0,
+            udp_idle: desired.udp_idle.as_secs() as u32,
         };
         maps.settings.set(0, settings, 0).map_err(map_error("SETTINGS"))?;
         self.add_nodes(maps, desired)?;
@@ -222,7 +230,8 @@ impl Mirror {
                 changes.vips += 1;
             }
         }
-        changes.tables = self.swap_tables(maps, recipes)?;
+        let kept = self.kept_nodes(desired);
+        changes.tables = self.swap_tables(maps, recipes, &kept)?;
         self.mark_down(maps, desired)?;
         changes.frontends = self.switch_frontends(maps, desired)?;
         // From here on only what nothing points to any more.
@@ -234,6 +243,7 @@ impl Mirror {
             changes.vips += 1;
         }
         self.release_backends(maps, desired)?;
+        self.drains.end(maps, desired)?;
         self.release_nodes(maps, desired)?;
         self.write_filters(maps, vips.iter(), desired)?;
         Ok(changes)

@@ -42,22 +42,12 @@ impl Mirror {
             let mac = uplink.map(|uplink| uplink.mac).or(own.map(|own| own.mac));
             MacAddress::new(mac.unwrap_or_default().0)
         };
-        for (name, node) in &desired.nodes {
-            let first = |v4: bool| {
-                let mut family = node.addresses.iter().filter(|ip| ip.is_ipv4() == v4);
-                family.next().copied().map(Address::from).unwrap_or_default()
-            };
+        self.adopt_nodes(desired);
+        // All hosts have the same names for each other.
+        for (rank, (name, node)) in (0..).zip(&desired.nodes) {
             let id = if node.local {
                 u32::from(THIS_NODE)
             } else {
-                let same = |old: &Node| {
-                    old.hop4.way != NAT && (old.v4, old.v6) == (first(true), first(false))
-                };
-                let left = self.leftover_nodes.iter().find(|(_, old)| same(old));
-                if let Some(id) = left.map(|(id, _)| *id) {
-                    self.leftover_nodes.remove(&id);
-                    self.nodes.adopt(name.clone(), id);
-                }
                 self.nodes.get_or_take(name, "nodes")?
             };
             let hop = |v4| {
@@ -67,10 +57,12 @@ impl Mirror {
             let value = Node {
                 hop4: hop(true).unwrap_or_default(),
                 hop6: hop(false).unwrap_or_default(),
-                v4: first(true),
-                v6: first(false),
+                v4: first(node, true),
+                v6: first(node, false),
                 pods4: Range4::EMPTY,
                 pods6: Range6::EMPTY,
+                rank,
+                pad: 0,
             };
             if self.node_values.get(&id) != Some(&value) {
                 maps.nodes.set(id, value, 0).map_err(map_error("NODES"))?;
@@ -95,6 +87,7 @@ impl Mirror {
         }
         self.add_hops(maps, desired, source)
     }
+
     /// Next hops of translated packets are nodes too, but no peers.
     fn add_hops(
         &mut self,
@@ -117,6 +110,29 @@ impl Mirror {
             }
         }
         Ok(())
+    }
+
+    /// Gives the hosts that an earlier agent numbered their numbers back. Those that are not met
+    /// again keep theirs until nothing names it any more.
+    fn adopt_nodes(&mut self, desired: &DataPlane) {
+        let (hops, hosts): (BTreeMap<_, _>, BTreeMap<_, _>) =
+            std::mem::take(&mut self.leftover_nodes)
+                .into_iter()
+                .partition(|(_, node)| node.hop4.way == NAT);
+        self.leftover_nodes = hops;
+        for (id, old) in hosts {
+            let same = |node: &plan::Node| {
+                !node.local && (old.v4, old.v6) == (first(node, true), first(node, false))
+            };
+            let met = desired.nodes.iter().find(|(_, node)| same(node)).map(|(name, _)| name);
+            // No id in a file has a line's end in it.
+            self.nodes.adopt(met.cloned().unwrap_or_else(|| format!("\n{id}")), id);
+        }
+    }
+
+    /// The numbers of the hosts that stay.
+    pub(super) fn kept_nodes(&self, desired: &DataPlane) -> BTreeSet<u32> {
+        desired.nodes.keys().filter_map(|name| self.node_id(desired, name)).collect()
     }
 
     pub(super) fn release_nodes(
@@ -153,6 +169,12 @@ impl Mirror {
         }
         Ok(())
     }
+}
+
+/// The first of its addresses of a family.
+fn first(node: &plan::Node, v4: bool) -> Address {
+    let mut family = node.addresses.iter().filter(|ip| ip.is_ipv4() == v4);
+    family.next().copied().map(Address::from).unwrap_or_default()
 }
 
 fn value(hop: &NextHop, local: bool, source_mac: MacAddress) -> Hop {
