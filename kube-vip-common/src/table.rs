@@ -289,9 +289,10 @@ mod tests {
     #[test]
     fn a_table_settles_after_a_change_by_a_clock_that_may_be_late() {
         let at = |changed, now| Header { changed, ..Header::default() }.is_settling(now);
-        assert_eq!([39, 40, 99, 100, 102, 103].map(|now| at(100, now)), [
-            false, true, true, true, true, false
-        ]);
+        assert_eq!(
+            [39, 40, 99, 100, 102, 103].map(|now| at(100, now)),
+            [false, true, true, true, true, false]
+        );
         assert!(!at(0, 0) && !at(0, 1), "it never changed");
     }
 

@@ -270,7 +270,11 @@ fn sixty_thousand_connections_at_once_to_one_backend() -> Result<()> {
         for n in 0..PROCESSES {
             let source = format!("10.77.0.{}", 211 + n);
             client.run(&["ip", "address", "add", &format!("{source}/24"), "dev", "eth0"])?;
-            clients.push(Worker::start(client, "one_of_many", &format!("client {source} {vip}:90"))?);
+            clients.push(Worker::start(
+                client,
+                "one_of_many",
+                &format!("client {source} {vip}:90"),
+            )?);
         }
         clients.iter_mut().try_for_each(|client| client.says("open").map(drop))?;
         println!("all are open after {:.1} s", began.elapsed().as_secs_f64());

@@ -118,9 +118,8 @@ impl Backends {
 }
 
 fn second_chances(agents: &mut [Agent]) -> Result<u64> {
-    let count = |agent: &mut Agent| {
-        Ok(agent.status()?["counters"]["second_chance"].as_u64().unwrap_or(0))
-    };
+    let count =
+        |agent: &mut Agent| Ok(agent.status()?["counters"]["second_chance"].as_u64().unwrap_or(0));
     agents.iter_mut().map(count).sum()
 }
 

@@ -387,13 +387,7 @@ fn ten_thousand_load_balancers_fit() {
     assert_eq!(config.load_balancers.len(), 10_000);
     assert_eq!(
         config.limits,
-        Limits {
-            frontends: 32768,
-            backends: 262_144,
-            flows: 65536,
-            half_open: 65536,
-            nat: 65536,
-        }
+        Limits { frontends: 32768, backends: 262_144, flows: 65536, half_open: 65536, nat: 65536 }
     );
 }
 

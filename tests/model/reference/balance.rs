@@ -187,12 +187,7 @@ fn onward(ip: &Ip) -> u8 {
 }
 
 /// To a peer behind a router, which gets the packet at that position.
-pub(super) fn tunnel(
-    host: &mut Host,
-    frame: &Frame,
-    ip: &Ip,
-    (slot, position): (Slot, u8),
-) -> End {
+pub(super) fn tunnel(host: &mut Host, frame: &Frame, ip: &Ip, (slot, position): (Slot, u8)) -> End {
     host.has.onward = Some((slot, position));
     let node = host.is.nodes.get(&slot.node).copied().unwrap_or_default();
     let hop = node.hop(ip.is_v4());
@@ -278,12 +273,7 @@ pub(super) fn flow(ip: &Ip, transport: &Transport) -> Tuple {
 /// Where a flow goes that was delivered here before. A SYN begins anew; UDP has no end of its own,
 /// so it moves when its backend is gone or down. That records of connections that have ended count
 /// no more after a while needs a clock.
-fn known(
-    host: &mut Host,
-    ip: &Ip,
-    transport: &Transport,
-    elsewhere: bool,
-) -> Option<Endpoint> {
+fn known(host: &mut Host, ip: &Ip, transport: &Transport, elsewhere: bool) -> Option<Endpoint> {
     let flow = flow(ip, transport);
     let endpoint = *host.has.flows.get(&flow)?;
     if transport.protocol != TCP {
@@ -312,12 +302,7 @@ fn is_there(host: &Host, endpoint: &Endpoint) -> bool {
 /// Where the handshake's last segment goes. It proves that its sender exists by what it
 /// acknowledges; then the flow is a whole one. Where the connection may have begun again elsewhere,
 /// nothing else counts.
-fn half_open(
-    host: &mut Host,
-    ip: &Ip,
-    transport: &Transport,
-    elsewhere: bool,
-) -> Option<Endpoint> {
+fn half_open(host: &mut Host, ip: &Ip, transport: &Transport, elsewhere: bool) -> Option<Endpoint> {
     let flow = flow(ip, transport);
     let endpoint = *host.has.half.get(&flow)?;
     let acknowledged = transport.has(ACK) && !transport.has(SYN);

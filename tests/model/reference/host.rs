@@ -208,7 +208,15 @@ pub(crate) struct Ends {
 
 impl Endpoint {
     pub(crate) fn new(address: IpAddr, port: u16, backend: u32) -> Self {
-        Self { address, port, backend, direct: false, client_port: 0, answer: None, ends: Ends::default() }
+        Self {
+            address,
+            port,
+            backend,
+            direct: false,
+            client_port: 0,
+            answer: None,
+            ends: Ends::default(),
+        }
     }
 
     /// The client's port as the other side knows it, which is `port` on this one.

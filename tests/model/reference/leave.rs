@@ -81,9 +81,8 @@ fn reply(host: &mut Host, frame: &Frame, mut ip: Ip) -> End {
         host.has.forget(&Tuple::flow_of(&reply, &vip), &reply);
         return End::Counted(Reason::FlowReplaced);
     }
-    let plain = frame.tags.is_empty()
-        && matches!(content, Content::Whole(_))
-        && (ip.is_v4() || at == 0);
+    let plain =
+        frame.tags.is_empty() && matches!(content, Content::Whole(_)) && (ip.is_v4() || at == 0);
     if let Some(transport) = transport.filter(|said| plain && (said.has(FIN) || said.has(RST)))
         && let Some(vip) = host.has.replies.get(&reply).copied()
     {

@@ -9,11 +9,11 @@ use kube_vip_common::frontend::{
 use kube_vip_common::rate;
 use kube_vip_common::table::{Line, TableSize};
 
-use super::super::{clock, counters};
 use super::super::history::{Before, Words};
 use super::super::object::Maps;
 use super::super::sys;
 use super::super::tables::Recipe;
+use super::super::{clock, counters};
 use super::{Mirror, Port, SyncError, ignore_missing, map_error};
 use crate::plan::DataPlane;
 
