@@ -6,6 +6,7 @@ use kube_vip_common::stats::Reason;
 
 use super::cluster::*;
 use super::frames::*;
+use super::halfopen::answered;
 use super::kernel::*;
 
 const FAMILIES: [bool; 2] = [false, true];
@@ -46,9 +47,10 @@ fn delivered_with_an_ordinary_ttl() {
         let mut kernel = Kernel::new(&desired(everywhere(&[At::Pod(1)])));
         for v6 in FAMILIES {
             for mark in MARKS {
-                let [tcp, udp] = both(v6, SOURCE);
-                for packet in [tcp, ack(v6, SOURCE), udp] {
-                    let packet = packet.ttl(mark);
+                let [tcp, udp] = both(v6, SOURCE).map(|packet| packet.ttl(mark));
+                kernel.xdp(&tcp.frame()).passed(&delivered(&tcp, At::Pod(1)), WORD);
+                let ack = answered(&mut kernel, &tcp, At::Pod(1));
+                for packet in [ack, udp] {
                     kernel.xdp(&packet.frame()).passed(&delivered(&packet, At::Pod(1)), WORD);
                 }
             }
@@ -101,16 +103,18 @@ fn another_here_serves_if_the_tables_choice_is_elsewhere() {
     for v6 in FAMILIES {
         let mut counts = [0; 2];
         for source in 1..=400 {
-            for packet in both(v6, source) {
+            let mut serves = |packet: &Packet| {
                 let (verdict, out) = kernel.run_xdp(&packet.frame());
-                let at = here.iter().position(|at| delivered(&packet, *at) == out);
                 assert_eq!(verdict, Verdict::Pass);
-                counts[at.expect("a backend here")] += 1;
-            }
-            let packet = ack(v6, source);
-            let (verdict, out) = kernel.run_xdp(&packet.frame());
-            assert_eq!(verdict, Verdict::Pass);
-            assert!(here.iter().any(|at| delivered(&packet, *at) == out));
+                let at = here.iter().position(|at| delivered(packet, *at) == out);
+                at.expect("a backend here")
+            };
+            let [tcp, udp] = both(v6, source);
+            let (at, other) = (serves(&tcp), serves(&udp));
+            counts[at] += 1;
+            counts[other] += 1;
+            let ack = answered(&mut kernel, &tcp, here[at]);
+            kernel.xdp(&ack.frame()).passed(&delivered(&ack, here[at]), WORD);
         }
         // All of them share what the table would have sent elsewhere.
         assert!(counts.iter().all(|count| *count > 300), "{counts:?}");
@@ -181,8 +185,10 @@ fn mark_is_not_believed_from_others() {
             ] {
                 kernel.xdp(&client.frame()).transmitted(&forwarded(&client), &[]);
             }
-            // What is believed ends here: nobody serves it.
-            assert_ne!(kernel.run_xdp(&packet.frame()).0, Verdict::Transmit);
+            // What is believed goes where this host thinks it is served, then ends.
+            let onward = packet.clone().ttl(241).link(HOST, third).frame();
+            kernel.xdp(&packet.frame()).transmitted(&onward, &[Reason::SecondChance]);
+            assert_ne!(kernel.run_xdp(&packet.ttl(LAST).frame()).0, Verdict::Transmit);
         }
     }
 }

@@ -6,6 +6,7 @@ use proptest::prelude::*;
 
 use super::cluster::*;
 use super::frames::*;
+use super::halfopen::answered;
 use super::kernel::*;
 
 const FAMILIES: [bool; 2] = [false, true];
@@ -64,8 +65,8 @@ fn connections_go_on_when_the_last_backend_is_taken_away() {
     for v6 in FAMILIES {
         kernel.apply(&held(everywhere(&[At::Pod(1)])));
         kernel.xdp(&syn(v6).frame()).passed(&delivered(&syn(v6), At::Pod(1)), &[]);
+        let ack = answered(&mut kernel, &syn(v6), At::Pod(1));
         kernel.apply(&held(everywhere(&[])));
-        let ack = Packet::tcp(v6, (SOURCE, PORT), ACK, b"more");
         kernel.xdp(&ack.frame()).passed(&delivered(&ack, At::Pod(1)), &[]);
         let other = Packet::tcp(v6, (SOURCE + 1, PORT), SYN, b"").frame();
         assert!(kernel.xdp(&other).counted.contains_key(&Reason::NoBackendReset));

@@ -102,6 +102,13 @@ fn syn_out_of_the_blue_leaves_a_connection_as_it_is() {
     }
 }
 
+/// That backend answers a SYN; the handshake's last segment, as its client sends it.
+pub(crate) fn answered(kernel: &mut Kernel, syn: &Packet, at: At) -> Packet {
+    kernel.run_egress(&answer(&delivered(syn, at), SYN | ACK).frame());
+    let segment = ack(syn.source.is_ipv6(), CHOSEN.wrapping_add(1)).segment;
+    Packet { segment, ..syn.clone() }
+}
+
 /// A connection of the client to that backend.
 pub(crate) fn establish(kernel: &mut Kernel, v6: bool, at: At) {
     kernel.run_xdp(&syn(v6).frame());

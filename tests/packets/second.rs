@@ -63,8 +63,16 @@ fn hosts_before_are_tried_in_turn_and_then_it_is_refused() {
             assert_eq!(outcome.verdict, Verdict::Pass, "to the port that refuses");
             assert_eq!(outcome.counted, [(Reason::NoFlowReset, 1)].into());
         }
-        // What begins stays, and so does what is known.
+    }
+}
+
+#[test]
+fn what_is_known_stays() {
+    let mut kernel = Kernel::new(&all_at(At::Peer));
+    kernel.apply(&all_at(HERE));
+    for v6 in FAMILIES {
         establish(&mut kernel, v6, HERE);
+        let packet = segment(v6);
         let target = HERE.address(v6);
         let got = packet.clone().between(client(v6), target.ip()).ports(SOURCE, TARGET);
         kernel.xdp(&packet.frame()).passed(&got.frame(), &[]);
@@ -156,5 +164,52 @@ fn frames_flooded_by_a_switch_are_left_to_their_receiver() {
     for v6 in FAMILIES {
         let flooded = segment(v6).link(CLIENT, PEER).frame();
         kernel.xdp(&flooded).untouched(&flooded);
+    }
+}
+
+#[test]
+fn a_new_flow_goes_on_to_where_a_backend_is() {
+    let mut kernel = Kernel::new(&all_at(THERE));
+    for v6 in FAMILIES {
+        let first = [Packet::tcp(v6, (SOURCE, PORT), SYN, b""), Packet::udp(v6, (SOURCE, PORT), b"")];
+        for packet in first {
+            // The peer's table has a backend here, this host's has not.
+            let forwarded = from(packet.clone(), PEER, 0);
+            kernel.xdp(&forwarded.frame()).transmitted(&sent(packet.clone(), THIRD, 1), CHANCE);
+            // Not round and round.
+            for (mac, position) in [(THIRD, 0), (PEER, LAST)] {
+                let outcome = kernel.xdp(&from(packet.clone(), mac, position).frame());
+                assert_ne!(outcome.verdict, Verdict::Transmit, "{:?}", outcome.counted);
+            }
+        }
+    }
+}
+
+#[test]
+fn the_record_of_what_has_ended_is_no_other_connections() {
+    let mut kernel = Kernel::new(&all_at(HERE));
+    for v6 in FAMILIES {
+        let tcp = |flags| Packet::tcp(v6, (SOURCE, PORT), flags, b"");
+        let target = HERE.address(v6);
+        let got = |packet: &Packet| {
+            let packet = packet.clone().between(client(v6), target.ip());
+            packet.ports(SOURCE, TARGET).frame()
+        };
+        kernel.clock(1000);
+        establish(&mut kernel, v6, HERE);
+        kernel.apply(&all_at(THERE));
+        kernel.xdp(&tcp(RST).frame()).passed(&got(&tcp(RST)), &[]);
+        // A reset may be forged: the client goes on.
+        kernel.clock(1002);
+        kernel.xdp(&tcp(ACK).frame()).passed(&got(&tcp(ACK)), &[]);
+        kernel.clock(1009);
+        kernel.xdp(&tcp(ACK).frame()).passed(&got(&tcp(ACK)), &[]);
+        kernel.xdp(&tcp(RST).frame()).passed(&got(&tcp(RST)), &[]);
+        kernel.clock(1012);
+        kernel.xdp(&tcp(ACK).frame()).transmitted(&sent(tcp(ACK), THIRD, 0), &[]);
+        // Another one begins elsewhere.
+        kernel.xdp(&tcp(SYN).frame()).transmitted(&sent(tcp(SYN), THIRD, 0), &[]);
+        assert_eq!(kernel.flows(v6), (0, 0));
+        kernel.apply(&all_at(HERE));
     }
 }
