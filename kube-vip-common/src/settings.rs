@@ -23,6 +23,13 @@ pub struct Settings {
     pub nat_ports: PortRange,
     /// A UDP flow ends when nothing has come for this many seconds.
     pub udp_idle: u32,
+    /// The most that clients may be told to send in a TCP segment, bytes; 0 where they are told what
+    /// the backend says.
+    pub mss4: u16,
+    /// As `mss4`, over IPv6.
+    pub mss6: u16,
+    /// Always 0.
+    pub pad: u32,
 }
 
 /// Rare paths write log lines.
@@ -33,4 +40,4 @@ pub const ALL_CLIENTS: u32 = 2;
 /// This host translates: it owns a VIP, so replies may come to it.
 pub const TRANSLATES: u32 = 4;
 
-assert_size!(Settings: 32);
+assert_size!(Settings: 40);

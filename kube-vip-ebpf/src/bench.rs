@@ -274,6 +274,16 @@ pub fn only_behind_tags(ctx: TcContext) -> i32 {
 }
 
 #[classifier]
+pub fn only_clamp4(ctx: TcContext) -> i32 {
+    stage::clamp4(ctx.skb.skb) as i32
+}
+
+#[classifier]
+pub fn only_clamp6(ctx: TcContext) -> i32 {
+    stage::clamp6(ctx.skb.skb) as i32
+}
+
+#[classifier]
 pub fn only_error_leaving4(ctx: TcContext) -> i32 {
     stage::error_leaving4(ctx.skb.skb, 14)
 }

@@ -128,6 +128,20 @@ pub extern "C" fn behind_tags(ctx: *mut __sk_buff) -> u32 {
     egress::unusual::behind_tags(TcContext::new(ctx))
 }
 
+/// A SYN-ACK that leaves over IPv4 and tells the client too much.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn clamp4(ctx: *mut __sk_buff) -> i64 {
+    egress::clamp::stage::<V4>(TcContext::new(ctx))
+}
+
+/// As [`clamp4`], over IPv6.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn clamp6(ctx: *mut __sk_buff) -> i64 {
+    egress::clamp::stage::<V6>(TcContext::new(ctx))
+}
+
 /// A control message that leaves over IPv4; the number says where its IP header is.
 #[unsafe(no_mangle)]
 #[inline(never)]

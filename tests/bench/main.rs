@@ -1,6 +1,7 @@
 //! What `cargo xtask bench` measures: how fast, as ratios against a floor of the same run.
 
 mod agent;
+mod figures;
 mod frames;
 mod kernel;
 mod live;
@@ -13,11 +14,13 @@ mod updates;
 mod verifier;
 mod ways;
 
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Result, anyhow};
+use anyhow::{Context as _, Result, anyhow};
 use clap::Parser;
 use report::{Report, Row, Section};
 
@@ -43,10 +46,22 @@ struct Arguments {
     /// Only the ways whose name contains this, and nothing else
     #[arg(long, value_name = "TEXT")]
     only: Option<String>,
+    /// Nothing is measured: the figures that `--json` wrote into this file become the README's
+    #[arg(long, value_name = "FILE")]
+    figures: Option<PathBuf>,
 }
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    if let Some(file) = &arguments.figures {
+        return match show_in_readme(file) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("error: {error:#}");
+                ExitCode::FAILURE
+            }
+        };
+    }
     let mut report = Report::default();
     let mut add = |section: Section| {
         let text = report.add(section);
@@ -82,6 +97,14 @@ fn main() -> ExitCode {
         println!("\ntargets missed:\n{}", misses.join("\n"));
     }
     ExitCode::SUCCESS
+}
+
+/// Writes the figures of an earlier measurement into the README of the directory it is called in.
+fn show_in_readme(file: &Path) -> Result<()> {
+    let text = fs::read_to_string(file).with_context(|| format!("reading {}", file.display()))?;
+    let figures = serde_json::from_str(&text).with_context(|| file.display().to_string())?;
+    let readme = fs::read_to_string("README.md").context("reading README.md")?;
+    fs::write("README.md", figures::with_table(&readme, &figures)?).context("writing README.md")
 }
 
 fn ways(plan: &ways::Plan, only: Option<&str>) -> Section {

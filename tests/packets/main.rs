@@ -1,6 +1,7 @@
 //! Every branch of the kernel programs: packet in, verdict and packet out. Needs root and no
 //! interface.
 
+mod clamp;
 mod cluster;
 mod frames;
 mod kernel;

@@ -254,3 +254,32 @@ fn a_host_whose_agent_was_never_started_is_a_plain_host() -> Result<()> {
     })?;
     n2_is_a_plain_host(&Client::start(lab.host("c1"))?, &mut n1)
 }
+
+#[test]
+fn clients_without_icmp_send_what_fits_if_told_to() -> Result<()> {
+    let adapt = |config: &mut lab::Config| {
+        config.vips = VIPS.to_vec();
+        config.extra = "mssClamp: auto\n".into();
+    };
+    cluster_as(&BEHIND, Setup { adapt, ..Setup::default() })?.explain(|cluster| {
+        // Nothing tells the client of the tunnel.
+        cluster.host("c1").feed(
+            &["nft", "-f", "-"],
+            "table inet deaf {\n\
+               chain in { type filter hook input priority 0;\n\
+                 icmp type destination-unreachable drop;\n\
+                 icmpv6 type packet-too-big drop;\n\
+               }\n\
+             }\n",
+        )?;
+        for vip in VIPS {
+            let mut connection = Connection::open(cluster.host("c1"), (vip, 80).into())?;
+            connection.upload(20_000_000)?;
+            connection.download(20_000_000)?;
+        }
+        let counters = &cluster.agents.on("n1").status()?["counters"];
+        ensure!(counters["too_big"].is_null(), "{counters}");
+        ensure!(counters["tunnelled"].as_u64() > Some(10_000), "{counters}");
+        Ok(())
+    })
+}

@@ -8,6 +8,7 @@ use crate::family::{V4, V6};
 use crate::frame::Cursor;
 use crate::stage;
 
+pub(crate) mod clamp;
 pub(crate) mod error;
 mod fence;
 mod fragments;
@@ -32,13 +33,20 @@ impl Action {
     }
 }
 
-/// The stage of an IP version for packets that are no plain TCP or UDP.
+/// The stages of an IP version for packets that few are like.
 trait Unusual {
+    /// A SYN-ACK whose MSS is to be limited.
+    fn clamp(ctx: &TcContext);
     /// The IP header is at `network`.
     fn unusual(ctx: &TcContext, network: usize) -> Action;
 }
 
 impl Unusual for V4 {
+    #[inline(always)]
+    fn clamp(ctx: &TcContext) {
+        stage::clamp4(ctx.skb.skb);
+    }
+
     #[inline(always)]
     fn unusual(ctx: &TcContext, network: usize) -> Action {
         let mut answer = stage::unusual_reply4(ctx.skb.skb, network as u64);
@@ -50,6 +58,11 @@ impl Unusual for V4 {
 }
 
 impl Unusual for V6 {
+    #[inline(always)]
+    fn clamp(ctx: &TcContext) {
+        stage::clamp6(ctx.skb.skb);
+    }
+
     #[inline(always)]
     fn unusual(ctx: &TcContext, network: usize) -> Action {
         let mut answer = stage::unusual_reply6(ctx.skb.skb, network as u64);

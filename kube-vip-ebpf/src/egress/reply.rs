@@ -10,7 +10,7 @@ use kube_vip_common::stats::Reason;
 use network_types::eth::EthHdr;
 use network_types::tcp::TcpHdr;
 
-use super::{Action, Unusual};
+use super::{Action, Unusual, clamp};
 use crate::family::{Family, Ports, Record as _, protocol};
 use crate::frame::{Cursor, Word};
 use crate::maps::{self, FILTER};
@@ -33,7 +33,12 @@ pub(super) fn handle<F: Family + Unusual>(ctx: &TcContext, mut cursor: Cursor<'_
     };
     match F::plain(ip, &mut cursor) {
         Some(protocol @ (protocol::TCP | protocol::UDP)) => {
-            whole::<F>(ctx, size_of::<EthHdr>(), ip, cursor, protocol, true).action()
+            let answers = protocol == protocol::TCP && is_syn_ack(&cursor);
+            let outcome = whole::<F>(ctx, size_of::<EthHdr>(), ip, cursor, protocol, true);
+            if answers && outcome.is_rewritten() && clamp::is_wanted::<F>() {
+                F::clamp(ctx);
+            }
+            outcome.action()
         }
         _ => F::unusual(ctx, size_of::<EthHdr>()),
     }
@@ -49,7 +54,17 @@ pub(super) enum Outcome<E> {
     Failed,
 }
 
+#[inline(always)]
+fn is_syn_ack(cursor: &Cursor<'_>) -> bool {
+    cursor.peek::<TcpHdr>().is_some_and(|tcp| tcp.syn() != 0 && tcp.ack() != 0)
+}
+
 impl<E> Outcome<E> {
+    #[inline(always)]
+    fn is_rewritten(&self) -> bool {
+        matches!(self, Self::Rewritten(_))
+    }
+
     #[inline(always)]
     pub(super) fn action(self) -> Action {
         match self {

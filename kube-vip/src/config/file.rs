@@ -15,7 +15,7 @@ use super::{Config, ConfigError, Limits, LoadBalancer, LocalClients, TableSize};
 use super::{forwarding, limits};
 
 /// Keys that have an effect; [`retired::KEYS`] are known too.
-const KEYS: [&str; 23] = [
+const KEYS: [&str; 24] = [
     "vip",
     "interface",
     "uplinks",
@@ -39,6 +39,7 @@ const KEYS: [&str; 23] = [
     "secret",
     "udpIdle",
     "drainTimeout",
+    "mssClamp",
 ];
 
 /// Reads and checks a whole file.
@@ -91,6 +92,7 @@ fn config(section: &Section<'_>, host: &str) -> Option<Config> {
     let second = Duration::from_secs(1);
     let udp_idle = section.duration("udpIdle", second..=86_400 * second).unwrap_or(UDP_IDLE);
     let drain_timeout = section.duration("drainTimeout", second..=31_536_000 * second);
+    let mss_clamp = forwarding::mss_clamp(section);
     let limits = limits(section, &vips, peers.as_ref(), &load_balancers);
     let Peers { local, remote } = peers?;
     let (interface, uplinks) = interfaces?;
@@ -106,6 +108,7 @@ fn config(section: &Section<'_>, host: &str) -> Option<Config> {
         announce_interval,
         udp_idle,
         drain_timeout,
+        mss_clamp,
         single_node,
         start_as_leader,
         load_balancers,

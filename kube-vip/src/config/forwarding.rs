@@ -32,6 +32,18 @@ pub enum NatSource {
     Node,
 }
 
+/// What clients are told to send in a TCP segment at most.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum MssClamp {
+    /// What the backend says.
+    #[default]
+    Off,
+    /// What fits into the tunnels to the other hosts.
+    Auto,
+    /// This many bytes over IPv4, 20 less over IPv6.
+    To(u16),
+}
+
 impl Forwarding {
     /// Word and way, in the order they are documented.
     pub const ALL: [(&'static str, Self); 6] = [
@@ -96,6 +108,28 @@ pub(super) fn ports(section: &Section<'_>) -> Option<PortRange> {
             );
             section.problem("natPorts", message);
             None
+        }
+    }
+}
+
+/// `mssClamp`.
+pub(super) fn mss_clamp(section: &Section<'_>) -> MssClamp {
+    /// What every host takes (RFC 9293 §3.7.1), and what a frame of any length leaves.
+    const SIZES: std::ops::RangeInclusive<u16> = 536..=65_495;
+    let Some(text) = section.text("mssClamp") else { return MssClamp::Off };
+    match (text.value.as_str(), text.value.parse()) {
+        ("off" | "false", _) => MssClamp::Off,
+        ("auto" | "true", _) => MssClamp::Auto,
+        (_, Ok(size)) if SIZES.contains(&size) => MssClamp::To(size),
+        (other, _) => {
+            let message = format!(
+                "{} is no segment size; write auto, off, or a number from {} to {}",
+                quote(other),
+                SIZES.start(),
+                SIZES.end()
+            );
+            section.problem("mssClamp", message);
+            MssClamp::Off
         }
     }
 }

@@ -23,7 +23,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 pub use error::{ConfigError, Problem};
-pub use forwarding::{Forwarding, NatSource};
+pub use forwarding::{Forwarding, MssClamp, NatSource};
 pub use host::check_host;
 pub use host_ports::check_host_ports;
 pub use kube_vip_common::frontend::{Affinity, Protocol};
@@ -57,6 +57,8 @@ pub struct Config {
     pub announce_interval: Duration,
     /// A UDP flow ends when nothing has come for this long.
     pub udp_idle: Duration,
+    /// Whether clients are told to send smaller TCP segments than backends take.
+    pub mss_clamp: MssClamp,
     /// How long a backend that takes no new flows keeps those it has; as long as they live if unset.
     pub drain_timeout: Option<Duration>,
     /// There are no other hosts; ownership never ends.

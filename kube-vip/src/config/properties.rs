@@ -228,6 +228,7 @@ prop_compose! {
             announce_interval: Duration::from_millis(interval),
             udp_idle: Duration::from_secs(120),
             drain_timeout: None,
+            mss_clamp: MssClamp::Off,
             start_as_leader: flags[2],
             load_balancers,
             xdp_mode: XdpMode::Auto,

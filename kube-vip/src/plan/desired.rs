@@ -68,12 +68,23 @@ pub struct DataPlane {
     pub logging: bool,
     /// A UDP flow ends when nothing has come for this long; whole seconds count.
     pub udp_idle: Duration,
+    /// The most that clients may be told to send in a TCP segment.
+    pub mss: Mss,
     /// How long a backend that takes no new flows keeps those it has.
     pub drain_timeout: Option<Duration>,
     /// The UDP port that other agents' probes come to; 0 where there are no others.
     pub probe_port: u16,
     /// Of what seeds come from: hosts with the same digest have the same tables.
     pub digest: u64,
+}
+
+/// A maximum segment size of each IP version, in bytes; 0 where there is none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Mss {
+    /// Over IPv4.
+    pub v4: u16,
+    /// Over IPv6.
+    pub v6: u16,
 }
 
 /// How processes of this host reach the VIPs.

@@ -6,6 +6,7 @@
 mod checks;
 mod desired;
 mod frontends;
+mod mss;
 mod nat;
 mod nodes;
 mod peers;
@@ -21,7 +22,7 @@ pub use self::checks::checks;
 pub use self::nodes::wanted;
 pub use self::peers::{standings, targets};
 pub use desired::{
-    Announcement, Backend, Clients, DataPlane, Desired, Frontend, Grant, HeldAddress, NextHop,
+    Announcement, Backend, Clients, DataPlane, Desired, Frontend, Grant, HeldAddress, Mss, NextHop,
     Node, Through, Uplink, Vip, Way,
 };
 
@@ -61,10 +62,11 @@ pub fn plan(view: &View) -> Desired {
             hops: nat::hops(&frontends, view),
             nat_ports: config.nat_ports.unwrap_or_default(),
             frontends,
-            nodes,
             clients: Clients { whose: config.local_clients, cgroup: config.cgroup_root.clone() },
             logging: config.log_data_plane,
             udp_idle: config.udp_idle,
+            mss: mss::plan(config.mss_clamp, &nodes),
+            nodes,
             drain_timeout: config.drain_timeout,
             probe_port: if config.remote_peers.is_empty() { 0 } else { config.local_peer.port },
             digest: seed::of(config),

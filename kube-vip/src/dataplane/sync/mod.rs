@@ -215,6 +215,9 @@ impl Mirror {
             namespace: self.namespace,
             nat_ports: desired.nat_ports,
             udp_idle: desired.udp_idle.as_secs() as u32,
+            mss4: desired.mss.v4,
+            mss6: desired.mss.v6,
+            pad: 0,
         };
         maps.settings.set(0, settings, 0).map_err(map_error("SETTINGS"))?;
         self.add_nodes(maps, desired)?;
