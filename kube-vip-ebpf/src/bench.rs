@@ -116,6 +116,8 @@ fn renew_within<F: Frame, const TUNNEL: bool>(
     // A datagram has its length and checksum there.
     if number.is_none() {
         tcp.seq = count.to_ne_bytes();
+        // What came in the same place the other way.
+        tcp.ack_seq = u32::from_be_bytes(tcp.seq).wrapping_add(1).to_be_bytes();
     }
     let flow = count.wrapping_mul(STRIDE) & original.mask;
     *address ^= (flow >> 16) as u8;

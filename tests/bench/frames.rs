@@ -41,7 +41,8 @@ impl Segment {
         };
         frame.extend(self.from.1.to_be_bytes());
         frame.extend(self.to.1.to_be_bytes());
-        frame.extend([0; 8]);
+        // What acknowledges something acknowledges the first number.
+        frame.extend([0, 0, 0, 0, 0, 0, 0, u8::from(self.flags & ACK != 0)]);
         frame.extend([5 << 4, self.flags, 0x20, 0, 0x12, 0x34, 0, 0]);
         padded(frame)
     }

@@ -15,7 +15,7 @@ pub(crate) const CLIENT: Mac = Mac([2, 0, 0, 0, 0, 0xc1]);
 
 /// Virtual addresses of each family, each with a balanced port; as many as the prototypes had.
 const VIPS: u16 = 400;
-const BACKENDS: u8 = 10;
+pub(crate) const BACKENDS: u8 = 10;
 const PEERS: u8 = 3;
 /// Number of the host behind a router, and of this one, in their network.
 pub(crate) const FAR: u16 = 20;

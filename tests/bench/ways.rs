@@ -9,7 +9,7 @@ use crate::kernel::{Hook, Kernel, Variant, program};
 use crate::measure::{Samples, pin};
 use crate::progress;
 use crate::report::{Row, Target};
-use crate::setup::{CLIENT, FAR, HERE, HOST, address, backend, client, peer, port, vip};
+use crate::setup::{BACKENDS, CLIENT, FAR, HERE, HOST, address, backend, client, peer, port, vip};
 
 /// TTL that marks a frame from an agent (`kube_vip_common::mark`).
 const FROM_AGENT: u8 = kube_vip_common::mark::ttl(0);
@@ -25,8 +25,8 @@ struct Way {
     flows: u32,
     hook: Hook,
     frame: Vec<u8>,
-    /// A connection is opened for each flow before.
-    open: Option<Vec<u8>>,
+    /// What opens a connection for each flow before.
+    open: Vec<(Hook, Vec<u8>)>,
     verdict: u32,
     /// The frame comes out changed, so it must be made anew for each run.
     changes: bool,
@@ -138,7 +138,7 @@ fn all() -> Vec<Way> {
                 flows,
                 hook: Hook::Xdp,
                 frame: segment.frame(),
-                open: None,
+                open: Vec::new(),
                 verdict,
                 changes: true,
                 missing: 0,
@@ -194,14 +194,25 @@ fn all() -> Vec<Way> {
         (ways[tunnel].missing, ways[decapsulate].missing) = (-header, header);
         let (far, here) = (address(v6, 0, FAR), address(v6, 0, HERE));
         ways[decapsulate].frame = tunnelled(&ways[decapsulate].frame, far, here);
+        // Whichever backend has a connection answers it; that of the others is nobody's.
+        let handshake = |port, backends| {
+            let answer = |number| {
+                let from = (backend(v6, number).ip(), port::BACKEND);
+                (Hook::Egress, Segment { flags: SYN | ACK, ..reply(from) }.frame())
+            };
+            let mut frames = vec![(Hook::Xdp, to_vip(port, SYN).frame())];
+            frames.extend((0..backends).map(answer));
+            frames.push((Hook::Xdp, to_vip(port, ACK).frame()));
+            frames
+        };
         for index in opened {
-            ways[index].open = Some(to_vip(port::DELIVER, SYN).frame());
+            ways[index].open = handshake(port::DELIVER, BACKENDS);
         }
         for index in translated {
-            ways[index].open = Some(to_vip(port::NAT, SYN).frame());
+            ways[index].open = vec![(Hook::Xdp, to_vip(port::NAT, SYN).frame())];
         }
         for index in &replies {
-            ways[*index].open = Some(to_vip(port::DELIVER_ONE, SYN).frame());
+            ways[*index].open = handshake(port::DELIVER_ONE, 1);
         }
         for index in replies.into_iter().chain([no_reply]) {
             ways[index].hook = Hook::Egress;
@@ -217,7 +228,7 @@ fn all() -> Vec<Way> {
             flows: FEW,
             hook: Hook::Xdp,
             frame: arp_request(CLIENT, client.octets(), vip.octets()),
-            open: None,
+            open: Vec::new(),
             verdict: TRANSMIT,
             changes: true,
             missing: 0,
@@ -271,9 +282,9 @@ impl Way {
 
     /// Opens the connections the frames belong to.
     fn prepare(&self, kernel: &mut Kernel) -> Result<()> {
-        if let Some(open) = &self.open {
-            kernel.set(open, self.flows, 0)?;
-            kernel.time(Hook::Xdp, Variant::Run, open, self.flows)?;
+        for (hook, frame) in &self.open {
+            kernel.set(frame, self.flows, 0)?;
+            kernel.time(*hook, Variant::Run, frame, self.flows)?;
         }
         kernel.set(&self.frame, self.flows, self.missing)
     }
