@@ -154,8 +154,8 @@ impl fmt::Display for Config {
             writeln!(out, "  bindToVip: {}\n  backends:", balancer.bind_to_vip)?;
             for backend in &balancer.backends {
                 let (address, port) = (backend.ip(), backend.port());
-                let drain = balancer.draining.contains(backend);
-                writeln!(out, "  - {{address: \"{address}\", port: {port}, drain: {drain}}}")?;
+                let drain = if balancer.draining.contains(backend) { ", drain: true" } else { "" };
+                writeln!(out, "  - {{address: \"{address}\", port: {port}{drain}}}")?;
             }
         }
         out.write_str(&self.extra)
