@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use lab::{
-    Agent, Burst, Client, Cluster, Config, Connection, Host, Lab, VIPS, eventually, owner, web,
-    who_has,
+    Agent, BACKEND_PORT, Balancer, Burst, Client, Cluster, Config, Connection, Host, Lab, Launch,
+    Setup, Transport, VIPS, backends, eventually, owner, web, who_has,
 };
 use serde_json::Value;
 
@@ -59,6 +59,45 @@ fn connections_outlive_the_agent_on_the_owner_and_elsewhere() -> Result<()> {
         }
         ensure!(owner(cluster.host("c1"), VIPS[0])? == cluster.host("n1").mac());
         Ok(())
+    })
+}
+
+#[test]
+fn slots_remember_where_they_led_when_agents_are_killed() -> Result<()> {
+    const HELD: usize = 300;
+    // No more than is asked for: not enough to open a map by its number.
+    let four = "-all,+net_admin,+net_raw,+bpf,+perfmon";
+    let through = ["setpriv", "--inh-caps", four, "--bounding-set", four];
+    let setup = Setup { launch: Launch::default().through(&through), ..Setup::default() };
+    let lab = Lab::bridge(3, 1)?;
+    let balancers = web(&lab);
+    Cluster::start_as(lab, &balancers, setup)?.explain(|cluster| {
+        let report = cluster.client.connect(Burst::new((VIPS[0], 80), HELD).hold())?;
+        report.expect_all(HELD)?;
+        let mut held = report.held;
+        let rest = backends([cluster.host("n1"), cluster.host("n2")], BACKEND_PORT);
+        let web = Balancer::new("web", Transport::Tcp, 80, rest);
+        cluster.agents.rewrite(&cluster.lab, &[web])?;
+        let mut all_go_on = |when: &str| {
+            let moved = held.iter().filter(|(who, _)| who.host == "n3").count();
+            ensure!(moved > HELD / 10, "{moved} of {HELD} on n3");
+            for (who, connection) in &mut held {
+                let now = connection.who().with_context(|| format!("{who:?}, {when}"))?;
+                ensure!(now == *who, "{who:?} became {now:?}, {when}");
+            }
+            Ok(())
+        };
+        all_go_on("after n3's backends were removed")?;
+        for name in NODES {
+            restart(cluster.agents.on(name))?;
+            all_go_on(&format!("after {name} was restarted"))?;
+        }
+        // Nor is that forgotten when the next change comes.
+        thread::sleep(Duration::from_secs(4));
+        let last = backends([cluster.host("n2")], BACKEND_PORT);
+        let web = Balancer::new("web", Transport::Tcp, 80, last);
+        cluster.agents.rewrite(&cluster.lab, &[web])?;
+        all_go_on("after n1's backends were removed")
     })
 }
 

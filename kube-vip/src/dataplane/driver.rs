@@ -15,7 +15,7 @@ use super::counters;
 use super::interfaces::{Interfaces, Means};
 use super::leases::{Fence, FenceError};
 use super::object::{LoadError, Object};
-use super::pins::Pins;
+use super::pins::{Pins, TablePins};
 use super::sync::{Changes, LEASE, Mirror, Port, Server, SyncError};
 use crate::config::Limits;
 use crate::instance::tag;
@@ -217,6 +217,9 @@ impl Kernel {
         }
         let object = Object::load(limits, pins.as_ref().map(Pins::maps))?;
         let mut mirror = Mirror::new(&object.maps, limits).map_err(LoadError::Mirror)?;
+        if let Some(pins) = &pins {
+            mirror.pin_tables(TablePins::beside(pins));
+        }
         if adopt {
             info!("taking over what an earlier agent left");
             mirror.recover(&object.maps);

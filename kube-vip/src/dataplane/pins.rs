@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::io;
-use std::os::fd::{AsFd as _, BorrowedFd};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use aya::maps::MapData;
@@ -11,7 +11,7 @@ use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use tracing::warn;
 
 use super::object::MAP_NAMES;
-use super::sys::map_info;
+use super::sys::{self, map_info};
 
 /// Where bpffs is mounted.
 const BPFFS: &str = "/sys/fs/bpf";
@@ -153,6 +153,42 @@ impl Pins {
         };
         let others = versions.filter_map(Result::ok).map(|entry| entry.path());
         others.filter(|path| *path != self.version).try_for_each(|path| remove_tree(&path))
+    }
+}
+
+/// The tables, by frontend id: only who may do everything can open a map by the number that `TABLES`
+/// has of it, and histories are to outlive the agent.
+#[derive(Debug, Default)]
+pub(super) struct TablePins {
+    directory: Option<PathBuf>,
+}
+
+impl TablePins {
+    /// In a directory of its own beside the maps.
+    pub(super) fn beside(pins: &Pins) -> Self {
+        let directory = pins.version.join("tables");
+        let made = std::fs::create_dir_all(&directory).inspect_err(|error| {
+            warn!("{}: {error}; slots forget where they led when the agent ends", directory.display());
+        });
+        Self { directory: made.is_ok().then_some(directory) }
+    }
+
+    /// Pins a table in the place of the one before.
+    pub(super) fn put(&self, id: u32, table: BorrowedFd<'_>) {
+        let Some(directory) = &self.directory else { return };
+        let (new, place) = (directory.join(format!("{id}-new")), directory.join(id.to_string()));
+        // Of an agent that ended in between.
+        let _ = std::fs::remove_file(&new);
+        if let Err(error) = sys::pin(&new, table).and_then(|()| std::fs::rename(&new, &place)) {
+            warn!("{}: {error}", place.display());
+        }
+    }
+
+    /// The table with that number of the kernel's, if it is the one that is pinned.
+    pub(super) fn get(&self, id: u32, number: u32) -> Option<OwnedFd> {
+        let table = sys::pinned(&self.directory.as_ref()?.join(id.to_string())).ok()?;
+        let found = map_info(table.as_fd(), "a pinned table").ok()?.id;
+        (found == number).then_some(table)
     }
 }
 

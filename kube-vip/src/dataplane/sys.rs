@@ -17,6 +17,7 @@ mod command {
     pub(super) const MAP_LOOKUP_ELEM: i64 = 1;
     pub(super) const MAP_UPDATE_ELEM: i64 = 2;
     pub(super) const MAP_DELETE_ELEM: i64 = 3;
+    pub(super) const OBJ_PIN: i64 = 6;
     pub(super) const OBJ_GET: i64 = 7;
     pub(super) const MAP_GET_FD_BY_ID: i64 = 14;
     pub(super) const OBJ_GET_INFO_BY_FD: i64 = 15;
@@ -80,7 +81,7 @@ struct GetById {
     open_flags: u32,
 }
 
-/// … for `BPF_OBJ_GET`.
+/// … for `BPF_OBJ_PIN` and `BPF_OBJ_GET`.
 #[repr(C)]
 struct GetPinned {
     path: u64,
@@ -299,17 +300,16 @@ fn update<K: Pod, V: Pod>(
     })
 }
 
-/// The map at a place of an array of maps; nothing where there is none.
+/// The number of the map at a place of an array of maps; nothing where there is none.
 ///
 /// # Errors
 ///
 /// The kernel's answer.
-pub(super) fn inner(
+pub(super) fn inner_id(
     map: BorrowedFd<'_>,
     what: &'static str,
     key: u32,
-) -> Result<Option<OwnedFd>, SysError> {
-    let error = |call| move |source| SysError { call, what, source };
+) -> Result<Option<u32>, SysError> {
     let mut id = 0u32;
     let mut attr = Update {
         map_fd: number(map),
@@ -319,12 +319,30 @@ pub(super) fn inner(
         flags: 0,
     };
     match bpf(command::MAP_LOOKUP_ELEM, &mut attr) {
-        Err(none) if none.raw_os_error() == Some(libc::ENOENT) => return Ok(None),
-        result => result.map_err(error("BPF_MAP_LOOKUP_ELEM"))?,
-    };
+        Err(none) if none.raw_os_error() == Some(libc::ENOENT) => Ok(None),
+        Err(source) => Err(SysError { call: "BPF_MAP_LOOKUP_ELEM", what, source }),
+        Ok(_) => Ok(Some(id)),
+    }
+}
+
+/// The map with that number, for who may do everything (`CAP_SYS_ADMIN`).
+pub(super) fn map_by_id(id: u32) -> io::Result<OwnedFd> {
     let mut attr = GetById { id, next_id: 0, open_flags: 0 };
-    let fd = bpf(command::MAP_GET_FD_BY_ID, &mut attr).map_err(error("BPF_MAP_GET_FD_BY_ID"))?;
-    Ok(Some(owned(fd)))
+    bpf(command::MAP_GET_FD_BY_ID, &mut attr).map(owned)
+}
+
+/// What is pinned there.
+pub(super) fn pinned(path: &Path) -> io::Result<OwnedFd> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    let mut attr = GetPinned { path: path.as_ptr() as u64, fd: 0, flags: 0 };
+    bpf(command::OBJ_GET, &mut attr).map(owned)
+}
+
+/// Pins a map where nothing is yet.
+pub(super) fn pin(path: &Path, map: BorrowedFd<'_>) -> io::Result<()> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    let mut attr = GetPinned { path: path.as_ptr() as u64, fd: number(map), flags: 0 };
+    bpf(command::OBJ_PIN, &mut attr).map(drop)
 }
 
 /// Reads a whole map, some elements at a time. What changes meanwhile may be missed or seen twice.
@@ -400,11 +418,7 @@ pub(super) fn remove<K: Pod>(
 /// Nothing is pinned there, or what it was attached to is gone (`ENOLINK`).
 pub(super) fn update_link(pin: &Path, program: BorrowedFd<'_>) -> Result<(), SysError> {
     let error = |call| move |source| SysError { call, what: "a link", source };
-    let path = CString::new(pin.as_os_str().as_bytes())
-        .map_err(io::Error::from)
-        .map_err(error("BPF_OBJ_GET"))?;
-    let mut attr = GetPinned { path: path.as_ptr() as u64, fd: 0, flags: 0 };
-    let link = bpf(command::OBJ_GET, &mut attr).map(owned).map_err(error("BPF_OBJ_GET"))?;
+    let link = pinned(pin).map_err(error("BPF_OBJ_GET"))?;
     let mut attr = LinkUpdate {
         link_fd: number(link.as_fd()),
         program_fd: number(program),

@@ -24,6 +24,21 @@ pub(super) struct Drains {
 }
 
 impl Drains {
+    /// Takes up those that flows are known of: an earlier agent may have removed them. Returns them.
+    pub(super) fn recover(&mut self, maps: &Maps) -> Result<&BTreeSet<Server>, SysError> {
+        let ([v4, _], [v6, _]) = (&maps.flows4, &maps.flows6);
+        let here = &mut self.here;
+        sys::read_batches(v4.fd().as_fd(), WHAT, |keys: &[Tuple4], values: &[Endpoint4]| {
+            let pairs = keys.iter().zip(values);
+            here.extend(pairs.map(|(key, at)| server(key.protocol, at.address.into(), at.port)));
+        })?;
+        sys::read_batches(v6.fd().as_fd(), WHAT, |keys: &[Tuple6], values: &[Endpoint6]| {
+            let pairs = keys.iter().zip(values);
+            here.extend(pairs.map(|(key, at)| server(key.protocol, at.address.into(), at.port)));
+        })?;
+        Ok(&self.here)
+    }
+
     /// Ends the flows of those that have been draining for longer than is allowed: the next segment
     /// of such a connection finds no record and is refused.
     pub(super) fn end(&mut self, maps: &Maps, desired: &DataPlane) -> Result<(), SysError> {
@@ -68,6 +83,8 @@ impl Drains {
     }
 }
 
+const WHAT: &str = "a map of flows";
+
 fn server(protocol: u32, address: IpAddr, port: u16) -> Server {
     (protocol_of(protocol as u16), SocketAddr::new(address, port))
 }
@@ -76,7 +93,6 @@ fn forget<K: Pod + Default, V: Pod + Default>(
     map: &MapData,
     ended: impl Fn(&K, &V) -> bool,
 ) -> Result<(), SysError> {
-    const WHAT: &str = "a map of flows";
     let mut gone = Vec::new();
     sys::read_batches(map.fd().as_fd(), WHAT, |keys: &[K], values: &[V]| {
         let pairs = keys.iter().zip(values).filter(|(key, value)| ended(key, value));

@@ -53,6 +53,9 @@ impl Mirror {
         let ids: Vec<u32> = filled.iter().map(|(id, ..)| *id).collect();
         let fds: Vec<u32> = filled.iter().map(|(.., fd)| fd.as_raw_fd().cast_unsigned()).collect();
         sys::update_batch(maps.tables.fd().as_fd(), "TABLES", &ids, &fds)?;
+        for (id, _, table) in &filled {
+            self.table_pins.put(*id, table.as_fd());
+        }
         self.leftover_tables.retain(|id| !ids.contains(id));
         self.recipes.extend(filled.into_iter().map(|(id, recipe, _)| (id, recipe)));
         Ok(ids.len())
@@ -68,8 +71,13 @@ impl Mirror {
         if !self.recipes.contains_key(&id) && !self.leftover_tables.contains(&id) {
             return Ok(None);
         }
-        let Some(table) = sys::inner(maps.tables.fd().as_fd(), "TABLES", id)? else {
+        let Some(number) = sys::inner_id(maps.tables.fd().as_fd(), "TABLES", id)? else {
             return Ok(None);
+        };
+        let opened = self.table_pins.get(id, number).map_or_else(|| sys::map_by_id(number), Ok);
+        let Ok(table) = opened else {
+            // Not pinned, and not for us to open: the last host of each slot is still known.
+            return Ok(self.recipes.get(&id).map(|recipe| Before::of(&recipe.table().slots)));
         };
         let mut lines = Vec::new();
         sys::read_batches(table.as_fd(), "a table", |_: &[u32], some: &[Words]| {

@@ -18,6 +18,7 @@ use kube_vip_common::node::{Node, THIS_NODE};
 use kube_vip_common::settings::{ALL_CLIENTS, LOG, Settings, TRANSLATES};
 use kube_vip_common::table::TableSize;
 use kube_vip_common::vip::Vip;
+use tracing::warn;
 
 use self::addresses::{closed_ports, vips};
 use self::backends::local_backends;
@@ -25,6 +26,7 @@ use self::drains::Drains;
 use self::frontends::{port, protocol_of};
 use super::ids::{Full, Ids};
 use super::object::Maps;
+use super::pins::TablePins;
 use super::places::Places;
 use super::sys::{Pattern, SysError, network_namespace};
 use super::tables::Recipe;
@@ -82,6 +84,7 @@ pub struct Mirror {
     /// go on until they end, so their replies are still looked for.
     served: BTreeSet<SocketAddr>,
     drains: Drains,
+    table_pins: TablePins,
     pattern: Pattern,
     /// As in [`Settings::namespace`].
     namespace: u64,
@@ -126,9 +129,15 @@ impl Mirror {
             vips: BTreeMap::new(),
             served: BTreeSet::new(),
             drains: Drains::default(),
+            table_pins: TablePins::default(),
             pattern: Pattern::of(maps.table.fd().as_fd(), "TABLE")?,
             namespace: network_namespace().unwrap_or(0),
         })
+    }
+
+    /// Pins tables from now on.
+    pub(super) fn pin_tables(&mut self, pins: TablePins) {
+        self.table_pins = pins;
     }
 
     /// Takes up what an earlier agent left in the maps, so that connections keep their numbers.
@@ -154,6 +163,10 @@ impl Mirror {
                 }
                 _ => {}
             }
+        }
+        match self.drains.recover(maps) {
+            Ok(servers) => self.served.extend(servers.iter().map(|(_, address)| *address)),
+            Err(error) => warn!("connections to backends that were removed may end: {error}"),
         }
         for id in u32::from(THIS_NODE) + 1..maps.nodes.len() {
             match maps.nodes.get(&id, 0) {
