@@ -85,7 +85,7 @@ fn every_map_shows_its_fields_by_name() -> Result<()> {
             let mut left = fields();
             for pin in pins {
                 let name = pin.rsplit('/').next().unwrap_or_default();
-                // Links are pinned beside the maps, and the tables in a directory.
+                // Links are pinned beside the maps, and tables in a directory of their own.
                 if BARE.contains(&name) || name.contains('-') || name == "tables" {
                     continue;
                 }

@@ -168,7 +168,10 @@ impl TablePins {
     pub(super) fn beside(pins: &Pins) -> Self {
         let directory = pins.version.join("tables");
         let made = std::fs::create_dir_all(&directory).inspect_err(|error| {
-            warn!("{}: {error}; slots forget where they led when the agent ends", directory.display());
+            warn!(
+                "{}: {error}; slots forget where they led when the agent ends",
+                directory.display()
+            );
         });
         Self { directory: made.is_ok().then_some(directory) }
     }
