@@ -70,10 +70,12 @@ impl Recipe {
         Table { slots, locals }
     }
 
-    /// The recipe of the others, as they used it before this host took part.
-    pub(super) fn without_this_host(&self) -> Self {
+    /// The recipe of the others, as they used it before this host took part; nothing where this host
+    /// takes none.
+    pub(super) fn without_this_host(&self) -> Option<Self> {
         let elsewhere = self.entries.iter().filter(|entry| entry.node != THIS_NODE);
-        Self { entries: elsewhere.cloned().collect(), ..*self }
+        let entries: Vec<_> = elsewhere.cloned().collect();
+        (entries.len() < self.entries.len()).then_some(Self { entries, ..*self })
     }
 }
 

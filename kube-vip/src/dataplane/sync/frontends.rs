@@ -27,7 +27,8 @@ impl Mirror {
         kept: &BTreeSet<u32>,
     ) -> Result<usize, SyncError> {
         let keeps = |node: u8| kept.contains(&node.into());
-        let all_kept = self.nodes.iter().all(|(_, id)| kept.contains(&id));
+        let all_kept = self.remembered.is_subset(kept);
+        self.remembered.extend(kept);
         let changed = clock::seconds();
         let mut filled: Vec<(u32, Recipe, OwnedFd)> = Vec::new();
         for (port, recipe) in recipes {
@@ -41,8 +42,10 @@ impl Mirror {
                 continue;
             }
             let mut new = recipe.table();
-            let before =
-                before.unwrap_or_else(|| Before::of(&recipe.without_this_host().table().slots));
+            let before = before.unwrap_or_else(|| match recipe.without_this_host() {
+                Some(others) => Before::of(&others.table().slots),
+                None => Before::of(&new.slots),
+            });
             let pasts = before.follow(&mut new.slots, keeps);
             let lines = new.lines(&pasts, changed);
             let table = self.pattern.create(lines.len() as u32)?;
@@ -56,6 +59,7 @@ impl Mirror {
         for (id, _, table) in &filled {
             self.table_pins.put(*id, table.as_fd());
         }
+        self.remembered.clone_from(kept);
         self.leftover_tables.retain(|id| !ids.contains(id));
         self.recipes.extend(filled.into_iter().map(|(id, recipe, _)| (id, recipe)));
         Ok(ids.len())

@@ -77,6 +77,8 @@ pub struct Mirror {
     ports: BTreeMap<Port, Frontend>,
     places: Places,
     recipes: BTreeMap<u32, Recipe>,
+    /// Hosts that histories in the tables may name.
+    remembered: BTreeSet<u32>,
     /// Frontends whose table is an earlier agent's.
     leftover_tables: BTreeSet<u32>,
     vips: BTreeMap<IpAddr, Vip>,
@@ -125,6 +127,7 @@ impl Mirror {
             ports: BTreeMap::new(),
             places: Places::default(),
             recipes: BTreeMap::new(),
+            remembered: BTreeSet::new(),
             leftover_tables: BTreeSet::new(),
             vips: BTreeMap::new(),
             served: BTreeSet::new(),
