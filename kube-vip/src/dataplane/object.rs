@@ -18,6 +18,7 @@ use kube_vip_common::settings::Settings;
 use kube_vip_common::stats::{BackendTraffic, Count, Traffic};
 use kube_vip_common::vip::Vip;
 
+use super::sys;
 use crate::config::Limits;
 
 /// The ELF object, aligned as its parser needs.
@@ -207,7 +208,9 @@ impl Object {
         load_xdp(&mut programs)?;
         egress(&mut programs)?.load().map_err(|error| refused(EGRESS, &error))?;
         let logger = aya_log::EbpfLogger::init(&mut programs).ok();
-        Ok(Self { maps: Maps::take(&mut programs)?, programs, logger })
+        let maps = Maps::take(&mut programs)?;
+        sys::return_free_memory();
+        Ok(Self { maps, programs, logger })
     }
 
     /// The XDP program.
@@ -421,5 +424,5 @@ impl Maps {
 
 /// Reads one event out of its bytes.
 pub fn event(bytes: &[u8]) -> Option<Event> {
-    super::sys::read(bytes)
+    sys::read(bytes)
 }

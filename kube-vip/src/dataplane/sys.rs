@@ -300,6 +300,16 @@ fn update<K: Pod, V: Pod>(
     })
 }
 
+/// Gives memory that has been freed back to the kernel, where the allocator would keep it: to load the
+/// programs takes several times what an agent needs from then on.
+pub(super) fn return_free_memory() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: takes a number and locks of its own.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
 /// The number of the map at a place of an array of maps; nothing where there is none.
 ///
 /// # Errors

@@ -16,7 +16,7 @@ use tracing::{info, warn};
 use super::attach::chain;
 use super::object::Object;
 use super::pins::Pins;
-use super::sys::{network_namespace, update_link};
+use super::sys::{network_namespace, return_free_memory, update_link};
 use crate::config::LocalClients;
 use crate::plan::Clients;
 
@@ -99,7 +99,10 @@ impl Sockets {
         }
         if self.attached.is_none() {
             match found.and_then(|cgroup| Attached::new(object, pins, &cgroup)) {
-                Ok(attached) => self.attached = Some(attached),
+                Ok(attached) => {
+                    self.attached = Some(attached);
+                    return_free_memory();
+                }
                 Err(reason) => {
                     remove_others(pins, None);
                     self.reason = Some(reason);
