@@ -324,8 +324,8 @@ pub fn admits(client: &Client, interval: u32) -> bool {
     true
 }
 
-/// Whether two keys are the same. LLVM makes a call of `memcmp` of `==`, which goes byte by byte and
-/// takes longer than all the rest of forwarding a packet.
+/// Whether two keys are the same. LLVM makes a call of `memcmp` of `==`, which goes byte by byte: a
+/// fifth of the time that forwarding took.
 #[inline(always)]
 fn is_same([a, b, c]: [u64; 3], [d, e, f]: [u64; 3]) -> bool {
     (a ^ d) | (b ^ e) | (c ^ f) == 0

@@ -7,9 +7,6 @@ use kube_vip_common::nat::Signs;
 use crate::family::{Family, Ports, Record as _, Records};
 use crate::maps;
 
-/// A record's place is taken only where there is none (`BPF_NOEXIST`).
-pub const IF_NONE: u64 = 1;
-
 /// The backend of a connection that is known here, by the tuple client → VIP.
 #[inline(always)]
 pub fn flow<F: Family>(flow: &F::Tuple) -> Option<F::Endpoint> {

@@ -4,13 +4,10 @@
 
 use aya_ebpf::programs::XdpContext;
 use kube_vip_common::stats::Reason;
-use network_types::eth::EthHdr;
 
 use super::{Action, Chosen, Verdict, transport};
 use crate::family::{Family, Ports, Record as _, protocol};
-use crate::frame::Cursor;
 use crate::maps::{self, BACKENDS};
-use crate::record::IF_NONE;
 use crate::{count, record};
 
 #[inline(always)]
@@ -23,15 +20,11 @@ pub(crate) fn stage<F: Family>(ctx: XdpContext, word: u64) -> u64 {
 /// Nothing where the packet is not what the caller saw.
 #[inline(always)]
 fn handle<F: Family>(ctx: &XdpContext, chosen: Chosen, turn: u32) -> Option<Verdict> {
-    let mut cursor = Cursor::new(ctx);
-    let _ethernet = cursor.take::<EthHdr>()?;
-    let ip = cursor.take::<F::Header>()?;
-    let protocol = F::payload(ctx, ip, &mut cursor).protocol()?;
-    let transport::Transport { ports, .. } = transport::parse(&mut cursor, protocol)?;
+    let (_, ip, transport::Transport { ports, .. }) = transport::packet::<F>(ctx)?;
     let flow = F::tuple(F::source(ip), F::destination(ip), ports);
     Some(if begin::<F>(&flow, chosen.slot.backend(), turn).is_some() {
         Verdict::Recorded(chosen)
-    } else if turn + 1 < TURNS && protocol != protocol::SCTP {
+    } else if turn + 1 < TURNS && ports.protocol != protocol::SCTP {
         Verdict::Begin(chosen, turn as u8 + 1)
     } else {
         // SCTP's checksum covers ports, so they stay (RFC 9260 §6.8).
@@ -123,7 +116,7 @@ fn reserve<F: Family>(flow: &F::Tuple, reply: &F::Tuple, id: u32) -> bool {
     let mut origin = F::endpoint(vip, ports.destination, id);
     *origin.client_port() = clients_port::<F>(flow, reply);
     let origin = &origin;
-    if F::half().insert(reply, origin, IF_NONE).is_ok() {
+    if F::half().insert(reply, origin, maps::NO_EXIST).is_ok() {
         return true;
     }
     let is_ours = |vip: &F::Endpoint| is_origin::<F>(vip, flow, reply);

@@ -141,7 +141,7 @@ fn handle<F: Family>(ctx: &XdpContext) -> Option<Verdict> {
 
 /// What a change of port means for a checksum that covers it.
 #[inline(always)]
-fn swapped(old: [u8; 2], new: [u8; 2]) -> Sum {
+pub(super) fn swapped(old: [u8; 2], new: [u8; 2]) -> Sum {
     Sum::default().remove(u16::from_ne_bytes(old).into()).add(u16::from_ne_bytes(new).into())
 }
 

@@ -132,9 +132,20 @@ pub(super) fn send<F: Family>(
     let change =
         F::change(F::source(ip), to.source).join(F::change(F::destination(ip), to.destination));
     transport.translate(to.ports.source, to.ports.destination, change);
-    F::translate(ip, to.source, to.destination, next_ttl(F::ttl(ip)), change);
-    set_addresses(ethernet, to.link.addresses);
     let bytes = length(ctx, F::length(ip));
+    F::translate(ip, to.source, to.destination, next_ttl(F::ttl(ip)), change);
+    out::<F>(ctx, ethernet, to, bytes)
+}
+
+/// Sends on what has been rewritten.
+#[inline(always)]
+pub(super) fn out<F: Family>(
+    ctx: &XdpContext,
+    ethernet: &mut EthHdr,
+    to: &Translation<F::Bytes>,
+    bytes: u64,
+) -> Verdict {
+    set_addresses(ethernet, to.link.addresses);
     if to.reply {
         count::replied(to.backend, 1, bytes);
     } else {

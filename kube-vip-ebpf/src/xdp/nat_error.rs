@@ -2,7 +2,6 @@
 //! go where the flow's packets of that direction go, and quote what the other end sent.
 
 use aya_ebpf::programs::XdpContext;
-use kube_vip_common::checksum::Sum;
 use kube_vip_common::settings::TRANSLATES;
 use kube_vip_common::stats::Reason;
 
@@ -10,7 +9,7 @@ use super::error::{self, Quoting};
 use super::{Action, Verdict, nat};
 use crate::count;
 use crate::family::{Family, Ports};
-use crate::frame::{length, set_addresses};
+use crate::frame::length;
 use crate::maps::SETTINGS;
 
 #[inline(always)]
@@ -43,13 +42,7 @@ fn handle<F: Family>(ctx: &XdpContext) -> Option<Verdict> {
     }
     let turned = [way.ports.destination, way.ports.source].map(u16::to_be_bytes);
     let in_header = F::change(to, way.destination).join(F::change(from, way.source));
-    let [old_source, old_destination] = [*source, *destination].map(u16::from_ne_bytes);
-    let [new_source, new_destination] = turned.map(u16::from_ne_bytes);
-    let in_ports = Sum::default()
-        .remove(old_source.into())
-        .add(new_source.into())
-        .remove(old_destination.into())
-        .add(new_destination.into());
+    let in_ports = error::swapped(*source, turned[0]).join(error::swapped(*destination, turned[1]));
     let in_check = error::follow(protocol, check, in_header.join(in_ports));
     // Both addresses change twice: in the header before the message, and in the one it quotes.
     let in_message = F::error_change(to, way.destination)
@@ -64,16 +57,5 @@ fn handle<F: Family>(ctx: &XdpContext) -> Option<Verdict> {
     // A router may be no one the other end has a way to, and it may not be let through as what it is.
     let outer = F::change(F::source(ip), way.source).join(F::change(to, way.destination));
     F::translate(ip, way.source, way.destination, nat::next_ttl(F::ttl(ip)), outer);
-    set_addresses(ethernet, way.link.addresses);
-    let bytes = length(ctx, F::length(ip));
-    if way.reply {
-        count::replied(way.backend, 1, bytes);
-    } else {
-        count::sent(way.backend, bytes);
-    }
-    Some(if way.link.ifindex == ctx.ingress_ifindex() as u32 {
-        Verdict::Done(Action::Transmit)
-    } else {
-        Verdict::Redirect(way.link.ifindex)
-    })
+    Some(nat::out::<F>(ctx, ethernet, &way, length(ctx, F::length(ip))))
 }

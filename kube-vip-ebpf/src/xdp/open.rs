@@ -5,13 +5,12 @@ use kube_vip_common::frontend::SILENT;
 use kube_vip_common::node::{NAT, THIS_NODE};
 use kube_vip_common::stats::Reason;
 use kube_vip_common::table::Slot;
-use network_types::eth::EthHdr;
 
 use super::forward::is_client_of;
 use super::transport::{self, Transport};
 use super::{Action, Chosen, Refusal, Verdict, balance, deliver, limited, pick};
 use crate::family::{Family, Ports, Record as _};
-use crate::frame::{Cursor, length};
+use crate::frame::length;
 use crate::maps::{self, NODES, TABLES};
 use crate::record;
 
@@ -24,11 +23,7 @@ pub(crate) fn stage<F: Family>(ctx: XdpContext, word: u64) -> u64 {
 /// Nothing where the packet is not what the caller saw.
 #[inline(always)]
 fn handle<F: Family>(ctx: &XdpContext, chosen: Chosen) -> Option<Verdict> {
-    let mut cursor = Cursor::new(ctx);
-    let _ethernet = cursor.take::<EthHdr>()?;
-    let ip = cursor.take::<F::Header>()?;
-    let protocol = F::payload(ctx, ip, &mut cursor).protocol()?;
-    let transport = transport::parse(&mut cursor, protocol)?;
+    let (_, ip, transport) = transport::packet::<F>(ctx)?;
     let flow = F::tuple(F::source(ip), F::destination(ip), transport.ports);
     if transport.is_udp()
         && let Some(endpoint) = again::<F>(&flow)

@@ -2,11 +2,10 @@
 
 use aya_ebpf::programs::XdpContext;
 use kube_vip_common::stats::Reason;
-use network_types::eth::EthHdr;
 
 use super::{Action, Chosen, Verdict, deliver, transport};
 use crate::family::Family;
-use crate::frame::{Cursor, length};
+use crate::frame::length;
 use crate::{count, record};
 
 #[inline(always)]
@@ -18,11 +17,7 @@ pub(crate) fn stage<F: Family>(ctx: XdpContext, word: u64) -> u64 {
 /// Nothing where the packet is not what the caller saw, or its record was evicted at once.
 #[inline(always)]
 fn handle<F: Family>(ctx: &XdpContext, chosen: Chosen) -> Option<Verdict> {
-    let mut cursor = Cursor::new(ctx);
-    let _ethernet = cursor.take::<EthHdr>()?;
-    let ip = cursor.take::<F::Header>()?;
-    let protocol = F::payload(ctx, ip, &mut cursor).protocol()?;
-    let transport = transport::parse(&mut cursor, protocol)?;
+    let (_, ip, transport) = transport::packet::<F>(ctx)?;
     let flow = F::tuple(F::source(ip), F::destination(ip), transport.ports);
     let Some(endpoint) = record::flow::<F>(&flow).or_else(|| record::half::<F>(&flow)) else {
         count::reason(Reason::FlowTableFull);

@@ -4,12 +4,11 @@
 
 use aya_ebpf::programs::XdpContext;
 use kube_vip_common::stats::Reason;
-use network_types::eth::EthHdr;
 
 use super::transport::{self, Transport};
 use super::{Action, Chosen, Refusal, Verdict, deliver, open, pick, second};
 use crate::family::{Family, Ports};
-use crate::frame::{Cursor, length};
+use crate::frame::length;
 use crate::maps::{self, TABLES};
 use crate::{count, record};
 
@@ -22,11 +21,7 @@ pub(crate) fn stage<F: Family>(ctx: XdpContext, word: u64) -> u64 {
 /// Nothing where the packet is not what the caller saw.
 #[inline(always)]
 fn handle<F: Family>(ctx: &XdpContext, chosen: Chosen) -> Option<Verdict> {
-    let mut cursor = Cursor::new(ctx);
-    let ethernet = cursor.take::<EthHdr>()?;
-    let ip = cursor.take::<F::Header>()?;
-    let protocol = F::payload(ctx, ip, &mut cursor).protocol()?;
-    let transport = transport::parse(&mut cursor, protocol)?;
+    let (ethernet, ip, transport) = transport::packet::<F>(ctx)?;
     let begins = transport.opens || transport.is_udp();
     let flow = F::tuple(F::source(ip), F::destination(ip), transport.ports);
     if !begins && let Some(endpoint) = half_open::<F>(&flow, &transport, chosen) {

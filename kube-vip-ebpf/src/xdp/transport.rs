@@ -1,11 +1,13 @@
 //! What balancing needs of TCP, UDP and SCTP headers.
 
+use aya_ebpf::programs::XdpContext;
 use kube_vip_common::checksum::{self, Sum};
 use kube_vip_common::nat::Signs;
+use network_types::eth::EthHdr;
 use network_types::tcp::TcpHdr;
 use network_types::udp::UdpHdr;
 
-use crate::family::{Ports, protocol};
+use crate::family::{Family, Ports, protocol};
 use crate::frame::{Both, Cursor, Word};
 
 /// The common header of SCTP (RFC 9260 §3.1): ports, verification tag, checksum.
@@ -40,6 +42,20 @@ pub(crate) const fn sequence(number: u32) -> u64 {
 #[inline(always)]
 pub(crate) fn signs(tcp: &TcpHdr) -> Signs {
     Signs { syn: tcp.syn() != 0, ack: tcp.ack() != 0, fin: tcp.fin() != 0, rst: tcp.rst() != 0 }
+}
+
+/// What a stage of its own needs of a packet, first fragments among them; nothing where it is not
+/// what the stage's caller saw.
+#[inline(always)]
+pub(super) fn packet<F: Family>(
+    ctx: &XdpContext,
+) -> Option<(&mut EthHdr, &mut F::Header, Transport<'_>)> {
+    let mut cursor = Cursor::new(ctx);
+    let ethernet = cursor.take::<EthHdr>()?;
+    let ip = cursor.take::<F::Header>()?;
+    let protocol = F::payload(ctx, ip, &mut cursor).protocol()?;
+    let transport = parse(&mut cursor, protocol)?;
+    Some((ethernet, ip, transport))
 }
 
 #[inline(always)]
