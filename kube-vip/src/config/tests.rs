@@ -463,3 +463,45 @@ fn whose_sockets_are_led_is_a_word_and_a_path() {
         assert!(error.contains(expected), "{error}");
     }
 }
+
+#[test]
+fn segments_are_limited_in_words_or_bytes() {
+    let clamp = |text: &str| parse(&with(&format!("mssClamp: {text}"))).map(|c| c.mss_clamp);
+    assert_eq!(good(HEAD).mss_clamp, MssClamp::Off);
+    for (text, expected) in [
+        ("off", MssClamp::Off),
+        ("auto", MssClamp::Auto),
+        ("536", MssClamp::To(536)),
+        ("65495", MssClamp::To(65_495)),
+    ] {
+        assert_eq!(clamp(text), Ok(expected));
+    }
+    for text in ["535", "65496", "-1", "99999999999", "some"] {
+        let error = clamp(text).expect_err(text);
+        let named =
+            format!("mssClamp: \"{text}\" is no segment size; write auto, off, or a number");
+        assert!(error.contains(&named), "{error}");
+    }
+}
+
+#[test]
+fn flows_end_after_the_times_that_are_set() {
+    let seconds = Duration::from_secs;
+    let default = good(HEAD);
+    assert_eq!((default.udp_idle, default.drain_timeout), (seconds(120), None));
+    let set = good(&with("udpIdle: 30s\ndrainTimeout: 10m"));
+    assert_eq!((set.udp_idle, set.drain_timeout), (seconds(30), Some(seconds(600))));
+    for key in ["udpIdle", "drainTimeout"] {
+        let error = parse(&with(&format!("{key}: 0s"))).expect_err(key);
+        assert!(error.contains(key), "{error}");
+    }
+}
+
+#[test]
+fn a_backend_that_drains_has_no_share() {
+    let text = "backends: [{address: 10.0.0.1}, {address: 10.0.0.2, weight: 5, drain: true}, \
+                {address: 10.0.0.3, weight: 5, drain: false}]";
+    let config = good(&balancer(text));
+    let weights: Vec<_> = config.load_balancers[0].backends.iter().map(|b| b.weight).collect();
+    assert_eq!(weights, [1, 0, 5]);
+}
