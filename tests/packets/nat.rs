@@ -1,14 +1,9 @@
 //! Address translation: to hosts without agent, and to backends on their client's own host.
 
-use std::net::IpAddr;
-
-use kube_vip::config::PortRange;
 use kube_vip::plan::DataPlane;
 use kube_vip::view::Mac;
-use kube_vip_common::event::PORTS_EXHAUSTED;
 use kube_vip_common::frontend::Protocol;
 use kube_vip_common::nat::idle;
-use kube_vip_common::node::Range4;
 use kube_vip_common::stats::{Reason, Traffic};
 
 use super::cluster::*;
@@ -18,10 +13,10 @@ use super::kernel::*;
 pub(super) const FAMILIES: [bool; 2] = [false, true];
 pub(super) const SOURCE: u16 = 40000;
 pub(super) const SERVER: At = At::Plain(9);
-const MARK: u8 = 240;
+pub(super) const MARK: u8 = 240;
 
 /// This host owns the VIPs, the servers are these.
-fn owner(backends: &[At]) -> DataPlane {
+pub(super) fn owner(backends: &[At]) -> DataPlane {
     held(everywhere(backends))
 }
 
@@ -59,7 +54,7 @@ pub(super) fn back(answer: &Packet, source: u16) -> Packet {
 
 /// Opens a TCP connection from that port; the port it has at the server.
 #[track_caller]
-fn open(kernel: &mut Kernel, v6: bool, source: u16) -> u16 {
+pub(super) fn open(kernel: &mut Kernel, v6: bool, source: u16) -> u16 {
     let syn = tcp_from(v6, source, SYN, b"");
     let (verdict, out) = kernel.run_xdp(&syn.frame());
     assert_eq!(verdict, Verdict::Transmit);
@@ -180,175 +175,6 @@ fn ttl_is_decremented_and_ends_at_one() {
             kernel.xdp(&reply.clone().ttl(1).frame()).dropped(&[Reason::NatTtlExceeded]);
             let expected = back(&reply, SOURCE).ttl(1);
             kernel.xdp(&reply.ttl(2).frame()).transmitted(&expected.frame(), &[]);
-        }
-    }
-}
-
-#[test]
-fn clients_with_the_same_port_get_different_ones() {
-    let mut kernel = kernel();
-    for v6 in FAMILIES {
-        let others: Vec<IpAddr> = (1..=20u8)
-            .map(|n| match client(v6) {
-                IpAddr::V4(ip) => (u32::from(ip) + u32::from(n)).to_be_bytes().into(),
-                IpAddr::V6(ip) => (u128::from(ip) + u128::from(n)).to_be_bytes().into(),
-            })
-            .collect();
-        let mut ports = vec![open(&mut kernel, v6, SOURCE)];
-        assert_eq!(ports, [SOURCE], "the first keeps its own");
-        for other in others {
-            let syn = tcp_from(v6, SOURCE, SYN, b"").between(other, vip(v6));
-            let (verdict, out) = kernel.run_xdp(&syn.frame());
-            assert_eq!(verdict, Verdict::Transmit);
-            let at = if v6 { 54 } else { 34 };
-            let port = u16::from_be_bytes([out[at], out[at + 1]]);
-            assert_eq!(out, there(&syn, port).frame());
-            assert!(port >= 1024 && !ports.contains(&port), "{port} after {ports:?}");
-            ports.push(port);
-            // Each gets its own replies.
-            let reply = answer(tcp_from(v6, SOURCE, SYN | ACK, b""), port);
-            let expected = back(&reply, SOURCE).between(vip(v6), other);
-            kernel.xdp(&reply.frame()).transmitted(&expected.frame(), &[]);
-        }
-    }
-}
-
-#[test]
-fn ports_of_services_are_nobodys_source() {
-    let mut desired = owner(&[SERVER]);
-    for v6 in FAMILIES {
-        desired.frontends.insert((vip(v6), SOURCE, Protocol::Tcp), frontend(v6, &[At::Host]));
-    }
-    let mut kernel = Kernel::owning(&desired);
-    for v6 in FAMILIES {
-        for (source, own) in [(SOURCE + 1, true), (1024, true), (SOURCE, false), (1023, false)] {
-            assert_eq!(open(&mut kernel, v6, source) == source, own, "{source}");
-        }
-        // The other protocol's port is another one.
-        let query = Packet::udp(v6, (SOURCE, PORT), b"");
-        kernel.xdp(&query.frame()).transmitted(&there(&query, SOURCE).frame(), &[]);
-    }
-}
-
-/// Connections come from this host's own address, from these ports.
-fn from_node(ports: PortRange) -> DataPlane {
-    let mut desired = owner(&[SERVER, At::Plain(10)]);
-    desired.nat_ports = ports;
-    desired.frontends.values_mut().for_each(|frontend| frontend.from_node = true);
-    for v6 in FAMILIES {
-        // Of two servers one gets all, so that ports run out.
-        for port in [tcp(v6), udp(v6)] {
-            let backends = &mut desired.frontends.get_mut(&port).expect("frontend").backends;
-            backends.get_mut(&At::Plain(10).address(v6)).expect("backend").weight = 0;
-        }
-    }
-    desired
-}
-
-#[test]
-fn own_address_with_reserved_ports() {
-    let ports = PortRange { first: 28000, last: 28003 };
-    let mut kernel = Kernel::owning(&from_node(ports));
-    for v6 in FAMILIES {
-        let source = 28001;
-        let syn = tcp_from(v6, source, SYN, b"");
-        let expected = there(&syn, source).between(host(v6), SERVER.address(v6).ip());
-        kernel.xdp(&syn.frame()).transmitted(&expected.frame(), &[]);
-        let reply = answer(tcp_from(v6, source, SYN | ACK, b""), source);
-        let reply = reply.between(SERVER.address(v6).ip(), host(v6));
-        kernel.xdp(&reply.frame()).transmitted(&back(&reply, source).frame(), &[]);
-        // What else comes to the host's own address is none of ours.
-        let other = answer(tcp_from(v6, source, SYN | ACK, b""), 28002);
-        let other = other.between(SERVER.address(v6).ip(), host(v6)).frame();
-        kernel.xdp(&other).untouched(&other);
-    }
-}
-
-#[test]
-fn exhausted_ports_drop_new_flows_and_leave_others_alone() {
-    let ports = PortRange { first: 28000, last: 28003 };
-    let mut kernel = Kernel::owning(&from_node(ports));
-    kernel.set_clock(1000);
-    for v6 in FAMILIES {
-        kernel.events();
-        // Clients' own ports are not in the range: all are searched for.
-        let mut found = Vec::new();
-        for source in 1..=4 {
-            let (verdict, out) = kernel.run_xdp(&tcp_from(v6, source, SYN, b"").frame());
-            assert_eq!(verdict, Verdict::Transmit, "{source}");
-            let at = if v6 { 54 } else { 34 };
-            found.push(u16::from_be_bytes([out[at], out[at + 1]]));
-        }
-        found.sort_unstable();
-        assert_eq!(found, [28000, 28001, 28002, 28003]);
-        let fifth = tcp_from(v6, 5, SYN, b"").frame();
-        kernel.xdp(&fifth).dropped(&[Reason::NatPortsExhausted]);
-        let told = kernel.events();
-        let told: Vec<_> = told.iter().map(|event| (event.kind, event.address.to_ip())).collect();
-        assert_eq!(told, [(PORTS_EXHAUSTED, SERVER.address(v6).ip())]);
-        // At most one event of a kind at a time.
-        let outcome = kernel.xdp(&fifth);
-        outcome.dropped(&[Reason::NatPortsExhausted, Reason::EventSuppressed]);
-        // Those that are there go on, and another protocol has its own ports.
-        for source in 1..=4 {
-            let (verdict, _) = kernel.run_xdp(&tcp_from(v6, source, ACK, b"x").frame());
-            assert_eq!(verdict, Verdict::Transmit);
-        }
-        let query = Packet::udp(v6, (5, PORT), b"").frame();
-        assert_eq!(kernel.run_xdp(&query).0, Verdict::Transmit);
-        std::thread::sleep(std::time::Duration::from_millis(110));
-    }
-    // A port is taken over when its connection has been idle.
-    kernel.set_clock(1001 + idle::OPENING);
-    for v6 in FAMILIES {
-        let (verdict, _) = kernel.run_xdp(&tcp_from(v6, 5, SYN, b"").frame());
-        assert_eq!(verdict, Verdict::Transmit);
-    }
-}
-
-#[test]
-fn idle_connections_give_their_port_to_another_client() {
-    let only = PortRange { first: 28000, last: 28000 };
-    let fin = |kernel: &mut Kernel, v6, reply: bool| {
-        let packet = tcp_from(v6, SOURCE, FIN | ACK, b"");
-        let packet = if reply {
-            answer(packet, 28000).between(SERVER.address(v6).ip(), host(v6))
-        } else {
-            packet
-        };
-        assert_eq!(kernel.run_xdp(&packet.frame()).0, Verdict::Transmit);
-    };
-    type Life = fn(&mut Kernel, bool, &dyn Fn(&mut Kernel, bool, bool));
-    let lives: [(u32, Life); 4] = [
-        (idle::OPENING, |_, _, _| {}),
-        (idle::ESTABLISHED, |kernel, v6, _| {
-            let syn_ack = answer(tcp_from(v6, SOURCE, SYN | ACK, b""), 28000);
-            let syn_ack = syn_ack.between(SERVER.address(v6).ip(), host(v6));
-            assert_eq!(kernel.run_xdp(&syn_ack.frame()).0, Verdict::Transmit);
-            let ack = tcp_from(v6, SOURCE, ACK, b"").frame();
-            assert_eq!(kernel.run_xdp(&ack).0, Verdict::Transmit);
-        }),
-        (idle::HALF_CLOSED, |kernel, v6, fin| fin(kernel, v6, true)),
-        (idle::CLOSED, |kernel, v6, fin| {
-            fin(kernel, v6, true);
-            fin(kernel, v6, false);
-        }),
-    ];
-    for (patience, live) in lives {
-        let mut kernel = Kernel::owning(&from_node(only));
-        for v6 in FAMILIES {
-            kernel.set_clock(1000);
-            let syn = tcp_from(v6, SOURCE, SYN, b"").frame();
-            assert_eq!(kernel.run_xdp(&syn).0, Verdict::Transmit);
-            live(&mut kernel, v6, &fin);
-            let other = tcp_from(v6, SOURCE + 1, SYN, b"").frame();
-            kernel.set_clock(1000 + patience);
-            assert!(kernel.xdp(&other).counted.contains_key(&Reason::NatPortsExhausted));
-            kernel.set_clock(1001 + patience);
-            assert_eq!(kernel.run_xdp(&other).0, Verdict::Transmit, "after {patience} s");
-            // The one that was idle is nobody's any more.
-            let late = tcp_from(v6, SOURCE, ACK, b"late").frame();
-            assert!(kernel.xdp(&late).counted.contains_key(&Reason::NoFlowReset));
         }
     }
 }
@@ -588,83 +414,5 @@ fn a_flow_that_began_translated_stays_so() {
             let reply = answer(tcp_from(v6, SOURCE, ACK, b"data"), port);
             kernel.xdp(&reply.frame()).transmitted(&back(&reply, SOURCE).frame(), &[]);
         }
-    }
-}
-
-/// A client on the peer itself; its connections lead to a backend there.
-fn clients_of_the_peer(v6: bool) -> [Packet; 4] {
-    let elsewhere: IpAddr =
-        if v6 { "fd00::5555".parse().expect("address") } else { [10, 0, 0, 55].into() };
-    [peer(v6), elsewhere]
-        .map(|client| {
-            let tcp = tcp_from(v6, SOURCE, SYN, b"").between(client, vip(v6));
-            let udp = Packet::udp(v6, (SOURCE, PORT), b"x").between(client, vip(v6));
-            [tcp.link(PEER, HOST), udp.link(PEER, HOST)]
-        })
-        .concat()
-        .try_into()
-        .expect("four")
-}
-
-#[test]
-fn clients_on_the_backends_own_host() {
-    let mut kernel = Kernel::owning(&owner(&[At::Peer]));
-    for v6 in FAMILIES {
-        for packet in clients_of_the_peer(v6) {
-            let server = At::Peer.address(v6);
-            let out = kernel.run_xdp(&packet.frame());
-            let at = if v6 { 54 } else { 34 };
-            let port = u16::from_be_bytes([out.1[at], out.1[at + 1]]);
-            let expected = packet.clone().link(HOST, PEER).between(vip(v6), server.ip());
-            let expected = expected.ports(port, server.port()).ttl(63);
-            assert_eq!(out, (Verdict::Transmit, expected.frame()));
-            let reply = packet.clone().between(server.ip(), vip(v6)).ports(server.port(), port);
-            let expected = reply.clone().link(HOST, PEER).between(vip(v6), packet.source);
-            let expected = expected.ports(PORT, SOURCE).ttl(63);
-            kernel.xdp(&reply.frame()).transmitted(&expected.frame(), &[]);
-        }
-        // Somebody else's packets are the peer's own affair.
-        let other = tcp_from(v6, SOURCE, SYN, b"");
-        let expected = other.clone().ttl(MARK).link(HOST, PEER);
-        kernel.xdp(&other.frame()).transmitted(&expected.frame(), &[]);
-    }
-}
-
-#[test]
-fn clients_in_a_pod_of_the_backends_host() {
-    let mut kernel = Kernel::owning(&owner(&[At::Peer]));
-    let pod = [10, 244, 7, 7].into();
-    let syn = tcp_from(false, SOURCE, SYN, b"").between(pod, vip(false));
-    let forwarded = syn.clone().ttl(MARK).link(HOST, PEER);
-    kernel.xdp(&syn.frame()).transmitted(&forwarded.frame(), &[]);
-    kernel.change_node(PEER, |node| {
-        node.pods4 = Range4 { network: [10, 244, 7, 0], mask: [255, 255, 255, 0] };
-    });
-    let server = At::Peer.address(false);
-    let expected = syn.clone().link(HOST, PEER).between(vip(false), server.ip());
-    let expected = expected.ports(SOURCE, server.port()).ttl(63);
-    kernel.xdp(&syn.frame()).transmitted(&expected.frame(), &[]);
-    let outside = syn.between([10, 244, 8, 7].into(), vip(false));
-    let forwarded = outside.clone().ttl(MARK).link(HOST, PEER);
-    kernel.xdp(&outside.frame()).transmitted(&forwarded.frame(), &[]);
-}
-
-#[test]
-fn owner_translates_for_clients_of_the_backends_host_that_others_hand_over() {
-    let mut kernel = Kernel::owning(&owner(&[At::On("third", 9), At::Pod(1)]));
-    let third = Mac([2, 0, 0, 0, 0, 3]);
-    let mut desired = owner(&[At::On("third", 9)]);
-    let address = |v6| -> IpAddr {
-        if v6 { "fd00::3".parse().expect("address") } else { [10, 0, 0, 3].into() }
-    };
-    desired.nodes.insert("third".to_owned(), node(false, third, [address(false), address(true)]));
-    kernel.apply(&desired);
-    for v6 in FAMILIES {
-        let syn = tcp_from(v6, SOURCE, SYN, b"").between(address(v6), vip(v6));
-        let handed = syn.clone().link(PEER, HOST).ttl(MARK);
-        let server = At::On("third", 9).address(v6);
-        let expected = syn.link(HOST, third).between(vip(v6), server.ip());
-        let expected = expected.ports(SOURCE, server.port()).ttl(64);
-        kernel.xdp(&handed.frame()).transmitted(&expected.frame(), &[]);
     }
 }

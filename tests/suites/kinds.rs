@@ -108,14 +108,21 @@ fn vips() -> [IpAddr; 2] {
     ["10.77.1.100", "fd77:0:0:1::100"].map(|ip| ip.parse().expect("an address"))
 }
 
+const FITS: &str = "1300";
+
+/// What is for the client has less room at the router than the client's own link says.
+fn narrow(lab: &Lab) -> Result<()> {
+    let (core, client) = (lab.host("core"), lab.host("c1"));
+    for address in [format!("{}/32", client.v4()), format!("{}/128", client.v6())] {
+        core.run(&["ip", "route", "add", &address, "dev", "eth1", "mtu", FITS])?;
+    }
+    Ok(())
+}
+
 #[test]
 fn backends_learn_what_fits_the_way_to_the_client() -> Result<()> {
-    const FITS: &str = "1300";
     let lab = Lab::new(&Topology::routed(&[&NODES, &["c1"]])?)?;
-    let (core, client) = (lab.host("core"), lab.host("c1"));
-    // What is for the client has less room there than the client's own link says.
-    core.run(&["ip", "route", "add", &format!("{}/32", client.v4()), "dev", "eth1", "mtu", FITS])?;
-    core.run(&["ip", "route", "add", &format!("{}/128", client.v6()), "dev", "eth1", "mtu", FITS])?;
+    narrow(&lab)?;
     let balancers = web(&lab);
     let setup = Setup { adapt: |config| config.vips = vips().to_vec(), ..Setup::default() };
     Cluster::start_as(lab, &balancers, setup)?.explain(|cluster| {
@@ -141,24 +148,26 @@ fn backends_learn_what_fits_the_way_to_the_client() -> Result<()> {
     })
 }
 
+fn hears_that_nobody_listens(client: &Host) -> Result<()> {
+    for vip in VIPS {
+        // The kernel sends six such messages in a row, then one a second.
+        for _ in 0..5 {
+            let error = ask(client, (vip, 53).into(), b"who").err();
+            let error = error.context("nobody listens, and somebody answers")?;
+            let kind = error.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
+            // From the address that the socket is connected to, or it would not be told.
+            ensure!(kind == Some(std::io::ErrorKind::ConnectionRefused), "{error:#}");
+        }
+    }
+    Ok(())
+}
+
 #[test]
 fn clients_hear_that_nobody_listens_at_the_backend() -> Result<()> {
     let balancers = |lab: &Lab| {
         vec![Balancer::new("dns", Transport::Udp, 53, backends(lab.nodes(), BACKEND_PORT + 1))]
     };
-    Cluster::run(2, balancers, |cluster| {
-        for vip in VIPS {
-            // The kernel sends six such messages in a row, then one a second.
-            for _ in 0..5 {
-                let error = ask(cluster.host("c1"), (vip, 53).into(), b"who").err();
-                let error = error.context("nobody listens, and somebody answers")?;
-                let kind = error.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
-                // From the address that the socket is connected to, or it would not be told.
-                ensure!(kind == Some(std::io::ErrorKind::ConnectionRefused), "{error:#}");
-            }
-        }
-        Ok(())
-    })
+    Cluster::run(2, balancers, |cluster| hears_that_nobody_listens(cluster.host("c1")))
 }
 
 #[test]
@@ -166,26 +175,14 @@ fn clients_hear_that_nobody_listens_on_a_host_without_agent() -> Result<()> {
     let lab = Lab::new(&Topology::bridge(1, 1)?.and("x1")?)?;
     let closed = backends([lab.host("x1")], BACKEND_PORT + 1);
     let balancers = vec![Balancer::new("dns", Transport::Udp, 53, closed)];
-    Cluster::start(lab, &balancers)?.explain(|cluster| {
-        for vip in VIPS {
-            for _ in 0..5 {
-                let error = ask(cluster.host("c1"), (vip, 53).into(), b"who").err();
-                let error = error.context("nobody listens, and somebody answers")?;
-                let kind = error.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
-                ensure!(kind == Some(std::io::ErrorKind::ConnectionRefused), "{error:#}");
-            }
-        }
-        Ok(())
-    })
+    Cluster::start(lab, &balancers)?
+        .explain(|cluster| hears_that_nobody_listens(cluster.host("c1")))
 }
 
 #[test]
 fn a_host_without_agent_learns_what_fits_the_way_to_the_client() -> Result<()> {
-    const FITS: &str = "1300";
     let lab = Lab::new(&Topology::routed(&[&["n1", "x1"], &["c1"]])?)?;
-    let (core, client) = (lab.host("core"), lab.host("c1"));
-    core.run(&["ip", "route", "add", &format!("{}/32", client.v4()), "dev", "eth1", "mtu", FITS])?;
-    core.run(&["ip", "route", "add", &format!("{}/128", client.v6()), "dev", "eth1", "mtu", FITS])?;
+    narrow(&lab)?;
     let _server = Server::on_port(lab.host("x1"), BACKEND_PORT)?;
     let balancers =
         vec![Balancer::new("web", Transport::Tcp, 80, backends([lab.host("x1")], BACKEND_PORT))];

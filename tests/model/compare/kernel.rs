@@ -15,23 +15,22 @@ use kube_vip_common::address::{Address, MacAddress};
 use kube_vip_common::backend;
 use kube_vip_common::event::{EventTime, KINDS, ND_CONFLICT};
 use kube_vip_common::filter::{self, Bit, Filter};
-use kube_vip_common::flow::{
-    ANSWERED, BACKEND_DONE, CLIENT_DONE, DIRECT, Endpoint4, Endpoint6, RESET, Tuple4, Tuple6,
-};
+use kube_vip_common::flow::{Endpoint4, Endpoint6, Tuple4, Tuple6};
 use kube_vip_common::fragment::{Fate, FragmentKey};
-use kube_vip_common::frontend::{
-    CLIENT_AFFINITY, Frontend, FrontendKey, HOST_ADDRESS, Listed, SILENT, place,
-};
+use kube_vip_common::frontend::{Frontend, FrontendKey, Listed, place};
 use kube_vip_common::history::Past;
 use kube_vip_common::lease::Lease;
 use kube_vip_common::nat::{Nat4, Nat6};
-use kube_vip_common::node::{Hop, LINK, Node, Peer, PeerKey, Range4, Range6, TUNNEL, Uplink};
+use kube_vip_common::node::{Node, Peer, PeerKey, Uplink};
 use kube_vip_common::settings::{Settings, TRANSLATES};
 use kube_vip_common::stats::{BackendTraffic, Count, Reason, Traffic};
 use kube_vip_common::table::{Geometry, Line, SLOTS_PER_LINE, Slot};
-use kube_vip_common::vip::{HELD, OWN, SERVED, VIRTUAL, Vip};
+use kube_vip_common::vip::Vip;
 
-use crate::reference::host::{self, Configuration, Endpoint, Memory, Port, THIS, Tuple};
+use super::values::{
+    backend_of, frontend_of, key, lease_of, node_of, slot_of, v4_of, v6_of, vip_of,
+};
+use crate::reference::host::{self, Configuration, Memory, THIS};
 use crate::reference::packet::Mac;
 use crate::reference::{Conflict, Verdict};
 
@@ -491,120 +490,7 @@ fn clear<K: aya::Pod, V: aya::Pod>(map: &mut HashMap<MapData, K, V>) {
     keys.iter().for_each(|key| map.remove(key).expect("it is there"));
 }
 
-fn key((address, port, protocol): &Port) -> FrontendKey {
-    FrontendKey { address: (*address).into(), port: *port, protocol: (*protocol).into(), pad: 0 }
-}
-
-fn vip_of(vip: &host::Vip) -> Vip {
-    let flags = [(vip.is_virtual, VIRTUAL), (vip.held, HELD), (vip.served, SERVED), (vip.own, OWN)];
-    let flags = flags.into_iter().filter(|(set, _)| *set).map(|(_, flag)| flag).sum();
-    Vip { flags, lease: vip.lease, owner: vip.owner }
-}
-
-fn lease_of(lease: host::Lease) -> Lease {
-    let (since, until) = match lease {
-        host::Lease::Never => (0, 0),
-        host::Lease::Over => (1, 2),
-        host::Lease::NotYet => (u64::MAX - 1, u64::MAX),
-        host::Lease::Now => (1, u64::MAX - 1),
-        host::Lease::Forever => (1, u64::MAX),
-    };
-    Lease { since, until, epoch: 1 }
-}
-
-fn frontend_of(frontend: &host::Frontend) -> Frontend {
-    let flags = [
-        (frontend.by_client, CLIENT_AFFINITY),
-        (frontend.host_address, HOST_ADDRESS),
-        (frontend.silent, SILENT),
-    ];
-    let flags = flags.into_iter().filter(|(set, _)| *set).map(|(_, flag)| flag).sum();
-    let slots = TABLES[frontend.id as usize] as u32;
-    Frontend { seed: frontend.seed, id: frontend.id, slots, flags, interval: 0 }
-}
-
 /// Whether any port of this address is balanced.
 fn balances(new: &Configuration, ip: IpAddr) -> bool {
     new.frontends.keys().any(|(address, ..)| *address == ip)
-}
-
-fn slot_of(slot: host::Slot) -> Slot {
-    let plain = match slot.node {
-        0 => Slot::NONE,
-        node => Slot::new(slot.backend, node as u16),
-    };
-    if slot.past == [0; 4] { plain } else { plain.with_history(slot.was_here()) }
-}
-
-fn backend_of(backend: &host::Backend) -> backend::Backend {
-    backend::Backend {
-        address: backend.address.into(),
-        port: backend.port,
-        flags: backend::IN_USE | if backend.down { backend::DOWN } else { 0 },
-        protocol: backend.protocol,
-        pad: [0; 3],
-    }
-}
-
-fn node_of(id: u32, node: &host::Node) -> Node {
-    let hop = |hop: &host::Hop| Hop {
-        mac: MacAddress::new(hop.mac),
-        source_mac: MacAddress::new(hop.own),
-        ifindex: if id == THIS { 0 } else { hop.interface },
-        way: if hop.tunnel.is_some() { TUNNEL } else { LINK },
-        mtu: hop.tunnel.unwrap_or(1500),
-    };
-    Node {
-        hop4: hop(&node.hop4),
-        hop6: hop(&node.hop6),
-        v4: node.v4.map(Address::from_v4).unwrap_or_default(),
-        v6: node.v6.map(Address::from_v6).unwrap_or_default(),
-        pods4: Range4::EMPTY,
-        pods6: Range6::EMPTY,
-        rank: node.rank.into(),
-        pad: 0,
-    }
-}
-
-fn v4_of((tuple, endpoint): (Tuple4, Endpoint4)) -> (Tuple, Endpoint) {
-    let tuple = Tuple {
-        source: tuple.source.into(),
-        source_port: tuple.source_port,
-        destination: tuple.destination.into(),
-        destination_port: tuple.destination_port,
-        protocol: tuple.protocol as u8,
-    };
-    let Endpoint4 { address, port, flags, backend, client_port, stamp, .. } = endpoint;
-    (tuple, endpoint_of(address.into(), port, backend, (flags, client_port, stamp)))
-}
-
-fn v6_of((tuple, endpoint): (Tuple6, Endpoint6)) -> (Tuple, Endpoint) {
-    let tuple = Tuple {
-        source: tuple.source.into(),
-        source_port: tuple.source_port,
-        destination: tuple.destination.into(),
-        destination_port: tuple.destination_port,
-        protocol: tuple.protocol as u8,
-    };
-    let Endpoint6 { address, port, flags, backend, client_port, stamp, .. } = endpoint;
-    (tuple, endpoint_of(address.into(), port, backend, (flags, client_port, stamp)))
-}
-
-fn endpoint_of(
-    address: IpAddr,
-    port: u16,
-    backend: u32,
-    (flags, client_port, stamp): (u16, u16, u32),
-) -> Endpoint {
-    Endpoint {
-        direct: flags & DIRECT != 0,
-        client_port,
-        answer: (flags & ANSWERED != 0).then_some(stamp),
-        ends: host::Ends {
-            client_done: flags & CLIENT_DONE != 0,
-            backend_done: flags & BACKEND_DONE != 0,
-            reset: flags & RESET != 0,
-        },
-        ..Endpoint::new(address, port, backend)
-    }
 }

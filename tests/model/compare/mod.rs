@@ -4,3 +4,4 @@ pub(crate) mod kernel;
 pub(crate) mod run;
 pub(crate) mod show;
 pub(crate) mod shrink;
+mod values;
