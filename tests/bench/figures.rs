@@ -21,6 +21,7 @@ pub(crate) fn with_table(readme: &str, figures: &Value) -> Result<String> {
 
 /// Two tables: ways of a packet as multiples of the floor, and what was measured otherwise.
 fn table(figures: &Value) -> String {
+    const OTHERS: [&str; 5] = ["live", "tcp", "swaps", "updates", "atRest"];
     let rows = |key: &str| figures[key].as_array().map(Vec::as_slice).unwrap_or_default();
     let mut text = String::from(
         "| one packet, as a multiple of a program that does nothing | IPv4 | IPv6 | target |\n\
@@ -39,35 +40,38 @@ fn table(figures: &Value) -> String {
     }
     for name in order {
         let pair = ways[name];
-        let ratio = |row: Option<&Value>| {
-            row.and_then(|row| row["ratio"].as_f64())
-                .map_or_else(String::new, |r| format!("{r:.2}"))
-        };
+        let [v4, v6] = pair.map(|row| {
+            let ratio = row.and_then(|row| Some((row["ratio"].as_f64()?, missed(row))));
+            ratio.map_or_else(String::new, |(ratio, missed)| format!("{ratio:.2}{missed}"))
+        });
         let target = pair.into_iter().flatten().next().map(target).unwrap_or_default();
-        let _ = writeln!(text, "| {name} | {} | {} | {target} |", ratio(pair[0]), ratio(pair[1]));
+        let _ = writeln!(text, "| {name} | {v4} | {v6} | {target} |");
     }
     text += "\n| otherwise | median | target |\n|---|---|---|\n";
-    for row in ["live", "tcp", "swaps", "updates", "atRest"].into_iter().flat_map(rows) {
+    for row in OTHERS.into_iter().flat_map(rows) {
         let (what, unit) = (row["what"].as_str(), row["unit"].as_str());
         let median = row["median"].as_f64().unwrap_or(f64::NAN);
         let digits = if unit == Some("") || median >= 1000.0 { 0 } else { 2 };
         let value = format!("{median:.digits$} {}", unit.unwrap_or_default());
-        let _ = writeln!(
-            text,
-            "| {} | {} | {} |",
-            what.unwrap_or_default(),
-            value.trim_end(),
-            target(row)
-        );
+        let (what, value) = (what.unwrap_or_default(), value.trim_end());
+        let _ = writeln!(text, "| {what} | {value}{} | {} |", missed(row), target(row));
+    }
+    let gone: Vec<_> = OTHERS.into_iter().filter(|key| !figures[*key].is_array()).collect();
+    if !gone.is_empty() {
+        let _ = writeln!(text, "\nNot measured that time: {}.", gone.join(", "));
     }
     text
 }
 
-/// What a figure should be, and whether it is.
+/// What a figure should be.
 fn target(row: &Value) -> String {
     let Some(target) = row["target"].as_f64() else { return String::new() };
-    let missed = if row["ok"] == Value::Bool(false) { ", missed" } else { "" };
-    format!("{} {target}{missed}", row["targetIs"].as_str().unwrap_or_default())
+    format!("{} {target}", row["targetIs"].as_str().unwrap_or_default())
+}
+
+/// Says so where it is not what it should be.
+fn missed(row: &Value) -> &'static str {
+    if row["ok"] == Value::Bool(false) { " (missed)" } else { "" }
 }
 
 #[cfg(test)]

@@ -40,7 +40,7 @@ pub(crate) mod port {
 }
 
 pub(crate) const LIMITS: Limits =
-    Limits { frontends: 1024, backends: 8192, flows: 65536, half_open: 65536, nat: 262_144 };
+    Limits { frontends: 1024, backends: 8192, flows: 65536, half_open: 262_144, nat: 262_144 };
 
 /// `host` in this host's network.
 pub(crate) fn address(v6: bool, network: u8, host: u16) -> IpAddr {
