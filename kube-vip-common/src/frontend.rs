@@ -60,7 +60,7 @@ pub struct FrontendKey {
 pub struct Frontend {
     /// Keys the flow hash; agreed among all hosts.
     pub seed: u64,
-    /// Index into `TABLES` and `FRONTEND_STATS`.
+    /// Index into `TABLES` or `TABLES_SIZED`, and into `FRONTEND_STATS`.
     pub id: u32,
     /// Slots of its table. A change of size comes with a new id, so that the two always fit.
     pub slots: u32,

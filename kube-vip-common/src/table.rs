@@ -1,9 +1,9 @@
-//! `TABLES`: frontend id → its table, replaced as a whole.
+//! `TABLES` and `TABLES_SIZED`: frontend id → its table, replaced as a whole.
 //!
 //! A table is an array of cache lines: one header, then the slots, then the backends that run here.
-//! A slot says all that forwarding needs, because each look-up in a table is a call into the kernel
-//! (arrays of different lengths in one outer map are not read without), a fifth of what forwarding
-//! costs.
+//! Arrays of one length are read without a call into the kernel, which is a fifth of what forwarding
+//! costs. So the tables of the usual size lie in `TABLES`, each with room for everything a table can
+//! have, and those of other sizes, as long as they need to be, in `TABLES_SIZED`.
 //!
 //! ```text
 //! line 0            Header
@@ -46,6 +46,11 @@ impl TableSize {
         }
     }
 
+    /// Whether tables of that size lie in `TABLES`.
+    pub const fn is_usual(self) -> bool {
+        self.slots() == USUAL_SLOTS
+    }
+
     /// The size with that many slots.
     pub const fn from_slots(slots: u32) -> Option<Self> {
         match slots {
@@ -78,6 +83,17 @@ impl Header {
 
 /// Slots in a line.
 pub const SLOTS_PER_LINE: u32 = 16;
+
+/// Slots of the tables in `TABLES`.
+pub const USUAL_SLOTS: u32 = TableSize::S4093.slots();
+
+/// Most backends on this host that a table in `TABLES` names. Only a new flow that another host sent
+/// here for a backend unknown here falls back on them, so that those beyond get no less otherwise.
+pub const USUAL_LOCALS: usize = 256;
+
+/// Lines of each table in `TABLES`, histories included.
+pub const USUAL_LINES: u32 =
+    1 + 2 * USUAL_SLOTS.div_ceil(SLOTS_PER_LINE) + USUAL_LOCALS as u32 / SLOTS_PER_LINE;
 
 /// Most backends a table can have.
 pub const MAX_MEMBERS: usize = 0x7fff;
@@ -303,6 +319,14 @@ mod tests {
         assert_eq!(Geometry { locals: 0, ..geometry }.lines(), 17);
         let geometry = Geometry { histories: true, ..geometry };
         assert_eq!((geometry.histories_start(), geometry.lines()), (20, 20 + 16));
+    }
+
+    #[test]
+    fn a_usual_table_has_room_for_all_it_can_have() {
+        let full = Geometry { slots: USUAL_SLOTS, locals: USUAL_LOCALS as u32, histories: true };
+        assert_eq!(full.lines(), USUAL_LINES);
+        assert_eq!(TableSize::ALL.map(TableSize::is_usual), [false, false, true, false, false]);
+        assert!(TableSize::default().is_usual());
     }
 
     #[test]

@@ -19,7 +19,7 @@ use kube_vip_common::node::{Node, Peer, PeerKey, Uplink};
 use kube_vip_common::rate::{Allowance, Client};
 use kube_vip_common::settings::Settings;
 use kube_vip_common::stats::{BackendTraffic, Count, Reason, Traffic};
-use kube_vip_common::table::Line;
+use kube_vip_common::table::{Line, USUAL_LINES, USUAL_SLOTS};
 use kube_vip_common::vip::Vip;
 
 use crate::family::Record;
@@ -56,13 +56,19 @@ pub static FRONTEND_IDS: Array<u32, PLACES> = Array::new();
 #[btf_map]
 pub static FRONTEND_LIST: Array<Listed, 16> = Array::new();
 
-/// A table on its own, the pattern for those in `TABLES`; nothing is ever in it.
+/// A table on its own, the pattern for those in `TABLES_SIZED`; nothing is ever in it.
 #[btf_map]
 pub static TABLE: Array<Line, 1, INNER_MAP> = Array::new();
 
-/// Frontend id → its table.
+/// Frontend id → its table, where that is of the usual size. All are of one length, so the verifier
+/// replaces the look-up in them by a few instructions (Linux `kernel/bpf/arraymap.c`,
+/// `array_map_gen_lookup`).
 #[btf_map]
-pub static TABLES: ArrayOfMaps<Array<Line, 1, INNER_MAP>, 16> = ArrayOfMaps::new();
+pub static TABLES: ArrayOfMaps<Array<Line, { USUAL_LINES as usize }>, 16> = ArrayOfMaps::new();
+
+/// Frontend id → its table, where that is of another size.
+#[btf_map]
+pub static TABLES_SIZED: ArrayOfMaps<Array<Line, 1, INNER_MAP>, 16> = ArrayOfMaps::new();
 
 /// Backend id → where it listens.
 #[btf_map]
@@ -115,6 +121,7 @@ pub static HALF6: LruHashMap<Tuple6, Endpoint6, SMALLEST> = LruHashMap::new();
 /// What clients have used up of their allowance, where a frontend limits them.
 #[btf_map]
 pub static RATES: LruHashMap<Client, Allowance, 16384> = LruHashMap::new();
+
 /// What all fragments of a packet have in common → what became of the first.
 #[btf_map]
 pub static FRAGS: LruHashMap<FragmentKey, Fate, FRAGMENTS> = LruHashMap::new();
@@ -190,6 +197,24 @@ pub fn frontend(key: [u64; 3]) -> Option<&'static Frontend> {
     }
     // SAFETY: the agent replaces an entry as a whole (a new element, RCU), never in place.
     unsafe { FRONTENDS.get(FrontendKey::from_words(key)) }
+}
+
+/// That line of a frontend's table.
+#[inline(always)]
+pub fn table_line(frontend: &Frontend, index: u32) -> Option<&'static Line> {
+    if frontend.slots == USUAL_SLOTS {
+        return TABLES.get(frontend.id)?.get(index);
+    }
+    // SAFETY: an element of a map, which stays while the program runs.
+    unsafe { sized_line(frontend.id, index).as_ref() }
+}
+
+/// That line of a table of another size, or null. A function of its own, because LLVM would make one
+/// call of two look-ups, and the verifier replaces none that may go to either map.
+#[inline(never)]
+fn sized_line(id: u32, index: u32) -> *const Line {
+    let line = TABLES_SIZED.get(id).and_then(|table| table.get(index));
+    line.map_or(core::ptr::null(), core::ptr::from_ref)
 }
 
 /// The index into `NODES` of the agent with that Ethernet address.

@@ -64,7 +64,7 @@ fn fields() -> BTreeMap<&'static str, &'static [&'static str]> {
 }
 
 /// Maps that hold no elements to be formatted: a ring, records of a moment, numbers of other maps.
-const BARE: [&str; 4] = ["EVENTS", "HALF4", "HALF6", "TABLES"];
+const BARE: [&str; 5] = ["EVENTS", "HALF4", "HALF6", "TABLES", "TABLES_SIZED"];
 
 /// Maps that nothing in this cluster fills: no backend is translated to, no client is
 /// limited, no packet is cut.

@@ -13,7 +13,7 @@ use super::client::Client;
 use super::show::key;
 use super::socket::{Call, Name, Named};
 use crate::family::{Ports, protocol};
-use crate::maps::{self, BACKENDS, CLIENTS, FILTER, TABLES};
+use crate::maps::{self, BACKENDS, CLIENTS, FILTER};
 use crate::xdp::pick;
 use crate::{count, helpers};
 
@@ -102,7 +102,7 @@ fn choose(frontend: &Frontend, client: Client, vip: Name) -> Option<Chosen> {
     } else {
         client.hash(frontend.seed, vip)
     };
-    let slot = pick::slot(TABLES.get(frontend.id)?, frontend.slots, hash);
+    let slot = pick::slot(frontend, hash);
     if !slot.is_some() {
         return None;
     }

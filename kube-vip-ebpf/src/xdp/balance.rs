@@ -5,7 +5,6 @@ use kube_vip_common::frontend::{CLIENT_AFFINITY, Frontend, HOST_ADDRESS};
 use kube_vip_common::hash::FlowHash;
 use kube_vip_common::mark::PROBE_TTL;
 use kube_vip_common::node::THIS_NODE;
-use kube_vip_common::table::Slot;
 use network_types::eth::EthHdr;
 
 use super::transport::Transport;
@@ -13,7 +12,7 @@ use super::{Action, Chosen, Verdict, agent, deliver, forward, pick};
 use crate::count;
 use crate::family::{Family, Ports};
 use crate::frame::length;
-use crate::maps::{self, TABLES};
+use crate::maps;
 
 #[inline(always)]
 pub(super) fn handle<F: Family>(
@@ -34,13 +33,7 @@ pub(super) fn handle<F: Family>(
     let bytes = length(ctx, F::length(ip));
     count::frontend(frontend.id, bytes);
 
-    let slot = match TABLES.get(frontend.id) {
-        Some(table) => {
-            let hash = hash::<F>(frontend, F::source(ip), F::destination(ip), ports);
-            pick::slot(table, frontend.slots, hash)
-        }
-        None => Slot::NONE,
-    };
+    let slot = pick::slot(frontend, hash::<F>(frontend, F::source(ip), F::destination(ip), ports));
     let position = agent::position::<F>(ethernet, ip);
     let chosen = Chosen { slot, position, host_address };
     // The sender's choice of node counts: its table and ours may differ for a moment.

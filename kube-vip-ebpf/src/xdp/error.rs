@@ -8,13 +8,12 @@ use kube_vip_common::frontend::HOST_ADDRESS;
 use kube_vip_common::mark::ORDINARY_TTL;
 use kube_vip_common::node::{NAT, THIS_NODE};
 use kube_vip_common::stats::Reason;
-use kube_vip_common::table::Slot;
 use network_types::eth::EthHdr;
 
 use super::{Action, Verdict, agent, balance, forward, is_anothers, pick};
 use crate::family::{Family, Payload, Ports, Record as _, protocol};
 use crate::frame::{Cursor, length};
-use crate::maps::{self, NODES, TABLES};
+use crate::maps::{self, NODES};
 use crate::{count, record};
 
 /// The first eight bytes of what is quoted: all that is sure to be there (RFC 792).
@@ -85,13 +84,7 @@ fn handle<F: Family>(ctx: &XdpContext) -> Option<Verdict> {
     let frontend = maps::frontend(F::frontend_key(vip, ports))?;
     let bytes = length(ctx, F::length(ip));
     count::frontend(frontend.id, bytes);
-    let slot = match TABLES.get(frontend.id) {
-        Some(table) => {
-            let hash = balance::hash::<F>(frontend, client, vip, ports);
-            pick::slot(table, frontend.slots, hash)
-        }
-        None => Slot::NONE,
-    };
+    let slot = pick::slot(frontend, balance::hash::<F>(frontend, client, vip, ports));
     let from_agent = agent::position::<F>(ethernet, ip).is_some();
     let ours = from_agent || slot.node() == THIS_NODE || !slot.is_some();
     if ours || slot.was_here() {

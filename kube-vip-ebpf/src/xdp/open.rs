@@ -11,7 +11,7 @@ use super::transport::{self, Transport};
 use super::{Action, Chosen, Refusal, Verdict, balance, deliver, limited, pick};
 use crate::family::{Family, Ports, Record as _};
 use crate::frame::length;
-use crate::maps::{self, NODES, TABLES};
+use crate::maps::{self, NODES};
 use crate::record;
 
 #[inline(always)]
@@ -61,13 +61,7 @@ fn local<F: Family>(ip: &F::Header, ports: Ports) -> Slot {
     let Some(frontend) = maps::frontend(F::frontend_key(F::destination(ip), ports)) else {
         return Slot::NONE;
     };
-    match TABLES.get(frontend.id) {
-        Some(table) => pick::local(
-            table,
-            balance::hash::<F>(frontend, F::source(ip), F::destination(ip), ports),
-        ),
-        None => Slot::NONE,
-    }
+    pick::local(frontend, balance::hash::<F>(frontend, F::source(ip), F::destination(ip), ports))
 }
 
 /// Nobody serves this frontend.

@@ -15,7 +15,7 @@ use super::forward::is_client_of;
 use super::{Action, Chosen, Onward, Verdict, balance, forward, is_anothers, pick};
 use crate::count;
 use crate::family::{Family, Ports};
-use crate::maps::{self, NODES, TABLES};
+use crate::maps::{self, NODES};
 
 /// Nothing where no host is left.
 #[inline(always)]
@@ -38,7 +38,7 @@ pub(super) fn handle<F: Family>(
     let past = match begins {
         // A new flow goes to a backend, not to where one was.
         true => Past::NONE,
-        false => pick::past(TABLES.get(frontend.id)?, frontend.slots, hash),
+        false => pick::past(frontend, hash),
     };
     let sender = maps::peer(ethernet.src_addr).unwrap_or(0);
     let place = |node: u8| {

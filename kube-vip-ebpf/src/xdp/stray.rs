@@ -9,7 +9,7 @@ use super::transport::{self, Transport};
 use super::{Action, Chosen, Refusal, Verdict, deliver, open, pick, second};
 use crate::family::{Family, Ports};
 use crate::frame::length;
-use crate::maps::{self, TABLES};
+use crate::maps;
 use crate::{count, record};
 
 #[inline(always)]
@@ -43,8 +43,7 @@ fn handle<F: Family>(ctx: &XdpContext, chosen: Chosen) -> Option<Verdict> {
 #[inline(always)]
 fn is_settling<F: Family>(ip: &F::Header, ports: Ports) -> bool {
     maps::frontend(F::frontend_key(F::destination(ip), ports))
-        .and_then(|frontend| TABLES.get(frontend.id))
-        .is_some_and(|table| pick::is_settling(table, maps::clock()))
+        .is_some_and(|frontend| pick::is_settling(frontend, maps::clock()))
 }
 
 /// The backend of a connection whose client has not yet proved that it exists. It has by

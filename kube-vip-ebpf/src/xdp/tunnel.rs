@@ -1,6 +1,9 @@
 //! To a peer behind a router: the packet as it is, mark included, inside another one between the
 //! two hosts (RFC 2003 for IPv4, RFC 2473 for IPv6). No state.
 //!
+//! Nothing goes back to the peer it came from: what comes out of a tunnel is believed to be an agent's,
+//! and of those only second chance sends any on, which leaves out who sent it.
+//!
 //! The outer header says nothing about congestion: what RFC 6040 §4.3 calls compatibility mode, in
 //! which the other end has nothing to carry over.
 
@@ -14,7 +17,7 @@ use super::forward::{self, Onward};
 use super::{Refusal, Verdict};
 use crate::family::Family;
 use crate::frame::{Cursor, length};
-use crate::maps::{self, NODES};
+use crate::maps::NODES;
 use crate::{count, helpers};
 
 #[inline(always)]
@@ -34,9 +37,6 @@ fn handle<F: Family>(ctx: &mut XdpContext, Onward { slot, position }: Onward) ->
     // A fragment goes where its first went, and the way there may have changed.
     if hop.way == LINK || hop.ifindex == 0 {
         return Some(forward::dropped(ctx, Reason::NoNextHop, ethernet.src_addr));
-    }
-    if maps::peer(ethernet.src_addr) == Some(slot.node().into()) {
-        return Some(forward::dropped(ctx, Reason::BackToSender, ethernet.src_addr));
     }
     let (inner, room) = (F::length(ip), size_of::<F::Header>() as u32);
     if inner + room > hop.mtu {

@@ -97,6 +97,8 @@ pub struct Maps {
     pub table: MapData,
     /// `TABLES`.
     pub tables: MapData,
+    /// `TABLES_SIZED`.
+    pub tables_sized: MapData,
     /// `BACKENDS`.
     pub backends: Array<MapData, Backend>,
     /// `BACKENDS` again, for batches.
@@ -137,6 +139,7 @@ pub(super) const MAP_NAMES: &[&str] = &[
     "FRONTEND_LIST",
     "TABLE",
     "TABLES",
+    "TABLES_SIZED",
     "BACKENDS",
     "NODES",
     "PEERS",
@@ -275,6 +278,7 @@ fn loader<'a>(limits: &Limits) -> EbpfLoader<'a> {
         ("FRONTENDS", limits.frontends),
         ("FRONTEND_LIST", limits.frontends),
         ("TABLES", limits.frontends),
+        ("TABLES_SIZED", limits.frontends),
         ("FRONTEND_STATS", limits.frontends),
         ("BACKENDS", limits.backends),
         ("BACKEND_STATS", limits.backends),
@@ -373,6 +377,7 @@ impl Maps {
             frontends: typed(programs, "FRONTENDS")?,
             table: data(programs, "TABLE")?,
             tables: data(programs, "TABLES")?,
+            tables_sized: data(programs, "TABLES_SIZED")?,
             backends: typed(programs, "BACKENDS")?,
             nodes: typed(programs, "NODES")?,
             peers: typed(programs, "PEERS")?,

@@ -198,6 +198,15 @@ pub(super) struct Pattern {
     info: MapInfo,
 }
 
+/// How long the arrays in an outer map are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Length {
+    /// All the same.
+    One,
+    /// Each as it comes.
+    Any,
+}
+
 impl Pattern {
     /// The types of that map.
     ///
@@ -214,20 +223,21 @@ impl Pattern {
         Ok(Self { btf, info })
     }
 
-    /// A new array of the same type with `entries` elements, for an outer map.
+    /// A new array of the same type with `entries` elements, for an outer map: one whose arrays are
+    /// all as long as this, or of any length.
     ///
-    /// Minimum kernel: 5.10.
+    /// Minimum kernel: 5.10 for any length.
     ///
     /// # Errors
     ///
     /// The kernel's answer; `E2BIG` or `ENOMEM` where it is too large.
-    pub(super) fn create(&self, entries: u32) -> Result<OwnedFd, SysError> {
+    pub(super) fn create(&self, entries: u32, length: Length) -> Result<OwnedFd, SysError> {
         let mut attr = MapCreate {
             map_type: ARRAY,
             key_size: size_of::<u32>() as u32,
             value_size: self.info.value_size,
             max_entries: entries,
-            map_flags: INNER_MAP,
+            map_flags: if length == Length::Any { INNER_MAP } else { 0 },
             map_name: self.info.name,
             ..MapCreate::default()
         };

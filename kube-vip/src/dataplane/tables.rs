@@ -5,7 +5,9 @@ use std::net::SocketAddr;
 use kube_vip_common::history::Past;
 use kube_vip_common::maglev::{self, Candidate};
 use kube_vip_common::node::THIS_NODE;
-use kube_vip_common::table::{Geometry, Line, MAX_MEMBERS, SLOTS_PER_LINE, Slot, TableSize};
+use kube_vip_common::table::{
+    Geometry, Line, MAX_MEMBERS, SLOTS_PER_LINE, Slot, TableSize, USUAL_LINES, USUAL_LOCALS,
+};
 
 /// A backend as a table has it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -66,7 +68,8 @@ impl Recipe {
         let serves = |candidate: &&Candidate| {
             entries[candidate.tag as usize].node == THIS_NODE && candidate.weight > 0
         };
-        let locals = candidates.iter().filter(serves).map(slot_of).collect();
+        let room = if self.size.is_usual() { USUAL_LOCALS } else { MAX_MEMBERS };
+        let locals = candidates.iter().filter(serves).take(room).map(slot_of).collect();
         Table { slots, locals }
     }
 
@@ -89,8 +92,10 @@ impl Table {
             locals: locals.len() as u32,
             histories: !pasts.is_empty(),
         };
+        let usual = TableSize::from_slots(geometry.slots).is_some_and(TableSize::is_usual);
+        let length = if usual { USUAL_LINES } else { geometry.lines() };
         let mut lines =
-            vec![Line { slots: [Slot::NONE; SLOTS_PER_LINE as usize] }; geometry.lines() as usize];
+            vec![Line { slots: [Slot::NONE; SLOTS_PER_LINE as usize] }; length as usize];
         geometry.write(&mut lines, slots, locals, pasts, changed);
         lines
     }

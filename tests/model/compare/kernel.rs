@@ -24,7 +24,7 @@ use kube_vip_common::nat::{Nat4, Nat6};
 use kube_vip_common::node::{Node, Peer, PeerKey, Uplink};
 use kube_vip_common::settings::{Settings, TRANSLATES};
 use kube_vip_common::stats::{BackendTraffic, Count, Reason, Traffic};
-use kube_vip_common::table::{Geometry, Line, SLOTS_PER_LINE, Slot};
+use kube_vip_common::table::{Geometry, Line, SLOTS_PER_LINE, Slot, USUAL_LINES, USUAL_SLOTS};
 use kube_vip_common::vip::Vip;
 
 use super::values::{
@@ -35,7 +35,7 @@ use crate::reference::packet::Mac;
 use crate::reference::{Conflict, Verdict};
 
 /// Slots of the table of each frontend id; the last one never has a table.
-pub(crate) const TABLES: [usize; 8] = [251, 251, 251, 251, 251, 1021, 4093, 0];
+pub(crate) const TABLES: [usize; 8] = [251, 251, 251, 1021, 4093, 4093, 4093, 0];
 /// Room for backends of this host in each table.
 pub(crate) const LOCALS: usize = 32;
 /// Ids of backends are below this.
@@ -131,6 +131,7 @@ impl Kernel {
         for (name, size) in [
             ("FRONTEND_LIST", frontends),
             ("TABLES", frontends),
+            ("TABLES_SIZED", frontends),
             ("FRONTEND_STATS", frontends),
             ("BACKENDS", BACKENDS),
             ("BACKEND_STATS", BACKENDS),
@@ -148,12 +149,17 @@ impl Kernel {
         let mut programs = loader.load(object).expect("the object is read (root needed)");
         xdp(&mut programs).load().expect("the verifier takes kube_vip_xdp");
         egress(&mut programs).load().expect("the verifier takes kube_vip_egress");
-        let mut outer: ArrayOfMaps<MapData, Array<MapData, Line>> = take(&mut programs, "TABLES");
+        type Outer = ArrayOfMaps<MapData, Array<MapData, Line>>;
+        let [mut usual, mut sized]: [Outer; 2] =
+            ["TABLES", "TABLES_SIZED"].map(|name| take(&mut programs, name));
         let tables = (0..).zip(TABLES).map(|(id, slots)| {
-            let lines = lines(slots, LOCALS);
-            let table = Array::create(lines, INNER_MAP).expect("a table is made");
+            let (outer, lines, flags) = match slots as u32 {
+                USUAL_SLOTS => (&mut usual, USUAL_LINES, 0),
+                _ => (&mut sized, lines(slots, LOCALS), INNER_MAP),
+            };
+            let table = Array::create(lines, flags).expect("a table is made");
             if slots > 0 {
-                outer.set(id, &table, 0).expect("a table is put into TABLES");
+                outer.set(id, &table, 0).expect("a table is put into its outer map");
             }
             table
         });
@@ -193,8 +199,8 @@ impl Kernel {
             out: Vec::new(),
             programs,
         };
-        // The program keeps the outer map.
-        drop(outer);
+        // The program keeps the outer maps.
+        drop((usual, sized));
         kernel.write_table(0, &host::Table { slots: vec![], locals: vec![], settling: false });
         kernel
     }

@@ -194,9 +194,6 @@ pub(super) fn tunnel(host: &mut Host, frame: &Frame, ip: &Ip, (slot, position): 
     let Some(mtu) = hop.tunnel.filter(|_| hop.interface != 0) else {
         return End::Dropped(Reason::NoNextHop);
     };
-    if host.is.peers.get(&frame.from) == Some(&slot.node) {
-        return End::Dropped(Reason::BackToSender);
-    }
     if let Some(most) = too_big(ip, mtu) {
         return refuse::refuse(host, frame, ip, Refusal::TooBig(most));
     }

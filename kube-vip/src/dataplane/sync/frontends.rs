@@ -1,7 +1,7 @@
-//! `TABLES`, `FRONTENDS` and the shorter way to them.
+//! `TABLES` and `TABLES_SIZED`, `FRONTENDS` and the shorter way to them.
 
 use std::collections::BTreeSet;
-use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
 
 use kube_vip_common::frontend::{
     Affinity, CLIENT_AFFINITY, FROM_NODE, Frontend, FrontendKey, HOST_ADDRESS, Protocol, SILENT,
@@ -11,7 +11,7 @@ use kube_vip_common::table::{Line, TableSize};
 
 use super::super::history::{Before, Words};
 use super::super::object::Maps;
-use super::super::sys;
+use super::super::sys::{self, Length};
 use super::super::tables::Recipe;
 use super::super::{clock, counters};
 use super::{Mirror, Port, SyncError, ignore_missing, map_error};
@@ -48,21 +48,29 @@ impl Mirror {
             });
             let pasts = before.follow(&mut new.slots, keeps);
             let lines = new.lines(&pasts, changed);
-            let table = self.pattern.create(lines.len() as u32)?;
+            let length = if recipe.size.is_usual() { Length::One } else { Length::Any };
+            let table = self.pattern.create(lines.len() as u32, length)?;
             let keys: Vec<u32> = (0..lines.len() as u32).collect();
             sys::update_batch::<u32, Line>(table.as_fd(), "a table", &keys, &lines)?;
             filled.push((id, recipe, table));
         }
-        let ids: Vec<u32> = filled.iter().map(|(id, ..)| *id).collect();
-        let fds: Vec<u32> = filled.iter().map(|(.., fd)| fd.as_raw_fd().cast_unsigned()).collect();
-        sys::update_batch(maps.tables.fd().as_fd(), "TABLES", &ids, &fds)?;
+        for usual in [true, false] {
+            let (map, name) = outer(maps, usual);
+            let tables = filled.iter().filter(|(_, recipe, _)| recipe.size.is_usual() == usual);
+            let (ids, fds): (Vec<u32>, Vec<u32>) =
+                tables.map(|(id, _, fd)| (*id, fd.as_raw_fd().cast_unsigned())).unzip();
+            sys::update_batch(map, name, &ids, &fds)?;
+        }
         for (id, _, table) in &filled {
             self.table_pins.put(*id, table.as_fd());
         }
         self.remembered.clone_from(kept);
-        self.leftover_tables.retain(|id| !ids.contains(id));
-        self.recipes.extend(filled.into_iter().map(|(id, recipe, _)| (id, recipe)));
-        Ok(ids.len())
+        let count = filled.len();
+        for (id, recipe, _) in filled {
+            self.leftover_tables.remove(&id);
+            self.recipes.insert(id, recipe);
+        }
+        Ok(count)
     }
 
     /// The frontend's table in the kernel, this agent's or an earlier one's.
@@ -75,7 +83,8 @@ impl Mirror {
         if !self.recipes.contains_key(&id) && !self.leftover_tables.contains(&id) {
             return Ok(None);
         }
-        let Some(number) = sys::inner_id(maps.tables.fd().as_fd(), "TABLES", id)? else {
+        let (map, name) = outer(maps, size.is_usual());
+        let Some(number) = sys::inner_id(map, name, id)? else {
             return Ok(None);
         };
         let opened = self.table_pins.get(id, number).map_or_else(|| sys::map_by_id(number), Ok);
@@ -159,6 +168,13 @@ impl Mirror {
         let gone: Vec<_> = gone.iter().map(key).collect();
         Ok(self.places.update(maps, &changed, &gone)?)
     }
+}
+
+/// The map that tables of the usual size are in, or the others.
+fn outer(maps: &Maps, usual: bool) -> (BorrowedFd<'_>, &'static str) {
+    let (map, name) =
+        if usual { (&maps.tables, "TABLES") } else { (&maps.tables_sized, "TABLES_SIZED") };
+    (map.fd().as_fd(), name)
 }
 
 pub(super) fn key((address, port, protocol): &Port) -> FrontendKey {
