@@ -194,7 +194,7 @@ fn all_down((port, frontend): (&Port, &Frontend)) -> Option<String> {
 fn backends(state: &State, protocol: Protocol, frontend: &Frontend) -> Vec<BackendStatus> {
     let weight_of = |(_, backend): (&SocketAddr, &plan::Backend)| match backend.way {
         Way::None(_) => 0,
-        Way::Here | Way::Peer | Way::Nat(_) => u32::from(backend.share()),
+        Way::Here | Way::Peer | Way::Tunnel | Way::Nat(_) => u32::from(backend.share()),
     };
     let total: u32 = frontend.backends.iter().map(weight_of).sum();
     let balanced = state.driver.attachments().any(|(_, at)| at.ingress != Ingress::None);
@@ -206,6 +206,7 @@ fn backends(state: &State, protocol: Protocol, frontend: &Frontend) -> Vec<Backe
             let (way, reason) = match &backend.way {
                 Way::Here => (BackendWay::Here, None),
                 Way::Peer => (BackendWay::Peer, None),
+                Way::Tunnel => (BackendWay::Tunnel, None),
                 Way::Nat(_) => (BackendWay::Nat, None),
                 Way::None(reason) => (BackendWay::None, Some(reason.clone())),
             };

@@ -82,7 +82,7 @@ pub(crate) fn configuration_on(ifindex: u32) -> DataPlane {
         let hop =
             NextHop { mac, interface: ifindex, through: Through::Link, mtu: 1500, full: 1500 };
         let addresses = vec![address(false, 0, host), address(true, 0, host)];
-        Node { local, hop4: Some(hop.clone()), hop6: Some(hop), addresses }
+        Node { local, hop4: Some(hop.clone()), hop6: Some(hop), addresses, pods: vec![] }
     };
     desired.nodes.insert("here".to_owned(), node(true, HOST, HERE));
     for number in 1..=PEERS {

@@ -127,7 +127,7 @@ fn desired(vip: &Vip, frontends: Frontends) -> DataPlane {
 
 pub(crate) fn node(local: bool, mac: Mac, addresses: [IpAddr; 2]) -> Node {
     let hop = Some(link(mac, IFINDEX));
-    Node { local, hop4: hop.clone(), hop6: hop, addresses: addresses.to_vec() }
+    Node { local, hop4: hop.clone(), hop6: hop, addresses: addresses.to_vec(), pods: vec![] }
 }
 
 /// The way to a host on the same link.

@@ -20,7 +20,7 @@ use kube_vip_common::clock::Clock;
 use kube_vip_common::event::Event;
 use kube_vip_common::flow::{Endpoint4, Endpoint6, Tuple4, Tuple6};
 use kube_vip_common::frontend::Protocol;
-use kube_vip_common::node::{Node, Uplink};
+use kube_vip_common::node::Uplink;
 use kube_vip_common::stats::{BackendTraffic, Reason, Traffic};
 
 use super::frames::HOST;
@@ -160,18 +160,6 @@ impl Kernel {
     pub(crate) fn set_clock(&mut self, seconds: u32) {
         let clock = self.object.maps.clock.as_mut().expect("nobody has taken the clock");
         clock.set(0, Clock { seconds }, 0).expect("CLOCK is written");
-    }
-
-    /// Changes the entry of the node with that Ethernet address, as no plan does yet.
-    pub(crate) fn change_node(&mut self, mac: Mac, change: impl FnOnce(&mut Node)) {
-        let nodes = &mut self.object.maps.nodes;
-        let found = (0..nodes.len()).find_map(|id| {
-            let node = nodes.get(&id, 0).expect("NODES is read");
-            (node.hop4.mac.octets == mac.0).then_some((id, node))
-        });
-        let (id, mut node) = found.expect("a node");
-        change(&mut node);
-        nodes.set(id, node, 0).expect("NODES is written");
     }
 
     /// Forgets that an interface is an uplink.

@@ -4,7 +4,6 @@
 use std::net::IpAddr;
 
 use kube_vip::view::Mac;
-use kube_vip_common::node::Range4;
 
 use super::cluster::*;
 use super::frames::*;
@@ -52,21 +51,33 @@ fn clients_on_the_backends_own_host() {
 
 #[test]
 fn clients_in_a_pod_of_the_backends_host() {
-    let mut kernel = Kernel::owning(&owner(&[At::Peer]));
-    let pod = [10, 244, 7, 7].into();
-    let syn = tcp_from(false, SOURCE, SYN, b"").between(pod, vip(false));
-    let forwarded = syn.clone().ttl(MARK).link(HOST, PEER);
-    kernel.xdp(&syn.frame()).transmitted(&forwarded.frame(), &[]);
-    kernel.change_node(PEER, |node| {
-        node.pods4 = Range4 { network: [10, 244, 7, 0], mask: [255, 255, 255, 0] };
-    });
-    let server = At::Peer.address(false);
-    let expected = syn.clone().link(HOST, PEER).between(vip(false), server.ip());
-    let expected = expected.ports(SOURCE, server.port()).ttl(63);
-    kernel.xdp(&syn.frame()).transmitted(&expected.frame(), &[]);
-    let outside = syn.between([10, 244, 8, 7].into(), vip(false));
-    let forwarded = outside.clone().ttl(MARK).link(HOST, PEER);
-    kernel.xdp(&outside.frame()).transmitted(&forwarded.frame(), &[]);
+    let mut desired = owner(&[At::Peer]);
+    let mut kernel = Kernel::owning(&desired);
+    let pods: [(bool, &str, IpAddr, IpAddr); 2] = [
+        (false, "10.244.7.0/24", [10, 244, 7, 7].into(), [10, 244, 8, 7].into()),
+        (true, "fd44:7::/64", ip("fd44:7::7"), ip("fd44:7:0:1::7")),
+    ];
+    let from = |v6, client| tcp_from(v6, SOURCE, SYN, b"").between(client, vip(v6));
+    let forwarded = |packet: &Packet| packet.clone().ttl(MARK).link(HOST, PEER).frame();
+    for (v6, _, pod, _) in pods {
+        let syn = from(v6, pod);
+        kernel.xdp(&syn.frame()).transmitted(&forwarded(&syn), &[]);
+    }
+    let peer = desired.nodes.get_mut("peer").expect("peer");
+    peer.pods = pods.map(|(_, range, ..)| range.parse().expect("a range")).to_vec();
+    kernel.apply(&desired);
+    for (v6, _, pod, outside) in pods {
+        let (syn, server) = (from(v6, pod), At::Peer.address(v6));
+        let expected = syn.clone().link(HOST, PEER).between(vip(v6), server.ip());
+        let expected = expected.ports(SOURCE, server.port()).ttl(63);
+        kernel.xdp(&syn.frame()).transmitted(&expected.frame(), &[]);
+        let syn = from(v6, outside);
+        kernel.xdp(&syn.frame()).transmitted(&forwarded(&syn), &[]);
+    }
+}
+
+fn ip(text: &str) -> IpAddr {
+    text.parse().expect("an address")
 }
 
 #[test]

@@ -98,6 +98,49 @@ fn a_hundred_megabytes_need_no_mtu_set_by_hand() -> Result<()> {
 }
 
 #[test]
+fn a_tunnel_that_is_asked_for_is_taken_on_one_link_too() -> Result<()> {
+    let lab = Lab::bridge(3, 1)?;
+    let at = |name: &str, port| backends([lab.host(name)], port);
+    let balancers = [
+        Balancer::new("web", Transport::Tcp, 80, at("n2", BACKEND_PORT))
+            .with("forwardingMethod: tunnel"),
+        Balancer::new("straight", Transport::Tcp, 81, at("n2", BACKEND_PORT)),
+    ];
+    Cluster::start(lab, &balancers)?.explain(|cluster| {
+        let tunnelled = |cluster: &mut Cluster| -> Result<u64> {
+            let status = cluster.agents.on("n1").status()?;
+            Ok(status["counters"]["tunnelled"].as_u64().unwrap_or_default())
+        };
+        let mut held = Vec::new();
+        for vip in lab::VIPS {
+            cluster.client.connect(Burst::new((vip, 81), 200))?.expect_all(200)?;
+            let before = tunnelled(cluster)?;
+            cluster.client.connect(Burst::new((vip, 80), 200))?.expect_all(200)?;
+            let packets = tunnelled(cluster)? - before;
+            ensure!(packets >= 200, "{packets} packets went through the tunnel to {vip}");
+            let mut connection = Connection::open(cluster.host("c1"), (vip, 80).into())?;
+            connection.upload(20_000_000)?;
+            held.push(connection);
+        }
+        let status = cluster.agents.on("n1").status()?;
+        let frontends = status["frontends"].as_array().into_iter().flatten();
+        let ways = frontends.map(|frontend| {
+            let port = frontend["port"].as_u64().unwrap_or_default();
+            (port, frontend["backends"][0]["way"].as_str().unwrap_or_default().to_owned())
+        });
+        let ways: std::collections::BTreeSet<_> = ways.collect();
+        ensure!(ways == [(80, "tunnel".into()), (81, "peer".into())].into(), "{ways:?}");
+        // The next agent knows the peer's two ways apart.
+        cluster.agents.on("n1").process().kill()?;
+        cluster.agents.on("n1").restart()?;
+        for mut connection in held {
+            connection.echo("still there")?;
+        }
+        cluster.client.connect(Burst::new((lab::VIPS[0], 80), 200))?.expect_all(200)
+    })
+}
+
+#[test]
 fn tunnels_work_with_generic_programs_too() -> Result<()> {
     let adapt = |config: &mut lab::Config| {
         config.vips = VIPS.to_vec();

@@ -17,6 +17,9 @@ use crate::count;
 use crate::family::{Family, Ports};
 use crate::maps::{self, NODES};
 
+/// No host's place in the order of all.
+const NOBODYS: u32 = u32::MAX;
+
 /// Nothing where no host is left.
 #[inline(always)]
 pub(super) fn handle<F: Family>(
@@ -40,10 +43,14 @@ pub(super) fn handle<F: Family>(
         true => Past::NONE,
         false => pick::past(frontend, hash),
     };
-    let sender = maps::peer(ethernet.src_addr).unwrap_or(0);
+    // By its place in the order: a peer that is there twice, by two ways, is the same host.
+    let sender = match maps::peer(ethernet.src_addr) {
+        Some(sender) => NODES.get(sender)?.rank,
+        None => NOBODYS,
+    };
     let place = |node: u8| {
-        let known = hop::<F>(ip, node).filter(|_| u32::from(node) != sender);
-        known.map(|(_, rank)| rank)
+        let known = hop::<F>(ip, node).map(|(_, rank)| rank);
+        known.filter(|rank| *rank != sender)
     };
     let here = NODES.get(THIS_NODE.into())?.rank;
     // A client's packet begins where an agent's would that was just sent by its table.

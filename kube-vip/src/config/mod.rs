@@ -22,6 +22,8 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use ipnet::IpNet;
+
 pub use error::{ConfigError, Problem};
 pub use forwarding::{Forwarding, MssClamp, NatSource};
 pub use host::check_host;
@@ -209,6 +211,8 @@ pub struct Peer {
     pub addresses: Vec<IpAddr>,
     /// Port for the agents' own talk.
     pub port: u16,
+    /// Addresses of its Pods, or whatever else sends from behind it: one range of each family at most.
+    pub pods: Vec<IpNet>,
 }
 
 /// One port of the VIPs (or of the hosts) and who serves it.

@@ -3,10 +3,12 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use ipnet::IpNet;
+
 use super::Peer;
 use super::reader::{Located, Section, address, quote};
 
-const KEYS: [&str; 3] = ["id", "address", "port"];
+const KEYS: [&str; 4] = ["id", "address", "port", "podCIDR"];
 const DEFAULT_PORT: u16 = 10000;
 
 /// This host and the others.
@@ -27,7 +29,8 @@ pub(super) fn read(
         Some(node) => Section::new(node, section.path_of("localPeer"), &KEYS, section.findings)
             .and_then(|local| reader.peer(&local)),
         None if single_node => {
-            Some(Peer { id: host.to_owned(), addresses: Vec::new(), port: DEFAULT_PORT })
+            let (id, addresses, pods) = (host.to_owned(), Vec::new(), Vec::new());
+            Some(Peer { id, addresses, port: DEFAULT_PORT, pods })
         }
         None => {
             let message = "missing; write this host's id and address \
@@ -61,7 +64,10 @@ pub(super) fn read(
             continue;
         };
         // One list for all hosts is usual; the old program skips its own entry too.
-        if local.as_ref().is_some_and(|local| *local == peer) {
+        let same = |local: &Peer| {
+            (&local.id, &local.addresses, local.port) == (&peer.id, &peer.addresses, peer.port)
+        };
+        if local.as_ref().is_some_and(same) {
             continue;
         }
         complete &= seen.check(&peer, &entry);
@@ -81,7 +87,34 @@ impl Reader<'_> {
         let id = id(entry);
         let addresses = self.addresses(entry);
         let port = if entry.has("port") { entry.port("port") } else { Some(DEFAULT_PORT) };
-        Some(Peer { id: id?, addresses: addresses?, port: port? })
+        let pods = self.pods(entry);
+        Some(Peer { id: id?, addresses: addresses?, port: port?, pods: pods? })
+    }
+
+    /// `podCIDR`.
+    fn pods(&self, entry: &Section<'_>) -> Option<Vec<IpNet>> {
+        let words = entry.words("podCIDR");
+        let mut pods: Vec<IpNet> = Vec::new();
+        for Located { value, line, path } in &words {
+            let shown = quote(value);
+            let refusal = match value.parse::<IpNet>() {
+                Err(_) => "is not a range of addresses; write one like 10.244.1.0/24".to_owned(),
+                Ok(net) if net != net.trunc() => format!("begins at {0}; write {0}", net.trunc()),
+                Ok(net) if net.prefix_len() == 0 => "is every address there is".to_owned(),
+                Ok(net) if self.vips.iter().any(|vip| net.contains(vip)) => {
+                    "contains a VIP, which is no Pod's".to_owned()
+                }
+                Ok(net) if pods.iter().any(|p| p.addr().is_ipv4() == net.addr().is_ipv4()) => {
+                    "is the second range of its family; a host has one of each".to_owned()
+                }
+                Ok(net) => {
+                    pods.push(net);
+                    continue;
+                }
+            };
+            entry.findings.problem(*line, path, format!("{shown} {refusal}"));
+        }
+        (pods.len() == words.len()).then_some(pods)
     }
 
     fn addresses(&self, entry: &Section<'_>) -> Option<Vec<IpAddr>> {

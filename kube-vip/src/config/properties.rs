@@ -77,8 +77,8 @@ fn fragments() -> impl Strategy<Value = String> {
     prop::collection::vec(pieces, 0..60).prop_map(|pieces| pieces.concat())
 }
 
-fn peer() -> impl Strategy<Value = (Option<u16>, bool)> {
-    (prop::option::of(1..=u16::MAX), any::<bool>())
+fn peer() -> impl Strategy<Value = (Option<u16>, bool, bool)> {
+    (prop::option::of(1..=u16::MAX), any::<bool>(), any::<bool>())
 }
 
 fn backend() -> impl Strategy<Value = Backend> {
@@ -194,12 +194,13 @@ prop_compose! {
         mut load_balancers in prop::collection::vec(balancer(), 0..5),
     ) -> Config {
         let all: [IpAddr; 2] = [Ipv4Addr::new(10, 0, 0, 100).into(), Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 0x100).into()];
-        let peers = peers.into_iter().zip(1u8..).map(|((port, dual), n)| Peer {
+        let peers = peers.into_iter().zip(1u8..).map(|((port, dual, pods), n)| Peer {
             id: format!("n{n}"),
             addresses: std::iter::once(IpAddr::V4(Ipv4Addr::new(10, 0, 0, n)))
                 .chain(dual.then(|| IpAddr::V6(Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, n.into()))))
                 .collect(),
             port: port.unwrap_or(10000),
+            pods: pods.then(|| ipnet::Ipv4Net::new_assert(Ipv4Addr::new(10, 244, n, 0), 24).into()).into_iter().collect(),
         });
         let mut peers: Vec<Peer> = peers.collect();
         let mut seen = BTreeSet::new();
@@ -246,7 +247,13 @@ prop_compose! {
 fn render(config: &Config) -> String {
     let join = |ips: &[IpAddr]| ips.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
     let peer = |peer: &Peer| {
-        format!("{{id: {}, address: '{}', port: {}}}", peer.id, join(&peer.addresses), peer.port)
+        let pods: Vec<_> = peer.pods.iter().map(ToString::to_string).collect();
+        let (id, addresses) = (&peer.id, join(&peer.addresses));
+        format!(
+            "{{id: {id}, address: '{addresses}', port: {}, podCIDR: '{}'}}",
+            peer.port,
+            pods.join(",")
+        )
     };
     let ports = config.nat_ports.map(|range| format!("natPorts: {}-{}\n", range.first, range.last));
     let ports = ports.unwrap_or_default();

@@ -148,7 +148,10 @@ fn address_stands_in_for_vip() {
 #[test]
 fn a_single_node_needs_no_peers() {
     let config = good("vip: 10.0.0.100\ninterface: eth0\nsingleNode: true\n");
-    assert_eq!(config.local_peer, Peer { id: "host".into(), addresses: vec![], port: 10000 });
+    assert_eq!(
+        config.local_peer,
+        Peer { id: "host".into(), addresses: vec![], port: 10000, pods: vec![] }
+    );
 }
 
 #[test]
@@ -216,7 +219,7 @@ fn every_mistake_is_named_with_its_value_and_the_way_out() {
         (with("vpi: 10.0.0.101"), r#"f, line 6: vpi: unknown key "vpi"; did you mean "vip"?"#.into()),
         (head("interface", "Interface"), r#"f, line 5: Interface: unknown key "Interface"; did you mean "interface"?"#.into()),
         (balancer("prot: 1"), format!(r#"f, line 7: {web}.prot: unknown key "prot"; did you mean "port"?"#)),
-        (head("id: b,", "id: b, colour: red,"), r#"f, line 3: remotePeers[0].colour: unknown key "colour"; known here: id, address, port"#.into()),
+        (head("id: b,", "id: b, colour: red,"), r#"f, line 3: remotePeers[0].colour: unknown key "colour"; known here: id, address, port, podCIDR"#.into()),
         // VIPs.
         (head("10.0.0.100", "300.1.1.1"), r#"f, line 4: vip: "300.1.1.1" is not an IP address; write one like 192.168.0.10 or fd00::10"#.into()),
         (head("10.0.0.100", "10.0.0.100/24"), r#"f, line 4: vip: "10.0.0.100/24" is more than an address; write 10.0.0.100"#.into()),
@@ -255,6 +258,11 @@ fn every_mistake_is_named_with_its_value_and_the_way_out() {
         (with("singleNode: true"), "f, line 2: remotePeers: 1 other hosts, but `singleNode: true` says there are none; remove one of the two keys".into()),
         (head("\n- {id: b, address: 10.0.0.2}", " x"), r#"f, line 2: remotePeers: "x" is not a list; begin each element with "- ""#.into()),
         (head("{id: b, address: 10.0.0.2}", "10.0.0.2"), r#"f, line 3: remotePeers[0]: "10.0.0.2" stands where keys belong, like `id: …`"#.into()),
+        (head("id: b,", "id: b, podCIDR: 10.244.1.0,"), r#"f, line 3: remotePeers[0].podCIDR: "10.244.1.0" is not a range of addresses; write one like 10.244.1.0/24"#.into()),
+        (head("id: b,", "id: b, podCIDR: 10.244.1.7/24,"), r#"f, line 3: remotePeers[0].podCIDR: "10.244.1.7/24" begins at 10.244.1.0/24; write 10.244.1.0/24"#.into()),
+        (head("id: b,", "id: b, podCIDR: 0.0.0.0/0,"), r#"f, line 3: remotePeers[0].podCIDR: "0.0.0.0/0" is every address there is"#.into()),
+        (head("id: b,", "id: b, podCIDR: 10.0.0.0/24,"), r#"f, line 3: remotePeers[0].podCIDR: "10.0.0.0/24" contains a VIP, which is no Pod's"#.into()),
+        (head("id: b,", "id: b, podCIDR: '10.1.0.0/24,10.2.0.0/24',"), r#"f, line 3: remotePeers[0].podCIDR: "10.2.0.0/24" is the second range of its family; a host has one of each"#.into()),
         // Load balancers.
         (balancer("port: 0").replace("port: 80, ", ""), format!("f, line 7: {web}.port: 0 is not a port; ports are 1 to 65535")),
         (balancer("").replace("port: 80", "port: 65536"), format!("f, line 7: {web}.port: 65536 is not a port; ports are 1 to 65535")),

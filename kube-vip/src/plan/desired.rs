@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use ipnet::IpNet;
 use kube_vip_common::frontend::{Affinity, Protocol};
 use kube_vip_common::nat::PortRange;
 use kube_vip_common::table::TableSize;
@@ -56,6 +57,8 @@ pub struct DataPlane {
     pub senders: BTreeMap<Mac, String>,
     /// Hosts that take part, by id.
     pub nodes: BTreeMap<String, Node>,
+    /// Of those, peers on this L2 network that tunnels are asked for to, by [`Tunnel`]'s name.
+    pub tunnels: BTreeMap<String, Tunnel>,
     /// Where translated packets go next, by a name for each: hosts without agent, or routers.
     pub hops: BTreeMap<String, NextHop>,
     /// Ports of this host's own address for connections that are translated to come from it.
@@ -142,10 +145,35 @@ pub struct Node {
     pub hop6: Option<NextHop>,
     /// Its addresses.
     pub addresses: Vec<IpAddr>,
+    /// Addresses of its Pods: at most one range of each family.
+    pub pods: Vec<IpNet>,
 }
 
 impl Node {
     /// The way of one family's packets to it.
+    pub fn hop(&self, v4: bool) -> Option<&NextHop> {
+        if v4 { self.hop4.as_ref() } else { self.hop6.as_ref() }
+    }
+}
+
+/// A second way to a peer on this L2 network: through a tunnel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tunnel {
+    /// The peer's id.
+    pub peer: String,
+    /// The way of IPv4 packets.
+    pub hop4: Option<NextHop>,
+    /// The way of IPv6 packets.
+    pub hop6: Option<NextHop>,
+}
+
+impl Tunnel {
+    /// What the way to a peer is called. No peer has an id that begins with a space.
+    pub fn name(peer: &str) -> String {
+        format!(" tunnel to {peer}")
+    }
+
+    /// The way of one family's packets.
     pub fn hop(&self, v4: bool) -> Option<&NextHop> {
         if v4 { self.hop4.as_ref() } else { self.hop6.as_ref() }
     }
@@ -241,6 +269,8 @@ pub enum Way {
     Here,
     /// To the peer it runs on, which delivers it.
     Peer,
+    /// The same in a tunnel, though the peer is on this L2 network.
+    Tunnel,
     /// To a host without agent, or to one that would not answer through this one: by address
     /// translation, to the next hop of that name.
     Nat(String),

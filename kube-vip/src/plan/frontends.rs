@@ -4,20 +4,25 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
 use super::vips::host_addresses;
-use super::{Backend, Frontend, Node, Through, Way, checks, nat, nodes, peers, seed};
+use super::{Backend, Frontend, Node, Through, Tunnel, Way, checks, nat, nodes, peers, seed};
 use crate::config::{self, AllDown, Forwarding, LoadBalancer, NoBackend, Protocol};
 use crate::view::{Health, View};
 
 pub(super) type Frontends = BTreeMap<(IpAddr, u16, Protocol), Frontend>;
 
-pub(super) fn plan(view: &View, nodes: &BTreeMap<String, Node>) -> Frontends {
+pub(super) fn plan(
+    view: &View,
+    nodes: &BTreeMap<String, Node>,
+    tunnels: &BTreeMap<String, Tunnel>,
+) -> Frontends {
     let config = &view.config;
     let seed = seed::of(config);
+    let places = Places { view, nodes, tunnels };
     let mut frontends = Frontends::new();
     let balanced = |balancer: &&LoadBalancer| balancer.forwarding != Forwarding::Bypass;
     for balancer in config.load_balancers.iter().filter(balanced) {
         let key = |address| (address, balancer.port, balancer.protocol);
-        let whole = |address: &IpAddr| frontend(view, nodes, balancer, seed, address.is_ipv4());
+        let whole = |address: &IpAddr| frontend(&places, balancer, seed, address.is_ipv4());
         if balancer.bind_to_vip {
             frontends.extend(config.vips.iter().map(|address| (key(*address), whole(address))));
             continue;
@@ -38,13 +43,7 @@ pub(super) fn plan(view: &View, nodes: &BTreeMap<String, Node>) -> Frontends {
     frontends
 }
 
-fn frontend(
-    view: &View,
-    nodes: &BTreeMap<String, Node>,
-    balancer: &LoadBalancer,
-    seed: u64,
-    v4: bool,
-) -> Frontend {
+fn frontend(places: &Places<'_>, balancer: &LoadBalancer, seed: u64, v4: bool) -> Frontend {
     let backends = balancer.backends.iter().filter(|backend| backend.address.is_ipv4() == v4);
     let mut frontend = Frontend {
         name: balancer.name.clone(),
@@ -60,8 +59,8 @@ fn frontend(
             .map(|backend| {
                 let identity = SocketAddr::new(backend.address, backend.port);
                 let health = checks::of(balancer, backend);
-                let health = health.and_then(|check| view.health.get(&check)).cloned();
-                (identity, Backend { health, ..place(view, nodes, balancer, backend) })
+                let health = health.and_then(|check| places.view.health.get(&check)).cloned();
+                (identity, Backend { health, ..places.of(balancer, backend) })
             })
             .collect(),
     };
@@ -81,58 +80,74 @@ fn exclude(frontend: &mut Frontend, all_down: AllDown) {
     }
 }
 
-/// On which host a backend runs, and how packets get there.
-fn place(
-    view: &View,
-    nodes: &BTreeMap<String, Node>,
-    balancer: &LoadBalancer,
-    backend: &config::Backend,
-) -> Backend {
-    let config = &view.config;
-    let address = backend.address;
-    let at = |node: Option<&str>, way| Backend::new(node.map(str::to_owned), backend.weight, way);
-    let local = &config.local_peer;
-    let own =
-        || view.links.values().any(|link| link.addresses.iter().any(|net| net.addr() == address));
-    if local.addresses.contains(&address) || config.single_node && own() {
-        let way = if own() {
-            Way::Here
-        } else {
-            Way::None(format!("this host does not have {address} any more"))
+/// Where hosts are, and how they are reached.
+struct Places<'a> {
+    view: &'a View,
+    nodes: &'a BTreeMap<String, Node>,
+    tunnels: &'a BTreeMap<String, Tunnel>,
+}
+
+impl Places<'_> {
+    /// On which host a backend runs, and how packets get there.
+    fn of(&self, balancer: &LoadBalancer, backend: &config::Backend) -> Backend {
+        let Self { view, nodes, tunnels } = *self;
+        let config = &view.config;
+        let address = backend.address;
+        let at =
+            |node: Option<&str>, way| Backend::new(node.map(str::to_owned), backend.weight, way);
+        let local = &config.local_peer;
+        let own = || {
+            view.links.values().any(|link| link.addresses.iter().any(|net| net.addr() == address))
         };
-        return at(Some(&local.id), way);
-    }
-    let method = balancer.forwarding;
-    let excluded = |why: &str| Way::None(format!("forwardingMethod is {}: {why}", method.word()));
-    let peer = config.remote_peers.iter().find(|peer| peer.addresses.contains(&address));
-    let way = match (method, peer) {
-        (Forwarding::Local, _) => excluded("only backends on this host are used"),
-        (Forwarding::Masquerade, _) | (Forwarding::Auto, None) => nat::way(view, balancer, address),
-        (Forwarding::Tunnel | Forwarding::DirectRoute, None) => excluded("no peer has the address"),
-        (_, Some(peer)) => {
-            let v4 = address.is_ipv4();
-            let hop = nodes.get(&peer.id).and_then(|node| node.hop(v4));
-            let through = hop.map(|hop| hop.through);
-            match (through, peers::obstacle(&view.config, &view.probes, peer, v4)) {
-                (Some(Through::Tunnel), _) if method == Forwarding::DirectRoute => {
-                    excluded("the peer is behind a router")
-                }
-                (Some(Through::Link), _) if method == Forwarding::Tunnel => {
-                    excluded("tunnels to peers on this L2 network come later")
-                }
-                (Some(_), None) => Way::Peer,
-                (None, None) => Way::None(nodes::obstacle(view, peer, v4)),
-                // As long as it is no peer it is a host without agent.
-                (_, Some(why)) if method == Forwarding::Auto => {
-                    match nat::way(view, balancer, address) {
-                        Way::None(_) => Way::None(why),
-                        way => way,
-                    }
-                }
-                (_, Some(why)) => Way::None(why),
-            }
+        if local.addresses.contains(&address) || config.single_node && own() {
+            let way = if own() {
+                Way::Here
+            } else {
+                Way::None(format!("this host does not have {address} any more"))
+            };
+            return at(Some(&local.id), way);
         }
-        (Forwarding::Bypass, None) => excluded("packets are left to the kernel"),
-    };
-    at(peer.map(|peer| peer.id.as_str()), way)
+        let method = balancer.forwarding;
+        let excluded =
+            |why: &str| Way::None(format!("forwardingMethod is {}: {why}", method.word()));
+        let peer = config.remote_peers.iter().find(|peer| peer.addresses.contains(&address));
+        let way = match (method, peer) {
+            (Forwarding::Local, _) => excluded("only backends on this host are used"),
+            (Forwarding::Masquerade, _) | (Forwarding::Auto, None) => {
+                nat::way(view, balancer, address)
+            }
+            (Forwarding::Tunnel | Forwarding::DirectRoute, None) => {
+                excluded("no peer has the address")
+            }
+            (_, Some(peer)) => {
+                let v4 = address.is_ipv4();
+                let hop = nodes.get(&peer.id).and_then(|node| node.hop(v4));
+                let through = hop.map(|hop| hop.through);
+                match (through, peers::obstacle(&view.config, &view.probes, peer, v4)) {
+                    (Some(Through::Tunnel), _) if method == Forwarding::DirectRoute => {
+                        excluded("the peer is behind a router")
+                    }
+                    (Some(Through::Link), None) if method == Forwarding::Tunnel => {
+                        let tunnel = tunnels.get(&Tunnel::name(&peer.id));
+                        match tunnel.and_then(|tunnel| tunnel.hop(v4)) {
+                            Some(_) => Way::Tunnel,
+                            None => excluded("this host or the peer has no address of the family"),
+                        }
+                    }
+                    (Some(_), None) => Way::Peer,
+                    (None, None) => Way::None(nodes::obstacle(view, peer, v4)),
+                    // As long as it is no peer it is a host without agent.
+                    (_, Some(why)) if method == Forwarding::Auto => {
+                        match nat::way(view, balancer, address) {
+                            Way::None(_) => Way::None(why),
+                            way => way,
+                        }
+                    }
+                    (_, Some(why)) => Way::None(why),
+                }
+            }
+            (Forwarding::Bypass, None) => excluded("packets are left to the kernel"),
+        };
+        at(peer.map(|peer| peer.id.as_str()), way)
+    }
 }

@@ -23,7 +23,7 @@ pub use self::nodes::wanted;
 pub use self::peers::{standings, targets};
 pub use desired::{
     Announcement, Backend, Clients, DataPlane, Desired, Frontend, Grant, HeldAddress, Mss, NextHop,
-    Node, Through, Uplink, Vip, Way,
+    Node, Through, Tunnel, Uplink, Vip, Way,
 };
 
 use crate::view::{Standing, View};
@@ -34,7 +34,8 @@ pub fn plan(view: &View) -> Desired {
     let uplink = view.links.get(&config.interface);
     let owner = matches!(view.standing, Standing::Owner { .. });
     let nodes = nodes::plan(view);
-    let frontends = frontends::plan(view, &nodes);
+    let tunnels = nodes::tunnels(view, &nodes);
+    let frontends = frontends::plan(view, &nodes, &tunnels);
     let held = config.vips.iter().filter(|_| owner && uplink.is_some());
     let addresses = held
         .map(|address| HeldAddress { interface: config.interface.clone(), address: *address })
@@ -65,8 +66,9 @@ pub fn plan(view: &View) -> Desired {
             clients: Clients { whose: config.local_clients, cgroup: config.cgroup_root.clone() },
             logging: config.log_data_plane,
             udp_idle: config.udp_idle,
-            mss: mss::plan(config.mss_clamp, &nodes),
+            mss: mss::plan(config.mss_clamp, &nodes, &tunnels),
             nodes,
+            tunnels,
             drain_timeout: config.drain_timeout,
             probe_port: if config.remote_peers.is_empty() { 0 } else { config.local_peer.port },
             digest: seed::of(config),

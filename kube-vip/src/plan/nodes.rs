@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use super::{NextHop, Node, Through, uplinks};
-use crate::config::{Config, Peer};
+use super::{NextHop, Node, Through, Tunnel, uplinks};
+use crate::config::{Config, Forwarding, LoadBalancer, Peer};
 use crate::view::{Hop, Mac, Probe, View};
 
 /// The smallest MTU of IPv6 (RFC 8200 §5): a smaller one is not believed, because anybody can send
@@ -24,15 +24,39 @@ pub(super) fn plan(view: &View) -> BTreeMap<String, Node> {
         hop4: uplink.clone(),
         hop6: uplink,
         addresses: view.config.local_peer.addresses.clone(),
+        pods: view.config.local_peer.pods.clone(),
     };
     let remote = view.config.remote_peers.iter().map(|peer| {
         // On one link with it its Ethernet address is enough for both families.
         let link = peer.addresses.iter().find_map(|address| link(view, *address));
         let hop = |v4| link.clone().or_else(|| tunnel(view, peer, v4));
         let (hop4, hop6) = (hop(true), hop(false));
-        (peer.id.clone(), Node { local: false, hop4, hop6, addresses: peer.addresses.clone() })
+        let (addresses, pods) = (peer.addresses.clone(), peer.pods.clone());
+        (peer.id.clone(), Node { local: false, hop4, hop6, addresses, pods })
     });
     std::iter::once((view.config.local_peer.id.clone(), local)).chain(remote).collect()
+}
+
+/// Tunnels to peers on this L2 network, where any load balancer asks for them.
+pub(super) fn tunnels(view: &View, nodes: &BTreeMap<String, Node>) -> BTreeMap<String, Tunnel> {
+    let asks = |balancer: &LoadBalancer| balancer.forwarding == Forwarding::Tunnel;
+    if !view.config.load_balancers.iter().any(asks) {
+        return BTreeMap::new();
+    }
+    let peers = view.config.remote_peers.iter();
+    let tunnels = peers.filter_map(|peer| {
+        let node = nodes.get(&peer.id)?;
+        let hop = |v4| {
+            let link = node.hop(v4).filter(|hop| hop.through == Through::Link)?;
+            first(&view.config.local_peer, v4).and(first(peer, v4))?;
+            Some(NextHop { through: Through::Tunnel, ..link.clone() })
+        };
+        let (hop4, hop6) = (hop(true), hop(false));
+        let peer = peer.id.clone();
+        let any = hop4.is_some() || hop6.is_some();
+        any.then(|| (Tunnel::name(&peer), Tunnel { peer, hop4, hop6 }))
+    });
+    tunnels.collect()
 }
 
 /// The Ethernet addresses that frames of each host may come from: it may send through another

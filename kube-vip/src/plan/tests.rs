@@ -281,13 +281,14 @@ fn words_choose_the_ways() {
         (Forwarding::Auto, ["here", "peer", "peer", "nat"]),
         (Forwarding::Local, ["here", "-", "-", "-"]),
         (Forwarding::DirectRoute, ["here", "peer", "-", "-"]),
-        (Forwarding::Tunnel, ["here", "-", "peer", "-"]),
+        (Forwarding::Tunnel, ["here", "tunnel", "peer", "-"]),
         (Forwarding::Masquerade, ["here", "nat", "nat", "nat"]),
     ] {
         Arc::make_mut(&mut view.config).load_balancers[0].forwarding = word;
         let found = WAYS.map(|backend| match way_of(&view, backend) {
             Way::Here => "here",
             Way::Peer => "peer",
+            Way::Tunnel => "tunnel",
             Way::Nat(_) => "nat",
             Way::None(reason) => {
                 assert!(reason.contains(word.word()), "{reason}");

@@ -245,6 +245,8 @@ pub enum BackendWay {
     Here,
     /// To the peer it runs on.
     Peer,
+    /// The same, in a tunnel because `forwardingMethod` asks for one.
+    Tunnel,
     /// By address translation.
     Nat,
     /// Not at all.

@@ -188,6 +188,7 @@ fn backend_row(backend: &BackendStatus, style: Style) -> Vec<Cell> {
     let way = match backend.way {
         BackendWay::Here => "here",
         BackendWay::Peer => "peer",
+        BackendWay::Tunnel => "tunnel",
         BackendWay::Nat => "nat",
         BackendWay::None => "-",
     };

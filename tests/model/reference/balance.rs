@@ -236,13 +236,15 @@ fn second_chance(host: &mut Host, frame: &Frame, ip: &Ip, slot: Slot, position: 
         return Some(End::Untouched);
     }
     let v4 = ip.is_v4();
-    let sender = host.is.peers.get(&frame.from).copied().unwrap_or(0);
+    let sender = host.is.peers.get(&frame.from).copied().filter(|id| *id != 0);
     let here = host.is.nodes.get(&THIS).copied().unwrap_or_default();
     let node = |id: u32| host.is.nodes.get(&id).copied().unwrap_or_default();
     let candidates = [&[slot.node][..], &slot.past].concat();
     let id = candidates
         .into_iter()
-        .filter(|id| ![0, THIS, sender].contains(id) && node(*id).hop(v4).interface != 0)
+        .filter(|id| ![0, THIS].contains(id) && node(*id).hop(v4).interface != 0)
+        // By another way it is the same host.
+        .filter(|id| sender.is_none_or(|sender| node(sender).rank != node(*id).rank))
         // What a client on that host sends is never delivered there.
         .filter(|id| node(*id).address(v4) != ip.source)
         .min_by_key(|id| (node(*id).rank.wrapping_sub(here.rank), *id))

@@ -1,5 +1,6 @@
 //! `BACKENDS`.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::os::fd::AsFd as _;
@@ -46,7 +47,7 @@ impl Mirror {
         for (port, frontend) in &desired.frontends {
             let mut entries = Vec::with_capacity(frontend.backends.len());
             for (address, backend) in &frontend.backends {
-                let Some(node) = usable(backend).and_then(|name| self.node_id(desired, name))
+                let Some(node) = usable(backend).and_then(|name| self.node_id(desired, &name))
                 else {
                     continue;
                 };
@@ -126,10 +127,11 @@ fn value((protocol, address): &Server, flags: u16) -> Backend {
 }
 
 /// The name of the node that packets to a backend go to, if they get there.
-pub(super) fn usable(backend: &plan::Backend) -> Option<&str> {
+pub(super) fn usable(backend: &plan::Backend) -> Option<Cow<'_, str>> {
     match &backend.way {
-        Way::Here | Way::Peer => backend.node.as_deref(),
-        Way::Nat(hop) => Some(hop),
+        Way::Here | Way::Peer => backend.node.as_deref().map(Cow::Borrowed),
+        Way::Tunnel => backend.node.as_deref().map(|peer| Cow::Owned(plan::Tunnel::name(peer))),
+        Way::Nat(hop) => Some(Cow::Borrowed(hop)),
         Way::None(_) => None,
     }
 }

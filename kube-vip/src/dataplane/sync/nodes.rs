@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
+use ipnet::IpNet;
 use kube_vip_common::address::{Address, MacAddress};
 use kube_vip_common::node::{
     Hop, LINK, NAT, Node, Peer, PeerKey, Range4, Range6, THIS_NODE, TUNNEL, tunnelled,
@@ -59,10 +60,8 @@ impl Mirror {
                 hop6: hop(false).unwrap_or_default(),
                 v4: first(node, true),
                 v6: first(node, false),
-                pods4: Range4::EMPTY,
-                pods6: Range6::EMPTY,
                 rank,
-                pad: 0,
+                ..pods(node)
             };
             if self.node_values.get(&id) != Some(&value) {
                 maps.nodes.set(id, value, 0).map_err(map_error("NODES"))?;
@@ -85,7 +84,33 @@ impl Mirror {
                 self.peers.insert(mac, id);
             }
         }
+        self.add_tunnels(maps, desired, &source)?;
         self.add_hops(maps, desired, source)
+    }
+
+    /// Tunnels to peers on this L2 network are nodes too: those peers once more, by another way.
+    fn add_tunnels(
+        &mut self,
+        maps: &mut Maps,
+        desired: &DataPlane,
+        source: impl Fn(u32) -> MacAddress,
+    ) -> Result<(), SyncError> {
+        for (name, tunnel) in &desired.tunnels {
+            let peer = self.node_id(desired, &tunnel.peer).and_then(|id| self.node_values.get(&id));
+            let Some(peer) = peer.copied() else { continue };
+            let hop = |v4| tunnel.hop(v4).map(|hop| value(hop, false, source(hop.interface)));
+            let value = Node {
+                hop4: hop(true).unwrap_or_default(),
+                hop6: hop(false).unwrap_or_default(),
+                ..peer
+            };
+            let id = self.nodes.get_or_take(name, "nodes")?;
+            if self.node_values.get(&id) != Some(&value) {
+                maps.nodes.set(id, value, 0).map_err(map_error("NODES"))?;
+                self.node_values.insert(id, value);
+            }
+        }
+        Ok(())
     }
 
     /// Next hops of translated packets are nodes too, but no peers.
@@ -125,14 +150,18 @@ impl Mirror {
                 !node.local && (old.v4, old.v6) == (first(node, true), first(node, false))
             };
             let met = desired.nodes.iter().find(|(_, node)| same(node)).map(|(name, _)| name);
+            // Who is there twice has a tunnel on this L2 network besides.
+            let names = met.into_iter().flat_map(|name| [name.clone(), plan::Tunnel::name(name)]);
+            let name = names.into_iter().find(|name| self.nodes.get(name).is_none());
             // No id in a file has a line's end in it.
-            self.nodes.adopt(met.cloned().unwrap_or_else(|| format!("\n{id}")), id);
+            self.nodes.adopt(name.unwrap_or_else(|| format!("\n{id}")), id);
         }
     }
 
     /// The numbers of the hosts that stay.
     pub(super) fn kept_nodes(&self, desired: &DataPlane) -> BTreeSet<u32> {
-        desired.nodes.keys().filter_map(|name| self.node_id(desired, name)).collect()
+        let names = desired.nodes.keys().chain(desired.tunnels.keys());
+        names.filter_map(|name| self.node_id(desired, name)).collect()
     }
 
     pub(super) fn release_nodes(
@@ -159,6 +188,7 @@ impl Mirror {
         let left = |name: &String| {
             desired.nodes.get(name).is_none_or(|node| node.local)
                 && !desired.hops.contains_key(name)
+                && !desired.tunnels.contains_key(name)
         };
         let gone: Vec<_> = self.nodes.iter().map(|(n, _)| n).filter(|n| left(n)).cloned().collect();
         for name in gone {
@@ -175,6 +205,25 @@ impl Mirror {
 fn first(node: &plan::Node, v4: bool) -> Address {
     let mut family = node.addresses.iter().filter(|ip| ip.is_ipv4() == v4);
     family.next().copied().map(Address::from).unwrap_or_default()
+}
+
+/// The ranges of its Pods, in a node with nothing else.
+fn pods(node: &plan::Node) -> Node {
+    let mut value = Node::default();
+    for net in &node.pods {
+        match net {
+            IpNet::V4(net) => {
+                let (network, mask) = (net.network().octets(), net.netmask().octets());
+                value.pods4 = Range4 { network, mask };
+            }
+            IpNet::V6(net) => {
+                let [network, mask] = [net.network(), net.netmask()].map(|ip| ip.octets());
+                let [network, mask] = [network, mask].map(Address::from_v6);
+                value.pods6 = Range6 { network, mask };
+            }
+        }
+    }
+    value
 }
 
 fn value(hop: &NextHop, local: bool, source_mac: MacAddress) -> Hop {
