@@ -33,6 +33,8 @@ fn handle<F: Family>(ctx: &XdpContext, chosen: Chosen) -> Option<Verdict> {
     }
     let slot = if chosen.from_agent() && chosen.slot.node() != THIS_NODE {
         let node = NODES.get(chosen.slot.node().into()).filter(|_| chosen.slot.is_some());
+        // SCTP is not translated.
+        let node = node.filter(|_| !transport.is_sctp());
         if node.is_some_and(|node| F::hop(node).way == NAT || is_client_of::<F>(ip, node)) {
             // Handed over to the owner.
             return Some(Verdict::Nat(chosen));

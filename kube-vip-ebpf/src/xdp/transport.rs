@@ -115,8 +115,9 @@ impl Transport<'_> {
         self.is_tcp() || self.is_sctp()
     }
 
+    /// Whether its ports have to stay: SCTP's checksum covers them (RFC 9260 §6.8).
     #[inline(always)]
-    fn is_sctp(&self) -> bool {
+    pub(super) fn is_sctp(&self) -> bool {
         self.ports.protocol == protocol::SCTP
     }
 

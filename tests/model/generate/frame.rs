@@ -71,6 +71,8 @@ pub(crate) enum Carries {
     },
     Sctp {
         ports: (u16, u16),
+        tag: u32,
+        chunk: u8,
         data: Vec<u8>,
     },
     /// A packet in a packet.
@@ -146,7 +148,10 @@ impl Carries {
                 quotation.truncate(*quoted);
                 ([&[*kind, *code, 0, 0], &word[..], &quotation].concat(), Some(2))
             }
-            Self::Sctp { ports: p, data } => ([&ports(*p)[..], &[0; 8], data].concat(), None),
+            Self::Sctp { ports: p, tag, chunk, data } => {
+                let common = [&ports(*p)[..], &tag.to_be_bytes(), &[0xc0, 0xff, 0xee, 1]].concat();
+                ([&common[..], &[*chunk, 0, 0, 20], data].concat(), None)
+            }
             Self::Inner(ip) => (ip.bytes(), None),
             Self::Other(_, data) => (data.clone(), None),
         }

@@ -7,7 +7,7 @@ use super::random::Random;
 use super::world::{CLOSED_PORT, HOSTS, PROBE_PORT, ROUTER, World, address, mac, pod, vip};
 use crate::reference::checksum;
 use crate::reference::host::Port;
-use crate::reference::packet::{ACK, FIN, Mac, RST, SYN, TCP, UDP, pseudo};
+use crate::reference::packet::{ACK, FIN, Mac, RST, SCTP, SYN, TCP, UDP, pseudo};
 
 const CLIENTS: [Mac; 3] = [[2, 0, 0, 0, 0, 0xc1], [2, 0, 0, 0, 0, 0xc2], [2, 0, 0, 0, 0, 0xc3]];
 const STRANGER: Mac = [2, 0, 0, 0, 0, 0xee];
@@ -101,7 +101,21 @@ fn udp(ports: (u16, u16), random: &mut Random) -> Carries {
 }
 
 fn transport(protocol: u8, ports: (u16, u16), random: &mut Random) -> Carries {
-    if protocol == TCP { tcp(ports, random) } else { udp(ports, random) }
+    match protocol {
+        TCP => tcp(ports, random),
+        SCTP => sctp(ports, random),
+        _ => udp(ports, random),
+    }
+}
+
+/// With few tags, so that many are what a backend has answered.
+fn sctp(ports: (u16, u16), random: &mut Random) -> Carries {
+    let (chunk, tag) = (random.one_of(&[0, 1, 1, 2, 6]), random.one_of(&[0, 1]));
+    let mut data = data(random);
+    if random.percent(80) {
+        data = [u32::to_be_bytes(random.one_of(&[0, 1])).to_vec(), data].concat();
+    }
+    Carries::Sctp { ports, tag, chunk, data }
 }
 
 /// A datagram whose checksum comes out as zero once it is between these two, with these ports.
@@ -290,7 +304,7 @@ impl Traffic {
         let (vip, port, _) = random.one_of(&self.ports);
         let source = client(vip.is_ipv4(), random);
         let carries = match random.below(4) {
-            0 | 1 => Carries::Sctp { ports: (client_port(random), port), data: data(random) },
+            0 | 1 => sctp((client_port(random), port), random),
             2 => Carries::Other(random.one_of(&[2, 47, 50, 59, 255]), data(random)),
             _ => {
                 let inner = Ip::new(source, vip, udp((client_port(random), port), random));

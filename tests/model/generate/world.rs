@@ -8,7 +8,7 @@ use crate::compare::kernel::{LEASES, LOCALS, TABLES};
 use crate::reference::host::{
     Backend, Configuration, Frontend, Hop, Lease, Node, Port, Slot, THIS, Table, Vip, tunnelled,
 };
-use crate::reference::packet::{Mac, TCP, UDP};
+use crate::reference::packet::{Mac, SCTP, TCP, UDP};
 
 /// Hosts with programs.
 pub(crate) const HOSTS: usize = 3;
@@ -73,7 +73,7 @@ impl World {
         let mut backends = Vec::new();
         for host in 0..HOSTS + 2 {
             for v4 in [true, false] {
-                for protocol in [TCP, UDP] {
+                for protocol in [TCP, UDP, SCTP] {
                     for n in 0..random.below(3) as u8 {
                         let pod = pod(host, n, v4);
                         let address = if random.percent(20) { address(host, v4) } else { pod };
@@ -88,7 +88,7 @@ impl World {
         }
         let mut frontends: Vec<(Port, Frontend)> = Vec::new();
         for id in 0..TABLES.len() as u32 {
-            let protocol = random.one_of(&[TCP, TCP, UDP]);
+            let protocol = random.one_of(&[TCP, TCP, TCP, UDP, UDP, SCTP]);
             let on_host = random.percent(10);
             let address = if on_host {
                 address(random.below(HOSTS), random.percent(50))
@@ -272,7 +272,9 @@ impl World {
                 .zip(&self.backends)
                 .filter(|(_, (backend, at))| {
                     let family = backend.address.is_ipv4() == port.0.is_ipv4();
-                    *at != usize::MAX && family && backend.protocol == port.2
+                    // SCTP's port stays as it is, which every plan minds.
+                    let reached = port.2 != SCTP || backend.port == port.1;
+                    *at != usize::MAX && family && backend.protocol == port.2 && reached
                 })
                 .map(|(id, (_, at))| {
                     (Slot { backend: id, node: Self::node(host, *at), past: [0; 4] }, *at)

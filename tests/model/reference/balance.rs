@@ -3,7 +3,7 @@
 use kube_vip_common::stats::Reason;
 
 use super::host::{Endpoint, Ends, Frontend, Host, Node, Slot, THIS, Tuple, add};
-use super::packet::{ACK, FIN, Frame, IP6IP6, IPIP, Ip, RST, SYN, TCP, Transport, octets};
+use super::packet::{FIN, Frame, IP6IP6, IPIP, Ip, RST, SCTP, TCP, Transport, UDP, octets};
 use super::refuse::{self, Refusal};
 use super::{End, LAST, Verdict, marked, nat, position};
 
@@ -58,16 +58,25 @@ pub(super) fn judge(
             return forward(host, frame, ip, slot);
         }
         translated = true;
+        if transport.protocol == SCTP {
+            if frontend.host_address {
+                return End::Untouched;
+            }
+            let refusal = Refusal::Unreachable(Reason::NoBackendUnreachable);
+            return refuse::refuse(host, frame, ip, refusal);
+        }
     }
-    let goes_on = transport.protocol == TCP && !transport.opens();
+    let goes_on = transport.goes_on();
+    let translatable = transport.protocol != SCTP;
     if !goes_on
         && ours
         && let Some(endpoint) = again(host, ip, &transport)
     {
         return deliver(host, frame, ip, endpoint, from_agent);
     }
-    translated |= !goes_on && from_agent && client_there;
-    if (translated || goes_on)
+    translated |= translatable && !goes_on && from_agent && client_there;
+    if translatable
+        && (translated || goes_on)
         && let Some(end) = nat::known(host, frame, ip, &transport, way)
     {
         return end;
@@ -275,7 +284,7 @@ pub(super) fn flow(ip: &Ip, transport: &Transport) -> Tuple {
 fn known(host: &mut Host, ip: &Ip, transport: &Transport, elsewhere: bool) -> Option<Endpoint> {
     let flow = flow(ip, transport);
     let endpoint = *host.has.flows.get(&flow)?;
-    if transport.protocol != TCP {
+    if transport.protocol == UDP {
         return Some(endpoint).filter(|endpoint| is_there(host, endpoint));
     }
     if transport.opens() {
@@ -304,8 +313,7 @@ fn is_there(host: &Host, endpoint: &Endpoint) -> bool {
 fn half_open(host: &mut Host, ip: &Ip, transport: &Transport, elsewhere: bool) -> Option<Endpoint> {
     let flow = flow(ip, transport);
     let endpoint = *host.has.half.get(&flow)?;
-    let acknowledged = transport.has(ACK) && !transport.has(SYN);
-    let answers = |answer| acknowledged && answer == transport.acknowledgement;
+    let answers = |answer| transport.acknowledged() == Some(answer);
     confirm(host, flow, endpoint, answers);
     Some(endpoint).filter(|_| !elsewhere || host.has.flows.contains_key(&flow))
 }
@@ -314,7 +322,7 @@ fn half_open(host: &mut Host, ip: &Ip, transport: &Transport, elsewhere: bool) -
 /// it one.
 fn again(host: &mut Host, ip: &Ip, transport: &Transport) -> Option<Endpoint> {
     let flow = flow(ip, transport);
-    if transport.protocol == TCP || host.has.flows.contains_key(&flow) {
+    if transport.protocol != UDP || host.has.flows.contains_key(&flow) {
         return None;
     }
     let endpoint = *host.has.half.get(&flow)?;
@@ -343,7 +351,7 @@ fn begin(host: &mut Host, backend: Endpoint, flow: Tuple) -> Option<(Endpoint, b
             == (backend.address, backend.port, backend.backend)
     };
     if let Some(old) = host.has.flows.get(&flow).copied() {
-        if flow.protocol == TCP && same(&&old) {
+        if flow.protocol != UDP && same(&&old) {
             // A SYN out of the blue must not harm a connection. What the backend answers it comes
             // from the VIP.
             host.has.not_direct(&Tuple::reply_to(&flow, &old));
@@ -353,7 +361,8 @@ fn begin(host: &mut Host, backend: Endpoint, flow: Tuple) -> Option<(Endpoint, b
         host.has.flows.remove(&flow);
     }
     let before = host.has.half.get(&flow).filter(same).map_or(0, |half| half.client_port);
-    for turn in 0..4 {
+    // SCTP keeps its ports.
+    for turn in 0..if flow.protocol == SCTP { 1 } else { 4 } {
         let client_port = if turn == 0 { before } else { another_port(&flow, turn) };
         let endpoint = Endpoint { client_port, ..backend };
         let reply = Tuple::reply_to(&flow, &endpoint);
@@ -372,7 +381,7 @@ fn begin(host: &mut Host, backend: Endpoint, flow: Tuple) -> Option<(Endpoint, b
         if !host.has.replies.get(&reply).is_none_or(ours) {
             continue;
         }
-        if flow.protocol != TCP {
+        if flow.protocol == UDP {
             host.has.replies.remove(&reply);
         }
         if ours(host.has.half.entry(reply).or_insert(vip)) {

@@ -102,6 +102,7 @@ pub(super) fn judge(host: &mut Host, frame: &Frame, ip: &Ip) -> Option<End> {
         destination: vip_port,
         sequence: 0,
         acknowledgement: 0,
+        chunk: None,
         header: 0,
         flags: 0,
     };

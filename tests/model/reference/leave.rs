@@ -5,7 +5,9 @@ use std::net::IpAddr;
 use kube_vip_common::stats::Reason;
 
 use super::host::{Endpoint, Fate, Host, Tuple, add};
-use super::packet::{self, ACK, Content, FIN, Frame, Ip, RST, SYN, TCP, Transport, UDP};
+use super::packet::{
+    self, ACK, Content, FIN, Frame, INIT_ACK, Ip, RST, SCTP, SYN, TCP, Transport, UDP,
+};
 use super::{End, Outcome, Verdict, arp, errors, fragments, nd};
 
 /// A frame leaves.
@@ -60,7 +62,7 @@ fn fence<const N: usize>(host: &Host, names: [Option<IpAddr>; N], reason: Reason
 /// The source of a backend's reply becomes the VIP again.
 fn reply(host: &mut Host, frame: &Frame, mut ip: Ip) -> End {
     let (content, at) = ip.content();
-    let Some(protocol @ (TCP | UDP)) = content.protocol() else { return End::Untouched };
+    let Some(protocol @ (TCP | UDP | SCTP)) = content.protocol() else { return End::Untouched };
     let segment = ip.behind(at);
     let Some([s0, s1, d0, d1]) = segment.first_chunk::<4>() else { return End::Untouched };
     let reply = Tuple {
@@ -74,7 +76,7 @@ fn reply(host: &mut Host, frame: &Frame, mut ip: Ip) -> End {
         return End::Untouched;
     }
     let transport = Transport::parse(protocol, segment);
-    let opening = transport.filter(|transport| transport.has(SYN) && transport.has(ACK));
+    let opening = transport.and_then(|transport| answer(&transport, segment));
     let Some(vip) = origin(host, &reply, opening) else { return End::Untouched };
     if vip.direct && opening.is_some() {
         // To a client that spoke straight to the backend.
@@ -89,7 +91,12 @@ fn reply(host: &mut Host, frame: &Frame, mut ip: Ip) -> End {
         host.has.ends(&Tuple::flow_of(&reply, &vip), &transport, false);
     }
     // A checksum that is not there cannot follow.
-    if segment.len() < if protocol == TCP { 18 } else { 8 } {
+    let end = match protocol {
+        TCP => 18,
+        UDP => 8,
+        _ => 0,
+    };
+    if segment.len() < end {
         return End::Dropped(Reason::ReplyFailed);
     }
     if matches!(content, Content::First(_)) {
@@ -116,17 +123,27 @@ fn reply(host: &mut Host, frame: &Frame, mut ip: Ip) -> End {
     End::Changed(Verdict::Pass, Frame { rest: ip.bytes(), ..frame.clone() }, vec![])
 }
 
+/// What the client of a connection that opens will acknowledge: the number behind a SYN-ACK's, the
+/// tag in an INIT ACK.
+fn answer(transport: &Transport, segment: &[u8]) -> Option<u32> {
+    if transport.chunk == Some(INIT_ACK) {
+        return segment.get(16..20)?.first_chunk().map(|tag| u32::from_be_bytes(*tag));
+    }
+    let opens = transport.has(SYN) && transport.has(ACK);
+    opens.then(|| transport.sequence.wrapping_add(1))
+}
+
 /// The VIP that a reply belongs to. A connection that opens may have the tuple of one that is
 /// closing, and what the backend says first the client will have to acknowledge.
-fn origin(host: &mut Host, reply: &Tuple, opening: Option<Transport>) -> Option<Endpoint> {
+fn origin(host: &mut Host, reply: &Tuple, opening: Option<u32>) -> Option<Endpoint> {
     let known = host.has.replies.get(reply).copied();
     if opening.is_none() && known.is_some() {
         return known;
     }
     let Some(half) = host.has.half.get_mut(reply) else { return known };
     let vip = *half;
-    if let Some(transport) = opening {
-        half.answer = Some(transport.sequence.wrapping_add(1));
+    if opening.is_some() {
+        half.answer = opening;
     } else if reply.protocol == UDP {
         half.answer = Some(0);
     }

@@ -305,6 +305,10 @@ impl Ip {
 
     /// Ports are at `at`.
     pub(crate) fn set_port(&mut self, at: usize, port: u16) {
+        if self.content().0.protocol() == Some(SCTP) {
+            // Its checksum covers ports, so they stay.
+            return;
+        }
         self.payload[at..at + 2].copy_from_slice(&port.to_be_bytes());
     }
 
@@ -361,18 +365,25 @@ pub(crate) fn octets(ip: IpAddr) -> Vec<u8> {
     }
 }
 
-/// A TCP or UDP header, complete.
+/// A TCP, UDP or SCTP header, complete.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Transport {
     pub(crate) protocol: u8,
     pub(crate) source: u16,
     pub(crate) destination: u16,
     pub(crate) sequence: u32,
+    /// Of SCTP, the verification tag: it too is known to the client only from the backend's answer.
     pub(crate) acknowledgement: u32,
+    /// Type of an SCTP packet's first chunk.
+    pub(crate) chunk: Option<u8>,
     /// Bytes of a TCP header, by its own word.
     pub(crate) header: u32,
     pub(crate) flags: u8,
 }
+
+/// Types of SCTP chunks.
+const INIT: u8 = 1;
+pub(crate) const INIT_ACK: u8 = 2;
 
 pub(crate) const FIN: u8 = 1;
 pub(crate) const SYN: u8 = 2;
@@ -389,6 +400,7 @@ impl Transport {
             destination,
             sequence: 0,
             acknowledgement: 0,
+            chunk: None,
             header: 8,
             flags: 0,
         };
@@ -401,6 +413,11 @@ impl Transport {
                 Some(transport)
             }
             UDP if bytes.len() >= 8 => Some(transport),
+            SCTP if bytes.len() >= 12 => {
+                transport.acknowledgement = u32::from_be_bytes(take(&mut rest)?);
+                transport.chunk = bytes.get(12).copied();
+                Some(transport)
+            }
             _ => None,
         }
     }
@@ -409,8 +426,22 @@ impl Transport {
         self.flags & flag != 0
     }
 
-    /// It belongs to no flow: a SYN by itself.
+    /// It belongs to no flow: a SYN by itself, an INIT.
     pub(crate) fn opens(&self) -> bool {
-        self.has(SYN) && !self.has(ACK) && !self.has(RST)
+        match self.protocol {
+            SCTP => self.chunk == Some(INIT),
+            _ => self.has(SYN) && !self.has(ACK) && !self.has(RST),
+        }
+    }
+
+    /// It belongs to a connection that has begun with another segment.
+    pub(crate) fn goes_on(&self) -> bool {
+        self.protocol != UDP && !self.opens()
+    }
+
+    /// What it acknowledges of the backend's, if anything.
+    pub(crate) fn acknowledged(&self) -> Option<u32> {
+        let says = self.protocol == SCTP || self.has(ACK) && !self.has(SYN);
+        says.then_some(self.acknowledgement)
     }
 }

@@ -5,7 +5,7 @@ use kube_vip_common::stats::Reason;
 use super::balance::ORDINARY;
 use super::checksum::follow;
 use super::host::{Host, THIS, Tuple, Vip};
-use super::packet::{Content, Frame, Ip, TCP, Transport, UDP, pseudo};
+use super::packet::{Content, Frame, Ip, SCTP, TCP, Transport, UDP, pseudo};
 use super::refuse::{self, Refusal};
 use super::{End, Verdict, is_from_agent, nat, probe};
 
@@ -23,7 +23,7 @@ pub(super) fn judge(host: &mut Host, frame: &Frame, ip: &Ip) -> End {
         return End::Untouched;
     }
     let transport = match content.protocol() {
-        Some(protocol @ (TCP | UDP)) => Transport::parse(protocol, ip.behind(at)),
+        Some(protocol @ (TCP | UDP | SCTP)) => Transport::parse(protocol, ip.behind(at)),
         _ => None,
     };
     if transport.is_some_and(|transport| vip.own && is_probe(host, &transport)) {
@@ -60,14 +60,15 @@ fn direct(host: &mut Host, ip: &Ip, transport: &Transport) -> bool {
         destination_port: transport.source,
         protocol: transport.protocol,
     };
+    if transport.goes_on() {
+        return false;
+    }
     let known = host.has.replies.get(&reply).or_else(|| host.has.half.get(&reply));
     let Some(vip) = known.copied() else { return false };
     if transport.protocol == TCP {
         // The backend's SYN-ACK will tell when the old connection is gone.
-        if transport.opens() {
-            for map in [&mut host.has.replies, &mut host.has.half] {
-                map.entry(reply).and_modify(|vip| vip.direct = true);
-            }
+        for map in [&mut host.has.replies, &mut host.has.half] {
+            map.entry(reply).and_modify(|vip| vip.direct = true);
         }
         return false;
     }
