@@ -2,6 +2,9 @@
 
 use crate::assert_size;
 
+/// Elements of `LEASES`.
+pub const LEASES: usize = 1024;
+
 /// Value of `LEASES`; times in nanoseconds of `CLOCK_BOOTTIME`, which `bpf_ktime_get_boot_ns`
 /// (Linux 5.8) reads too.
 #[repr(C)]

@@ -13,7 +13,7 @@ use kube_vip_common::filter::{FILTERS, Filter};
 use kube_vip_common::flow::{Endpoint4, Endpoint6, Tuple4, Tuple6};
 use kube_vip_common::fragment::{FRAGMENTS, Fate, FragmentKey};
 use kube_vip_common::frontend::{Frontend, FrontendKey, Listed, PLACES, place};
-use kube_vip_common::lease::Lease;
+use kube_vip_common::lease::{self, Lease};
 use kube_vip_common::nat::{Nat4, Nat6};
 use kube_vip_common::node::{Node, Peer, PeerKey, Uplink};
 use kube_vip_common::rate::{Allowance, Client};
@@ -42,7 +42,7 @@ pub static VIPS: HashMap<Address, Vip, 1024> = HashMap::new();
 
 /// Until when this host owns what.
 #[btf_map]
-pub static LEASES: Array<Lease, 64> = Array::new();
+pub static LEASES: Array<Lease, { lease::LEASES }> = Array::new();
 
 /// Balanced ports.
 #[btf_map]

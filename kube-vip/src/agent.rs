@@ -18,7 +18,7 @@ use crate::config::{Config, ConfigError, check_host, check_host_ports};
 use crate::dataplane::Driver;
 use crate::election::fixed;
 use crate::observe;
-use crate::plan::{self, Desired, Grant};
+use crate::plan::{self, Desired};
 use crate::publish::{InstanceLock, StatusSocket, VipLocks, run_dir};
 use crate::source::health::Healths;
 use crate::source::links::Links;
@@ -26,7 +26,7 @@ use crate::source::neighbours::Hops;
 use crate::source::probes::Voice;
 use crate::source::{file, health, links, neighbours, probes};
 use crate::status;
-use crate::view::{Check, Probes, Standing, Targets, View};
+use crate::view::{Check, Probes, Standings, Targets, View};
 
 /// What nobody reports (a foreign program detached ours, a map was changed by hand) is looked for
 /// this often.
@@ -67,9 +67,7 @@ struct Agent {
     voice: Voice,
     health: watch::Receiver<Healths>,
     checks: watch::Sender<BTreeSet<Check>>,
-    standing: Standing,
-    /// What the data plane was told this host owns.
-    granted: Option<Grant>,
+    standings: Standings,
 }
 
 /// Runs until SIGTERM or SIGINT, and leaves the host as it was found.
@@ -113,8 +111,7 @@ pub async fn run(config_path: &Path, config: Config) -> anyhow::Result<()> {
         voice,
         health: health::follow(to_check),
         checks,
-        standing: fixed::standing(&config),
-        granted: None,
+        standings: fixed::standings(&config),
         state: Arc::new(Mutex::new(State {
             config_path: config_path.to_owned(),
             config,
@@ -134,7 +131,8 @@ pub async fn run(config_path: &Path, config: Config) -> anyhow::Result<()> {
         socket.serve(|| async { status::of(&*state.lock().await) }).await;
     });
 
-    let pulse = watch::Sender::new(fixed::Pulse { grant: None, at: Instant::now() });
+    let pulse = watch::Sender::new(fixed::Pulse::of(&agent.state.lock().await.config));
+    pulse.borrow().offer(&fence);
     let extension = tokio::spawn(fixed::extend(fence, pulse.subscribe()));
     let mut beat = interval(fixed::EXTENSION);
     beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -162,7 +160,7 @@ pub async fn run(config_path: &Path, config: Config) -> anyhow::Result<()> {
         if !agent.reconcile().await {
             look.reset_after(RETRY);
         }
-        pulse.send_replace(fixed::Pulse { grant: agent.granted, at: Instant::now() });
+        pulse.send_replace(fixed::Pulse::of(&agent.state.lock().await.config));
     }
     extension.abort();
     publisher.abort();
@@ -198,7 +196,7 @@ impl Agent {
                 info!("{} has changed: taken up", state.config_path.display());
                 self.wanted.send_replace(plan::wanted(&new).collect());
                 self.checks.send_replace(plan::checks(&new));
-                self.standing = fixed::standing(&new);
+                self.standings = fixed::standings(&new);
                 state.config = Arc::new(new);
                 state.refused = None;
             }
@@ -219,7 +217,7 @@ impl Agent {
             hops: self.hops.borrow_and_update().clone(),
             probes: self.probes.borrow_and_update().clone(),
             health: self.health.borrow_and_update().clone(),
-            standing: self.standing.clone(),
+            standings: self.standings.clone(),
         };
         let desired = plan::plan(&view);
         let mut failures = Vec::new();
@@ -228,8 +226,7 @@ impl Agent {
         let built = self.addresses.build(&desired.addresses).await;
         // Switch.
         let state = &mut *state;
-        let applied =
-            tokio::task::block_in_place(|| state.driver.apply(&desired.dataplane, fixed::TERM));
+        let applied = tokio::task::block_in_place(|| state.driver.apply(&desired.dataplane));
         match applied {
             Ok(changes) if changes != Default::default() => {
                 info!(
@@ -264,7 +261,6 @@ impl Agent {
             self.voice.hello().await;
         }
         state.failures = failures;
-        self.granted = desired.dataplane.vips.values().find_map(|vip| vip.grant);
         tell_all_down(&state.desired, &desired);
         state.desired = desired;
         state.failures.is_empty()

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use crate::agent::State;
 use crate::config::{LocalClients, Protocol};
-use crate::dataplane::{Attachment, Egress, Ingress, LEASE, Port};
+use crate::dataplane::{Attachment, Egress, Ingress, Port};
 use crate::observe::reverse_path;
 use crate::plan::{self, Frontend, Through, Way};
 use crate::publish::{
@@ -144,13 +144,15 @@ fn clients(state: &State) -> ClientsStatus {
 }
 
 fn vips(state: &State) -> Vec<VipStatus> {
-    let remaining = state.driver.fence().remaining(LEASE);
+    let fence = state.driver.fence();
     let desired = state.desired.dataplane.vips.iter().filter(|(_, vip)| !vip.host_address);
     desired
         .map(|(address, vip)| {
-            let lease = vip.grant.zip(remaining).map(|(grant, nanoseconds)| LeaseStatus {
-                epoch: grant.epoch,
-                remaining_ms: (nanoseconds != u64::MAX).then_some(nanoseconds / 1_000_000),
+            let lease = vip.grant.zip(fence.remaining(&vip.lease)).map(|(grant, nanoseconds)| {
+                LeaseStatus {
+                    epoch: grant.epoch,
+                    remaining_ms: (nanoseconds != u64::MAX).then_some(nanoseconds / 1_000_000),
+                }
             });
             VipStatus {
                 address: *address,

@@ -21,8 +21,8 @@ pub struct View {
     pub probes: Probes,
     /// What this host's own probes say of backends. A check that is not there yet says nothing.
     pub health: BTreeMap<Check, Health>,
-    /// Who owns the VIPs.
-    pub standing: Standing,
+    /// Where this host stands, by lease; a lease that is not there is nobody's.
+    pub standings: Standings,
 }
 
 /// A look at a backend, from time to time.
@@ -202,10 +202,13 @@ impl Probe {
     }
 }
 
-/// What the election says of this host.
+/// Where this host stands, by the name of the lease.
+pub type Standings = BTreeMap<String, Standing>;
+
+/// What the election says of this host and a lease.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Standing {
-    /// This host owns the VIPs.
+    /// This host holds it, and owns its VIPs.
     Owner {
         /// Number of the grant; a later grant has a higher one.
         epoch: u64,

@@ -1,13 +1,11 @@
 //! The programs under measurement, loaded, with a configuration of some size in their maps.
 
 use std::path::PathBuf;
-use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use aya::maps::{Array, MapData};
 use aya::programs::{SchedClassifier, TestRun as _, TestRunOptions, Xdp};
-use kube_vip::dataplane::{LEASE, Mirror, Object};
-use kube_vip::plan::Grant;
+use kube_vip::dataplane::{Mirror, Object, Term};
 use kube_vip_common::address::MacAddress;
 use kube_vip_common::node::Uplink;
 
@@ -75,9 +73,13 @@ impl Kernel {
         xdp(&mut object, Variant::Resized)?.load()?;
         let own = Uplink { mac: MacAddress::new(HOST.0), pad: [0; 2] };
         object.maps.uplinks.insert(IFINDEX, own, 0)?;
-        let grant = Some(Grant { epoch: 1, forever: false });
-        object.maps.fence()?.grant(LEASE, grant, Duration::from_secs(3600))?;
-        Mirror::new(&object.maps, &LIMITS)?.apply(&mut object.maps, &configuration(), 0)?;
+        let (mut mirror, desired) = (Mirror::new(&object.maps, &LIMITS)?, configuration());
+        mirror.apply(&mut object.maps, &desired, 0)?;
+        let fence = object.maps.fence()?;
+        for (index, lease, _) in mirror.number_leases(&desired)? {
+            fence.offer(lease, Term { epoch: 1, until: u64::MAX })?;
+            fence.take_up(lease, index, 1)?;
+        }
         let original = object.programs.take_map("ORIGINAL").context("bench.o has no ORIGINAL")?;
         Ok(Self { object, original: original.try_into()? })
     }

@@ -76,7 +76,13 @@ pub(crate) fn configuration() -> DataPlane {
 /// The same with all hosts behind that interface.
 pub(crate) fn configuration_on(ifindex: u32) -> DataPlane {
     let owner = Some("here".to_owned());
-    let vip_of = || Vip { host_address: false, held: true, grant: None, owner: owner.clone() };
+    let vip_of = || Vip {
+        host_address: false,
+        held: true,
+        lease: "all".to_owned(),
+        grant: None,
+        owner: owner.clone(),
+    };
     let mut desired = DataPlane::default();
     let node = |local, mac, host| {
         let hop =

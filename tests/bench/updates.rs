@@ -149,7 +149,13 @@ pub(crate) fn bulk(frontends: u16, backends: u8) -> Result<Duration> {
     let mut desired = configuration();
     desired.vips.clear();
     desired.frontends.clear();
-    let vip_of = kube_vip::plan::Vip { host_address: false, held: true, grant: None, owner: None };
+    let vip_of = kube_vip::plan::Vip {
+        host_address: false,
+        held: true,
+        lease: "all".to_owned(),
+        grant: None,
+        owner: None,
+    };
     for number in 0..frontends {
         let address_of = address(false, 2, number);
         desired.vips.insert(address_of, vip_of.clone());

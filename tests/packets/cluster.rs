@@ -135,26 +135,33 @@ pub(crate) fn link(mac: Mac, interface: u32) -> NextHop {
     NextHop { mac, interface, through: Through::Link, mtu: 1500, full: 1500 }
 }
 
+/// The one lease that all VIPs hang on.
+pub(crate) const LEASE: &str = "all";
+
+fn vip_of(held: bool, owner: Option<&str>) -> Vip {
+    let (lease, owner) = (LEASE.to_owned(), owner.map(str::to_owned));
+    Vip { host_address: false, held, lease, grant: None, owner }
+}
+
 /// This host has the VIPs.
 pub(crate) fn held(frontends: Frontends) -> DataPlane {
-    let owner = Some("host".to_owned());
-    desired(&Vip { host_address: false, held: true, grant: None, owner }, frontends)
+    desired(&vip_of(true, Some("host")), frontends)
 }
 
 /// The peer has the VIPs.
 pub(crate) fn elsewhere(frontends: Frontends) -> DataPlane {
-    let owner = Some("peer".to_owned());
-    desired(&Vip { host_address: false, held: false, grant: None, owner }, frontends)
+    desired(&vip_of(false, Some("peer")), frontends)
 }
 
 /// Nobody is known to have the VIPs.
 pub(crate) fn nowhere(frontends: Frontends) -> DataPlane {
-    desired(&Vip { host_address: false, held: false, grant: None, owner: None }, frontends)
+    desired(&vip_of(false, None), frontends)
 }
 
 /// The "VIPs" are this host's own addresses (`bindToVip: false`).
 pub(crate) fn own_addresses(frontends: Frontends) -> DataPlane {
-    desired(&Vip { host_address: true, held: true, grant: None, owner: None }, frontends)
+    let vip = Vip { host_address: true, lease: String::new(), ..vip_of(true, None) };
+    desired(&vip, frontends)
 }
 
 /// The next hop to hosts without agent.

@@ -12,8 +12,8 @@ use std::time::Duration;
 use aya::maps::{HashMap, Map, MapData};
 use aya::programs::{TestRun as _, TestRunOptions};
 use kube_vip::config::Limits;
-use kube_vip::dataplane::{Fence, Hand, LEASE, Mirror, Object, Port, counters, event};
-use kube_vip::plan::{DataPlane, Grant};
+use kube_vip::dataplane::{Fence, Hand, Mirror, Object, Port, Term, boot_time, counters, event};
+use kube_vip::plan::DataPlane;
 use kube_vip::view::Mac;
 use kube_vip_common::address::MacAddress;
 use kube_vip_common::clock::Clock;
@@ -23,6 +23,7 @@ use kube_vip_common::frontend::Protocol;
 use kube_vip_common::node::Uplink;
 use kube_vip_common::stats::{BackendTraffic, Reason, Traffic};
 
+use super::cluster::LEASE;
 use super::frames::HOST;
 
 /// Interface index that test runs arrive on: the loopback of the namespace.
@@ -119,8 +120,10 @@ impl Kernel {
     }
 
     pub(crate) fn own_for(&self, term: Duration) {
-        let grant = Some(Grant { epoch: 1, forever: false });
-        self.fence.grant(LEASE, grant, term).expect("lease");
+        let until = boot_time() + term.as_nanos() as u64;
+        self.fence.offer(LEASE, Term { epoch: 1, until }).expect("an offer");
+        // There is no other lease, so this is the first place.
+        self.fence.take_up(LEASE, 0, 1).expect("a lease");
     }
 
     /// Holds the lease for a moment that is over when this returns.

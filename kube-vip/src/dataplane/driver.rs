@@ -1,7 +1,6 @@
 //! Keeps the kernel programs and their maps as desired.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
 
 use aya::maps::{MapData, RingBuf};
 use kube_vip_common::stats::{BackendTraffic, Reason, Traffic};
@@ -16,7 +15,7 @@ use super::interfaces::{Interfaces, Means};
 use super::leases::{Fence, FenceError};
 use super::object::{LoadError, Object};
 use super::pins::{Pins, TablePins};
-use super::sync::{Changes, LEASE, Mirror, Port, Server, SyncError};
+use super::sync::{Changes, Mirror, Port, Server, SyncError};
 use crate::config::Limits;
 use crate::instance::tag;
 use crate::observe::capabilities;
@@ -118,22 +117,28 @@ impl Driver {
     /// # Errors
     ///
     /// What could not be written; the rest is, and the next call tries again.
-    pub fn apply(&mut self, desired: &DataPlane, term: Duration) -> Result<Changes, DriverError> {
+    pub fn apply(&mut self, desired: &DataPlane) -> Result<Changes, DriverError> {
         let Some(kernel) = &mut self.kernel else {
             return Ok(Changes::default());
         };
-        let grant = desired.vips.values().find_map(|vip| vip.grant);
-        if grant.is_none() {
-            // First of all: nothing may be answered any more while the rest is being changed.
-            self.fence.grant(LEASE, None, term)?;
+        // First of all: nothing may be answered any more while the rest is being changed.
+        for (lease, index) in kernel.mirror.lost_leases(desired) {
+            self.fence.give_up(&lease, index)?;
+        }
+        for (index, lease, grant) in kernel.mirror.number_leases(desired)? {
+            if grant.is_none() {
+                self.fence.give_up(lease, index)?;
+            }
         }
         let closed = kernel.closed.as_ref().map_or(0, ClosedPort::number);
         let changes = kernel.mirror.apply(&mut kernel.object.maps, desired, closed)?;
         let means =
             Means { object: &mut kernel.object, pins: kernel.pins.as_ref(), tag: kernel.tag };
         self.interfaces.apply(means, desired)?;
-        if grant.is_some() {
-            self.fence.grant(LEASE, grant, term)?;
+        for (index, lease, grant) in kernel.mirror.number_leases(desired)? {
+            if let Some(grant) = grant {
+                self.fence.take_up(lease, index, grant.epoch)?;
+            }
         }
         self.sockets.apply(&mut kernel.object, kernel.pins.as_ref(), &desired.clients);
         Ok(changes)
@@ -178,7 +183,7 @@ impl Driver {
     /// Takes everything out of the kernel. Returns the interfaces with a clsact qdisc of ours.
     pub fn close(mut self) -> BTreeSet<u32> {
         // Silence first.
-        if let Err(error) = self.fence.grant(LEASE, None, Duration::ZERO) {
+        if let Err(error) = self.fence.give_up_all() {
             warn!("{error}");
         }
         self.sockets.detach();

@@ -1,18 +1,44 @@
-//! The fence: writes until when this host owns the VIPs.
+//! The fence: writes until when this host owns what.
+//!
+//! An election *offers* terms, over and over, and the driver *takes up* the grant that they belong to
+//! once everything is in place for it. Only then do terms get into the kernel, at once when they are
+//! offered, whatever else the agent is busy with. What was given up stays so, whoever offers.
 
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use aya::maps::{Array, MapData, MapError};
 use kube_vip_common::lease::Lease;
 
 use super::sys::boot_time;
-use crate::plan::Grant;
 
 /// A handle to `LEASES`; all copies are the same fence.
 #[derive(Clone)]
 pub struct Fence {
-    leases: Option<Arc<Mutex<Array<MapData, Lease>>>>,
+    inner: Arc<Mutex<Inner>>,
+}
+
+struct Inner {
+    /// Where there are no kernel programs nothing is fenced.
+    map: Option<Array<MapData, Lease>>,
+    /// By name.
+    leases: BTreeMap<String, Known>,
+}
+
+#[derive(Default)]
+struct Known {
+    offered: Option<Term>,
+    /// Where it is in the map, and the grant that was taken up.
+    taken_up: Option<(u32, u64)>,
+}
+
+/// What an election offers: ownership by a grant, and until when.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Term {
+    /// Number of the grant.
+    pub epoch: u64,
+    /// Nanoseconds since boot ([`boot_time`]); `u64::MAX` where it has no end of its own.
+    pub until: u64,
 }
 
 /// A lease could not be written.
@@ -28,84 +54,123 @@ pub struct FenceError {
 impl Fence {
     /// The fence in that map.
     pub fn new(leases: Array<MapData, Lease>) -> Self {
-        Self { leases: Some(Arc::new(Mutex::new(leases))) }
+        Self::around(Some(leases))
     }
 
     /// Where there are no kernel programs nothing is fenced.
     pub fn none() -> Self {
-        Self { leases: None }
+        Self::around(None)
     }
 
-    /// Ownership as it stands in the kernel.
-    pub fn read(&self, index: u32) -> Option<Lease> {
-        let leases = self.leases.as_ref()?.lock().unwrap_or_else(PoisonError::into_inner);
-        leases.get(&index, 0).ok()
+    fn around(map: Option<Array<MapData, Lease>>) -> Self {
+        Self { inner: Arc::new(Mutex::new(Inner { map, leases: BTreeMap::new() })) }
     }
 
-    /// Begins ownership, or ends it: with a grant, from now for `term`; without, at once. A grant
-    /// that holds already goes on.
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Offers a term, which counts at once where its grant has been taken up.
     ///
     /// # Errors
     ///
     /// What the kernel said.
-    pub fn grant(
-        &self,
-        index: u32,
-        grant: Option<Grant>,
-        term: Duration,
-    ) -> Result<(), FenceError> {
-        self.update(index, |old| {
-            Some(grant.map_or_else(Lease::default, |grant| renewed(old, grant, term)))
-        })
+    pub fn offer(&self, lease: &str, term: Term) -> Result<(), FenceError> {
+        let mut inner = self.lock();
+        inner.leases.entry(lease.to_owned()).or_default().offered = Some(term);
+        inner.write(lease)
     }
 
-    /// Extends ownership that has begun; one that was ended meanwhile stays ended.
+    /// Ends ownership at once, and takes back what was offered.
     ///
     /// # Errors
     ///
     /// What the kernel said.
-    pub fn extend(&self, index: u32, grant: Grant, term: Duration) -> Result<(), FenceError> {
-        self.update(index, |old| {
-            (old.epoch == grant.epoch && old.until != 0).then(|| renewed(old, grant, term))
-        })
-    }
-
-    /// Reads and writes in one step, so that an extension never brings back what has just ended.
-    fn update(
-        &self,
-        index: u32,
-        change: impl FnOnce(Lease) -> Option<Lease>,
-    ) -> Result<(), FenceError> {
-        let Some(leases) = &self.leases else {
-            return Ok(());
-        };
-        let mut leases = leases.lock().unwrap_or_else(PoisonError::into_inner);
-        let old = leases.get(&index, 0).map_err(|source| FenceError { index, source })?;
-        match change(old) {
-            Some(lease) => {
-                leases.set(index, lease, 0).map_err(|source| FenceError { index, source })
-            }
+    pub fn withdraw(&self, lease: &str) -> Result<(), FenceError> {
+        let mut inner = self.lock();
+        let Some(known) = inner.leases.get_mut(lease) else { return Ok(()) };
+        known.offered = None;
+        match known.taken_up.take() {
+            Some((index, _)) => inner.set(index, Lease::default()),
             None => Ok(()),
         }
     }
 
-    /// Nanoseconds that remain of a lease; nothing where it is not held, `u64::MAX` without end.
-    pub fn remaining(&self, index: u32) -> Option<u64> {
-        let (lease, now) = (self.read(index)?, boot_time());
+    /// Begins ownership by a grant, for as long as was offered; one that holds already goes on.
+    /// `index` is the lease's place in the map.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel said.
+    pub fn take_up(&self, lease: &str, index: u32, epoch: u64) -> Result<(), FenceError> {
+        let mut inner = self.lock();
+        inner.leases.entry(lease.to_owned()).or_default().taken_up = Some((index, epoch));
+        inner.write(lease)
+    }
+
+    /// Ends ownership at once; what is offered counts no more until it is taken up.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel said.
+    pub fn give_up(&self, lease: &str, index: u32) -> Result<(), FenceError> {
+        let mut inner = self.lock();
+        if let Some(known) = inner.leases.get_mut(lease) {
+            known.taken_up = None;
+        }
+        // Also where an earlier agent had taken it up.
+        inner.set(index, Lease::default())
+    }
+
+    /// The same with everything that was taken up.
+    ///
+    /// # Errors
+    ///
+    /// The first that the kernel refused; all are tried.
+    pub fn give_up_all(&self) -> Result<(), FenceError> {
+        let mut inner = self.lock();
+        let taken = inner.leases.values_mut().filter_map(|known| known.taken_up.take());
+        let indices: Vec<u32> = taken.map(|(index, _)| index).collect();
+        let results = indices.into_iter().map(|index| inner.set(index, Lease::default()));
+        results.fold(Ok(()), Result::and)
+    }
+
+    /// Nanoseconds that remain of a lease that was taken up; nothing where it is not held, `u64::MAX`
+    /// without end.
+    pub fn remaining(&self, lease: &str) -> Option<u64> {
+        let inner = self.lock();
+        let (index, _) = inner.leases.get(lease)?.taken_up?;
+        let (lease, now) = (inner.map.as_ref()?.get(&index, 0).ok()?, boot_time());
         match lease.until {
             u64::MAX => Some(u64::MAX),
-            _ => lease.holds_at(now).then(|| lease.until - now),
+            until => lease.holds_at(now).then(|| until - now),
         }
     }
 }
 
-/// The lease with that grant, from its beginning where it still holds.
-fn renewed(old: Lease, grant: Grant, term: Duration) -> Lease {
-    let now = boot_time();
-    let since = if old.epoch == grant.epoch && old.holds_at(now) { old.since } else { now };
-    Lease { since, until: end(now, grant, term), epoch: grant.epoch }
-}
+impl Inner {
+    /// Writes the term that is offered, where its grant is the one that was taken up.
+    fn write(&mut self, lease: &str) -> Result<(), FenceError> {
+        let Some(Known { offered: Some(term), taken_up: Some((index, epoch)) }) =
+            self.leases.get(lease)
+        else {
+            return Ok(());
+        };
+        let (term, index) = (*term, *index);
+        let Some(map) = self.map.as_ref().filter(|_| term.epoch == *epoch) else {
+            return Ok(());
+        };
+        let old = map.get(&index, 0).map_err(|source| FenceError { index, source })?;
+        let now = boot_time();
+        let goes_on = old.epoch == term.epoch && old.holds_at(now);
+        let since = if goes_on { old.since } else { now };
+        self.set(index, Lease { since, until: term.until, epoch: term.epoch })
+    }
 
-fn end(now: u64, grant: Grant, term: Duration) -> u64 {
-    if grant.forever { u64::MAX } else { now + term.as_nanos() as u64 }
+    fn set(&mut self, index: u32, lease: Lease) -> Result<(), FenceError> {
+        match &mut self.map {
+            Some(map) => map.set(index, lease, 0).map_err(|source| FenceError { index, source }),
+            None => Ok(()),
+        }
+    }
 }

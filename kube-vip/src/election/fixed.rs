@@ -9,9 +9,9 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use tracing::error;
 
 use crate::config::Config;
-use crate::dataplane::{Fence, LEASE};
-use crate::plan::Grant;
-use crate::view::Standing;
+use crate::dataplane::{Fence, Term, boot_time};
+use crate::plan;
+use crate::view::{Standing, Standings};
 
 /// How long ownership outlasts its last extension: past it the programs fall silent by themselves.
 pub const TERM: Duration = Duration::from_secs(3);
@@ -27,12 +27,38 @@ pub const EXTENSION: Duration = Duration::from_secs(1);
 const EPOCH: u64 = 1;
 
 /// What the main loop tells at each turn.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Pulse {
-    /// What this host was granted and has taken up.
-    pub grant: Option<Grant>,
+    /// The leases that the file gives this host.
+    pub leases: Vec<String>,
+    /// They end only when taken back.
+    pub forever: bool,
     /// When it told.
     pub at: Instant,
+}
+
+impl Pulse {
+    /// As the file has it.
+    pub fn of(config: &Config) -> Self {
+        let standings = standings(config).into_iter();
+        let owned = standings.filter(|(_, standing)| matches!(standing, Standing::Owner { .. }));
+        Self {
+            leases: owned.map(|(lease, _)| lease).collect(),
+            forever: config.single_node,
+            at: Instant::now(),
+        }
+    }
+
+    /// Offers a term of each lease, from now.
+    pub fn offer(&self, fence: &Fence) {
+        let end = boot_time() + TERM.as_nanos() as u64;
+        let term = Term { epoch: EPOCH, until: if self.forever { u64::MAX } else { end } };
+        for lease in &self.leases {
+            if let Err(error) = fence.offer(lease, term) {
+                error!("{error}");
+            }
+        }
+    }
 }
 
 /// Extends ownership in the kernel while the main loop lives; ends when it does.
@@ -44,19 +70,19 @@ pub async fn extend(fence: Fence, mut pulse: watch::Receiver<Pulse>) {
         if pulse.has_changed().is_err() {
             return;
         }
-        let Pulse { grant, at } = *pulse.borrow_and_update();
-        let grant = grant.filter(|_| at.elapsed() <= PATIENCE);
-        if let Some(Err(error)) = grant.map(|grant| fence.extend(LEASE, grant, TERM)) {
-            error!("{error}");
+        let pulse = pulse.borrow_and_update().clone();
+        if pulse.at.elapsed() <= PATIENCE {
+            pulse.offer(&fence);
         }
     }
 }
 
 /// Where this host stands.
-pub fn standing(config: &Config) -> Standing {
-    if config.single_node || config.start_as_leader {
+pub fn standings(config: &Config) -> Standings {
+    let standing = if config.single_node || config.start_as_leader {
         Standing::Owner { epoch: EPOCH }
     } else {
         Standing::Follower { owner: None }
-    }
+    };
+    config.vips.iter().map(|vip| (plan::lease(vip), standing.clone())).collect()
 }

@@ -81,6 +81,14 @@ pub struct DataPlane {
     pub digest: u64,
 }
 
+impl DataPlane {
+    /// The leases, with the grant of each that this host holds.
+    pub fn leases(&self) -> BTreeMap<&str, Option<Grant>> {
+        let vips = self.vips.values().filter(|vip| !vip.host_address);
+        vips.map(|vip| (vip.lease.as_str(), vip.grant)).collect()
+    }
+}
+
 /// A maximum segment size of each IP version, in bytes; 0 where there is none.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Mss {
@@ -119,6 +127,8 @@ pub struct Vip {
     pub host_address: bool,
     /// It is a local address here: what has no frontend goes up to the kernel.
     pub held: bool,
+    /// The lease that ownership hangs on; empty for a host's own address.
+    pub lease: String,
     /// The grant of the election, where this host owns it.
     pub grant: Option<Grant>,
     /// The owner's id where it is known.
@@ -128,10 +138,8 @@ pub struct Vip {
 /// Ownership by the election's word.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Grant {
-    /// Number of the grant.
+    /// Number of the grant; a later one has a higher number.
     pub epoch: u64,
-    /// Ends only when taken back (single node): otherwise the deadline is extended while the election holds.
-    pub forever: bool,
 }
 
 /// A host that takes part.

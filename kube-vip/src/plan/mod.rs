@@ -21,35 +21,36 @@ use std::collections::BTreeSet;
 pub use self::checks::checks;
 pub use self::nodes::wanted;
 pub use self::peers::{standings, targets};
+pub use self::vips::lease;
 pub use desired::{
     Announcement, Backend, Clients, DataPlane, Desired, Frontend, Grant, HeldAddress, Mss, NextHop,
     Node, Through, Tunnel, Uplink, Vip, Way,
 };
 
-use crate::view::{Standing, View};
+use crate::view::View;
 
 /// What should be true on this host, given what is known.
 pub fn plan(view: &View) -> Desired {
     let config = &view.config;
     let uplink = view.links.get(&config.interface);
-    let owner = matches!(view.standing, Standing::Owner { .. });
     let nodes = nodes::plan(view);
     let tunnels = nodes::tunnels(view, &nodes);
     let frontends = frontends::plan(view, &nodes, &tunnels);
-    let held = config.vips.iter().filter(|_| owner && uplink.is_some());
-    let addresses = held
+    let owned = || config.vips.iter().filter(|vip| vips::is_owned(view, vip));
+    let addresses = owned()
+        .filter(|_| uplink.is_some())
         .map(|address| HeldAddress { interface: config.interface.clone(), address: *address })
         .collect();
     let announcements = uplink
         // What is sent into a dead link is lost; the burst begins when it is up again.
-        .filter(|link| owner && config.gratuitous_arp && link.up && link.carrier)
+        .filter(|link| config.gratuitous_arp && link.up && link.carrier)
         .map(|link| {
             let of = |address: &_| Announcement {
                 interface: link.index,
                 mac: link.mac,
                 address: *address,
             };
-            config.vips.iter().map(of).collect::<BTreeSet<_>>()
+            owned().map(of).collect::<BTreeSet<_>>()
         })
         .unwrap_or_default();
     Desired {

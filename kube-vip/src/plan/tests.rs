@@ -7,7 +7,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::config::{AllDown, Config, Forwarding, PortRange, XdpMode};
-use crate::view::{Answer, Health, Hop, Link, Mac, Probe, Target, Targets};
+use crate::view::{Answer, Health, Hop, Link, Mac, Probe, Standing, Target, Targets};
 
 fn address(host: u8) -> IpAddr {
     Ipv4Addr::new(10, 0, 0, host).into()
@@ -60,7 +60,7 @@ fn view(own: u8, hosts: &[u8], backends: &[(u8, u16)], leader: bool) -> View {
         hops: hops.collect(),
         probes: BTreeMap::new(),
         health: BTreeMap::new(),
-        standing,
+        standings: [(lease(&address(100)), standing)].into(),
     }
 }
 

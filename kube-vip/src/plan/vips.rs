@@ -8,28 +8,24 @@ use crate::view::{Standing, View};
 
 pub(super) fn plan(view: &View) -> BTreeMap<IpAddr, Vip> {
     let config = &view.config;
-    let (grant, owner) = match &view.standing {
-        Standing::Owner { epoch } => (
-            Some(Grant { epoch: *epoch, forever: config.single_node }),
-            Some(config.local_peer.id.clone()),
-        ),
-        Standing::Follower { owner } => (None, owner.clone()),
-    };
     let own = own_addresses(view);
     let virtual_ips = config.vips.iter().map(|address| {
-        let vip = Vip {
-            host_address: false,
-            // Only what the kernel really has may be left to it.
-            held: grant.is_some() && own.contains(address),
-            grant,
-            owner: owner.clone(),
+        let lease = lease(address);
+        let (grant, owner) = match view.standings.get(&lease) {
+            Some(Standing::Owner { epoch }) => {
+                (Some(Grant { epoch: *epoch }), Some(config.local_peer.id.clone()))
+            }
+            Some(Standing::Follower { owner }) => (None, owner.clone()),
+            None => (None, None),
         };
-        (*address, vip)
+        // Only what the kernel really has may be left to it.
+        let held = grant.is_some() && own.contains(address);
+        (*address, Vip { host_address: false, held, lease, grant, owner })
     });
     let host = |held: bool| {
         // A host's own address is nobody else's.
         let owner = held.then(|| config.local_peer.id.clone());
-        Vip { host_address: true, held, grant: None, owner }
+        Vip { host_address: true, held, lease: String::new(), grant: None, owner }
     };
     let mut vips: BTreeMap<_, _> = BTreeMap::new();
     if config.load_balancers.iter().any(|balancer| !balancer.bind_to_vip) {
@@ -38,6 +34,16 @@ pub(super) fn plan(view: &View) -> BTreeMap<IpAddr, Vip> {
     }
     vips.extend(virtual_ips);
     vips
+}
+
+/// The lease that a VIP of the file hangs on: each has its own, so that hosts can share them.
+pub fn lease(vip: &IpAddr) -> String {
+    vip.to_string()
+}
+
+/// Whether this host owns a VIP of the file.
+pub(super) fn is_owned(view: &View, vip: &IpAddr) -> bool {
+    matches!(view.standings.get(&lease(vip)), Some(Standing::Owner { .. }))
 }
 
 fn own_addresses(view: &View) -> Vec<IpAddr> {

@@ -7,7 +7,8 @@ use kube_vip_common::filter::{self, Bit, Filter};
 use kube_vip_common::vip::{HELD, OWN, SERVED, VIRTUAL, Vip};
 
 use super::super::object::Maps;
-use super::{LEASE, Mirror, SyncError, map_error};
+use super::leases::NO_LEASE;
+use super::{Mirror, SyncError, map_error};
 use crate::plan::DataPlane;
 
 impl Mirror {
@@ -58,7 +59,12 @@ pub(super) fn nat_sources(desired: &DataPlane) -> impl Iterator<Item = IpAddr> {
     local.flat_map(|node| node.addresses.iter().copied())
 }
 
-/// `VIPS` as it should be: the desired addresses, and those that packets are delivered to here.
+/// By which numbers the kernel knows hosts and leases.
+pub(super) struct Numbers<'a> {
+    pub(super) node: &'a dyn Fn(&str) -> Option<u32>,
+    pub(super) lease: &'a dyn Fn(&str) -> Option<u32>,
+}
+
 /// The addresses that other agents know this host by; none where there are no others.
 fn own(desired: &DataPlane) -> impl Iterator<Item = IpAddr> {
     let others = desired.nodes.values().any(|node| !node.local);
@@ -71,7 +77,7 @@ fn own(desired: &DataPlane) -> impl Iterator<Item = IpAddr> {
 pub(super) fn vips(
     desired: &DataPlane,
     served: &BTreeSet<SocketAddr>,
-    node: impl Fn(&str) -> Option<u32>,
+    numbers: Numbers<'_>,
 ) -> BTreeMap<IpAddr, Vip> {
     let mut vips: BTreeMap<_, _> = desired
         .vips
@@ -79,16 +85,18 @@ pub(super) fn vips(
         .map(|(address, vip)| {
             let mut flags = if vip.host_address { 0 } else { VIRTUAL };
             flags |= if vip.held { HELD } else { 0 };
-            let owner = vip.owner.as_deref().and_then(&node).unwrap_or(0);
-            (*address, Vip { flags, lease: LEASE, owner })
+            let owner = vip.owner.as_deref().and_then(numbers.node).unwrap_or(0);
+            let lease = (numbers.lease)(&vip.lease).unwrap_or(NO_LEASE);
+            (*address, Vip { flags, lease, owner })
         })
         .collect();
     for address in own(desired) {
-        let vip = vips.entry(address).or_insert(Vip { flags: HELD, lease: LEASE, owner: 0 });
+        let vip = vips.entry(address).or_insert(Vip { flags: HELD, lease: NO_LEASE, owner: 0 });
         vip.flags |= OWN;
     }
     for backend in served {
-        let vip = vips.entry(backend.ip()).or_insert(Vip { flags: HELD, lease: LEASE, owner: 0 });
+        let vip =
+            vips.entry(backend.ip()).or_insert(Vip { flags: HELD, lease: NO_LEASE, owner: 0 });
         vip.flags |= SERVED;
     }
     vips

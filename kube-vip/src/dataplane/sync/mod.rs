@@ -4,6 +4,7 @@ mod addresses;
 mod backends;
 mod drains;
 mod frontends;
+mod leases;
 mod nodes;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,13 +15,14 @@ use aya::maps::MapError;
 use kube_vip_common::address::{Address, MacAddress};
 use kube_vip_common::backend::{Backend, DOWN, IN_USE};
 use kube_vip_common::frontend::{Frontend, Protocol};
+use kube_vip_common::lease::LEASES;
 use kube_vip_common::node::{Node, THIS_NODE};
 use kube_vip_common::settings::{ALL_CLIENTS, LOG, Settings, TRANSLATES};
 use kube_vip_common::table::TableSize;
-use kube_vip_common::vip::Vip;
+use kube_vip_common::vip::{VIRTUAL, Vip};
 use tracing::warn;
 
-use self::addresses::{closed_ports, vips};
+use self::addresses::{Numbers, closed_ports, vips};
 use self::backends::local_backends;
 use self::drains::Drains;
 use self::frontends::{port, protocol_of};
@@ -32,9 +34,6 @@ use super::sys::{Pattern, SysError, network_namespace};
 use super::tables::Recipe;
 use crate::config::{Limits, LocalClients};
 use crate::plan::DataPlane;
-
-/// Index into `LEASES` of the one lease there is while nobody but the file elects.
-pub const LEASE: u32 = 0;
 
 /// A map could not be written.
 #[derive(Debug, thiserror::Error)]
@@ -82,6 +81,9 @@ pub struct Mirror {
     /// Frontends whose table is an earlier agent's.
     leftover_tables: BTreeSet<u32>,
     vips: BTreeMap<IpAddr, Vip>,
+    leases: Ids<String>,
+    /// Of addresses in an earlier agent's maps.
+    leftover_leases: BTreeMap<IpAddr, u32>,
     /// Where packets are or were delivered on this host: connections to a backend that was removed
     /// go on until they end, so their replies are still looked for.
     served: BTreeSet<SocketAddr>,
@@ -130,6 +132,8 @@ impl Mirror {
             remembered: BTreeSet::new(),
             leftover_tables: BTreeSet::new(),
             vips: BTreeMap::new(),
+            leases: Ids::new(0, LEASES as u32),
+            leftover_leases: BTreeMap::new(),
             served: BTreeSet::new(),
             drains: Drains::default(),
             table_pins: TablePins::default(),
@@ -181,6 +185,8 @@ impl Mirror {
         }
         let known = |(address, vip): (Address, Vip)| (address.to_ip(), vip);
         self.vips = maps.vips.iter().filter_map(Result::ok).map(known).collect();
+        let fenced = self.vips.iter().filter(|(_, vip)| vip.flags & VIRTUAL != 0);
+        self.leftover_leases = fenced.map(|(address, vip)| (*address, vip.lease)).collect();
         self.peers = maps
             .peers
             .iter()
@@ -240,7 +246,12 @@ impl Mirror {
         let recipes = self.add_backends(maps, desired)?;
         self.served.extend(local_backends(desired));
         self.served.extend(closed_ports(desired, closed));
-        let vips = vips(desired, &self.served, |owner| self.node_id(desired, owner));
+        self.number_leases(desired)?;
+        let numbers = Numbers {
+            node: &|owner| self.node_id(desired, owner),
+            lease: &|lease| self.leases.get(&lease.to_owned()),
+        };
+        let vips = vips(desired, &self.served, numbers);
         self.write_filters(maps, &self.vips.iter().chain(&vips), desired)?;
         for (address, vip) in &vips {
             if self.vips.get(address) != Some(vip) {
@@ -264,6 +275,7 @@ impl Mirror {
         self.release_backends(maps, desired)?;
         self.drains.end(maps, desired)?;
         self.release_nodes(maps, desired)?;
+        self.release_leases(desired);
         self.write_filters(maps, &vips.iter(), desired)?;
         Ok(changes)
     }
