@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{Mutex, watch};
+use tokio::sync::{Mutex, mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 use tracing::{error, info, warn};
 
@@ -18,6 +18,7 @@ use crate::config::{Config, ConfigError, check_host, check_host_ports};
 use crate::dataplane::Driver;
 use crate::election::fixed;
 use crate::observe;
+use crate::observe::conflicts::{Claim, Conflicts};
 use crate::plan::{self, Desired};
 use crate::publish::{InstanceLock, StatusSocket, VipLocks, run_dir};
 use crate::source::health::Healths;
@@ -33,6 +34,9 @@ use crate::view::{Check, Probes, Standings, Targets, View};
 const LOOK: Duration = Duration::from_secs(10);
 /// After a failure the next try waits this long.
 const RETRY: Duration = Duration::from_secs(1);
+
+/// Claims of others that wait for the main loop.
+const CLAIMS: usize = 64;
 
 /// What others have sent on its way here when they hear of the end arrives within this time.
 const PARTING: Duration = Duration::from_millis(100);
@@ -51,6 +55,8 @@ pub(crate) struct State {
     pub(crate) failures: Vec<String>,
     /// VIPs on this host that somebody else put there.
     pub(crate) foreign: Vec<String>,
+    /// Others that say a VIP is at their place.
+    pub(crate) conflicts: Conflicts,
     pub(crate) ready: bool,
 }
 
@@ -122,10 +128,12 @@ pub async fn run(config_path: &Path, config: Config) -> anyhow::Result<()> {
             driver,
             failures: Vec::new(),
             foreign: Vec::new(),
+            conflicts: Conflicts::default(),
             ready: false,
         })),
     };
-    let listener = voices.map(|voices| tokio::spawn(observe::voices::listen(voices)));
+    let (claims, mut heard) = mpsc::channel(CLAIMS);
+    let listener = voices.map(|voices| tokio::spawn(observe::voices::listen(voices, claims)));
     let state = Arc::clone(&agent.state);
     let publisher = tokio::spawn(async move {
         socket.serve(|| async { status::of(&*state.lock().await) }).await;
@@ -151,6 +159,10 @@ pub async fn run(config_path: &Path, config: Config) -> anyhow::Result<()> {
                 continue;
             }
             Some(read) = files.recv() => agent.take_up(read).await,
+            Some(claim) = heard.recv() => {
+                agent.defend(claim).await;
+                continue;
+            }
             Ok(()) = agent.links.changed() => {}
             Ok(()) = agent.hops.changed() => {}
             Ok(()) = agent.probes.changed() => {}
@@ -204,6 +216,19 @@ impl Agent {
                 error!("refused, the old configuration stays in force: {error:#}");
                 state.refused = Some(format!("{error:#}"));
             }
+        }
+    }
+
+    /// Stands up for a VIP that this host owns and somebody else claims.
+    async fn defend(&mut self, claim: Claim) {
+        let mut state = self.state.lock().await;
+        let (address, mac) = (claim.address, claim.mac);
+        let dataplane = &state.desired.dataplane;
+        let owned = dataplane.vips.get(&address).is_some_and(|vip| vip.grant.is_some());
+        let of_ours = dataplane.senders.contains_key(&mac);
+        if state.conflicts.note(claim, of_ours || !owned, Instant::now()) {
+            info!(%address, "announced once more, against {mac} (RFC 5227 §2.4)");
+            self.announcer.defend(address);
         }
     }
 

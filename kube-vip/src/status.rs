@@ -3,15 +3,18 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
+use tokio::time::Instant;
+
 use crate::agent::State;
 use crate::config::{LocalClients, Protocol};
 use crate::dataplane::{Attachment, Egress, Ingress, Port};
+use crate::observe::conflicts::{Claim, Heard};
 use crate::observe::reverse_path;
 use crate::plan::{self, Frontend, Through, Way};
 use crate::publish::{
-    BackendState, BackendStatus, BackendWay, ClientsStatus, ClientsWay, ConfigStatus, EgressMode,
-    FrontendStatus, HealthStatus, LeaseStatus, PeerStatus, PeerWay, ReplyDeviceStatus, Status,
-    UplinkStatus, VipStatus, XdpMode,
+    BackendState, BackendStatus, BackendWay, ClientsStatus, ClientsWay, ConfigStatus,
+    ConflictStatus, EgressMode, FrontendStatus, HealthStatus, LeaseStatus, PeerStatus, PeerWay,
+    ReplyDeviceStatus, Status, UplinkStatus, VipStatus, XdpMode,
 };
 use crate::view::Probe;
 
@@ -163,9 +166,23 @@ fn vips(state: &State) -> Vec<VipStatus> {
                 held: vip.held,
                 interface: state.config.interface.clone(),
                 lease,
+                conflicts: conflicts(state, *address),
             }
         })
         .collect()
+}
+
+fn conflicts(state: &State, vip: IpAddr) -> Vec<ConflictStatus> {
+    let now = Instant::now();
+    let of = |(claim, heard): (&Claim, &Heard)| ConflictStatus {
+        mac: claim.mac.to_string(),
+        peer: state.desired.dataplane.senders.get(&claim.mac).cloned(),
+        interface: claim.interface.clone(),
+        by: claim.by.to_owned(),
+        since_seconds: now.duration_since(heard.first).as_secs(),
+        heard_seconds: now.duration_since(heard.last).as_secs(),
+    };
+    state.conflicts.of(vip, now).map(of).collect()
 }
 
 fn frontends(state: &State) -> Vec<FrontendStatus> {

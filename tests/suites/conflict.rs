@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use lab::{
-    Agent, Burst, Capture, Client, Cluster, Entry, Host, Lab, VIPS, What, advertisement, arp_reply,
-    arp_request, eventually, web,
+    Agent, Burst, Capture, Captured, Client, Cluster, Entry, Host, Lab, Mac, Setup, VIPS, What,
+    advertisement, arp_reply, arp_request, eventually, web,
 };
 
 fn v4() -> Ipv4Addr {
@@ -139,6 +139,78 @@ fn a_stranger_that_does_not_stop_is_told_of_now_and_then_and_always_counted() ->
             println!("{vip}: {CLAIMS} claims in {took:?}, {told} warnings");
             ensure!((1..=most).contains(&told), "{told} warnings in {took:?}");
             ensure!(counter(agent, "event_suppressed")? > 0, "nothing was held back");
+        }
+        Ok(())
+    })
+}
+
+/// Whether a frame that arrived announces a VIP at a place.
+fn announces(frame: &Captured, vip: IpAddr, place: Mac) -> bool {
+    !frame.sent
+        && match frame.seen.what {
+            What::Arp { sender, at, .. } => {
+                IpAddr::V4(sender) == vip && at == place && frame.seen.to == Mac::BROADCAST
+            }
+            What::Neighbour { kind: 136, target, at, .. } => {
+                IpAddr::V6(target) == vip && at == Some(place)
+            }
+            _ => false,
+        }
+}
+
+#[test]
+fn a_vip_is_defended_at_once_but_once_in_ten_seconds_and_never_against_an_agent() -> Result<()> {
+    let lab = Lab::bridge(2, 1)?;
+    let balancers = web(&lab);
+    // Nothing is announced but what is asked for.
+    let adapt = |config: &mut lab::Config| config.extra = "announceInterval: 1h\n".to_owned();
+    let cluster = Cluster::start_as(lab, &balancers, Setup { adapt, ..Setup::default() })?;
+    cluster.explain(|cluster| {
+        let names = ["c1", "n1", "n2"];
+        let [stranger, node, peer] = names.map(|name| cluster.host(name).clone());
+        // The burst of the beginning.
+        std::thread::sleep(Duration::from_secs(3));
+        for (claimer, defended, peer_id) in [(&peer, 0, Some("n2")), (&stranger, 1, None)] {
+            for (vip, mut frame) in [
+                (VIPS[0], arp_request(claimer.mac(), v4(), v4())),
+                (VIPS[1], advertisement(claimer.mac(), v6())),
+            ] {
+                // An agent's host lets no such frame out, so the stranger says it for the peer.
+                frame[6..12].copy_from_slice(&stranger.mac().0);
+                let capture = Capture::start(&stranger, "eth0")?;
+                let began = Instant::now();
+                for _ in 0..30 {
+                    stranger.send_frame("eth0", &frame)?;
+                    std::thread::sleep(Duration::from_millis(100));
+                }
+                let frames = capture.finish()?;
+                let answers: Vec<_> =
+                    frames.iter().filter(|frame| announces(frame, vip, node.mac())).collect();
+                // Both forms of ARP.
+                let round = if vip.is_ipv4() { 2 } else { 1 };
+                ensure!(
+                    answers.len() == defended * round,
+                    "{} answers to claims of {vip} by {}",
+                    answers.len(),
+                    claimer.name()
+                );
+                if let Some(first) = answers.first() {
+                    let after = first.at.duration_since(began);
+                    println!("{vip}: defended {after:?} after the first claim");
+                    ensure!(after < Duration::from_secs(1), "defended after {after:?}");
+                }
+                let status = cluster.agents.on("n1").status()?;
+                let vips = status["vips"].as_array().into_iter().flatten();
+                let of_vip = vips.filter(|one| one["address"] == vip.to_string());
+                let said: Vec<_> =
+                    of_vip.flat_map(|vip| vip["conflicts"].as_array()).flatten().collect();
+                let its = said.iter().filter(|one| {
+                    one["mac"] == claimer.mac().to_string()
+                        && one["interface"] == "eth0"
+                        && one["peer"].as_str() == peer_id
+                });
+                ensure!(its.count() == 1, "{vip}: {said:?}");
+            }
         }
         Ok(())
     })

@@ -87,6 +87,12 @@ impl Announcer {
         self.shared.changed.notify_one();
     }
 
+    /// Announces a VIP once more, now, where it is announced at all.
+    pub fn defend(&self, address: IpAddr) {
+        self.shared.lock().hasten(address, Instant::now());
+        self.shared.changed.notify_one();
+    }
+
     /// Frames sent for each VIP since the start.
     pub fn sent(&self) -> BTreeMap<IpAddr, u64> {
         self.shared.lock().sent.clone()
@@ -155,6 +161,17 @@ impl State {
                 self.queue.remove(&(entry.due, announcement.clone()));
                 self.queue.insert((latest, announcement.clone()));
                 entry.due = latest;
+            }
+        }
+    }
+
+    /// What is due later is due now; the rhythm stays.
+    fn hasten(&mut self, address: IpAddr, now: Instant) {
+        for (announcement, entry) in &mut self.running {
+            if announcement.address == address && entry.due > now {
+                self.queue.remove(&(entry.due, announcement.clone()));
+                self.queue.insert((now, announcement.clone()));
+                entry.due = now;
             }
         }
     }

@@ -2,13 +2,16 @@
 
 use kube_vip_common::event::{ARP_CONFLICT, Event, ND_CONFLICT, PORTS_EXHAUSTED};
 use nix::net::if_::if_indextoname;
+use tokio::sync::mpsc;
 use tracing::warn;
 
+use super::conflicts::Claim;
 use crate::dataplane::{Voices, event, poll};
 use crate::view::Mac;
 
-/// Passes on to the log what the programs tell, for ever.
-pub async fn listen(voices: Voices) {
+/// Passes on to the log what the programs tell, and who else claims a VIP to whom it concerns, for
+/// ever.
+pub async fn listen(voices: Voices, claims: mpsc::Sender<Claim>) {
     let Voices { events, logger } = voices;
     let logs = async {
         let Some(Ok(mut logger)) = logger.map(poll) else {
@@ -25,7 +28,10 @@ pub async fn listen(voices: Voices) {
         };
         while let Ok(mut ready) = events.readable_mut().await {
             while let Some(record) = ready.get_inner_mut().next() {
-                tell(&record);
+                if let Some(claim) = tell(&record) {
+                    // Who is behind with older ones has enough to do.
+                    let _ = claims.try_send(claim);
+                }
             }
             ready.clear_ready();
         }
@@ -33,15 +39,16 @@ pub async fn listen(voices: Voices) {
     tokio::join!(logs, conflicts);
 }
 
-fn tell(record: &[u8]) {
-    let Some(event) = event(record) else {
-        return;
-    };
+fn tell(record: &[u8]) -> Option<Claim> {
+    let event = event(record)?;
     let by = match event.kind {
         ARP_CONFLICT => "ARP",
         ND_CONFLICT => "neighbour discovery",
-        PORTS_EXHAUSTED => return exhausted(&event),
-        _ => return,
+        PORTS_EXHAUSTED => {
+            exhausted(&event);
+            return None;
+        }
+        _ => return None,
     };
     let (address, mac) = (event.address.to_ip(), Mac(event.mac.octets));
     let interface = if_indextoname(event.ifindex).map_or_else(
@@ -49,6 +56,7 @@ fn tell(record: &[u8]) {
         |name| name.to_string_lossy().into_owned(),
     );
     warn!(%address, %mac, interface, "address conflict: somebody else claims the VIP by {by}");
+    Some(Claim { address, mac, interface, by })
 }
 
 fn exhausted(event: &Event) {

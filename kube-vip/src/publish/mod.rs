@@ -14,9 +14,9 @@ pub(crate) use lock::holder_of;
 pub use lock::{InstanceLock, LockError, VipLocks};
 pub use socket::{FetchError, SocketError, StatusSocket, fetch};
 pub use status::{
-    BackendState, BackendStatus, BackendWay, ClientsStatus, ClientsWay, ConfigStatus, EgressMode,
-    FrontendStatus, HealthStatus, LeaseStatus, PeerStatus, PeerWay, ReplyDeviceStatus, Status,
-    UplinkStatus, VipStatus, XdpMode,
+    BackendState, BackendStatus, BackendWay, ClientsStatus, ClientsWay, ConfigStatus,
+    ConflictStatus, EgressMode, FrontendStatus, HealthStatus, LeaseStatus, PeerStatus, PeerWay,
+    ReplyDeviceStatus, Status, UplinkStatus, VipStatus, XdpMode,
 };
 pub use table::{Style, render};
 

@@ -165,6 +165,26 @@ pub struct VipStatus {
     pub interface: String,
     /// By which right this host owns it.
     pub lease: Option<LeaseStatus>,
+    /// Others that have said in the last ten minutes that it is at their place.
+    #[serde(default)]
+    pub conflicts: Vec<ConflictStatus>,
+}
+
+/// Somebody else's claim to a VIP.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConflictStatus {
+    /// The Ethernet address it is said to be at.
+    pub mac: String,
+    /// Id of the host that has that address, where it takes part.
+    pub peer: Option<String>,
+    /// The interface it was heard on.
+    pub interface: String,
+    /// How it was said: `ARP` or `neighbour discovery`.
+    pub by: String,
+    /// Time since it was heard first.
+    pub since_seconds: u64,
+    /// Time since it was heard last.
+    pub heard_seconds: u64,
 }
 
 /// By which right this host owns a VIP.

@@ -4,8 +4,8 @@ use std::fmt::Write;
 use std::net::SocketAddr;
 
 use super::status::{
-    BackendState, BackendStatus, BackendWay, ClientsStatus, ClientsWay, EgressMode, FrontendStatus,
-    HealthStatus, PeerWay, Status, XdpMode,
+    BackendState, BackendStatus, BackendWay, ClientsStatus, ClientsWay, ConflictStatus, EgressMode,
+    FrontendStatus, HealthStatus, PeerWay, Status, XdpMode,
 };
 
 /// How much is shown, and with colours or without.
@@ -121,6 +121,17 @@ fn vips(out: &mut String, status: &Status, style: Style) {
         ]);
     }
     table.print(out, style);
+    let conflicts = status.vips.iter().flat_map(|vip| vip.conflicts.iter().map(move |c| (vip, c)));
+    for (vip, conflict) in conflicts {
+        let ConflictStatus { mac, peer, interface, by, heard_seconds, .. } = conflict;
+        let who = peer.as_ref().map(|peer| format!(" ({peer})")).unwrap_or_default();
+        let said = not_ready("conflict").paint(style);
+        let _ = writeln!(
+            out,
+            "{said}: {mac}{who} on {interface} claims {} by {by}, last {heard_seconds} s ago",
+            vip.address
+        );
+    }
 }
 
 fn peers(out: &mut String, status: &Status, style: Style) {
