@@ -9,6 +9,7 @@
 pub mod address;
 pub mod agent;
 pub mod announce;
+pub mod cleanup;
 pub mod cli;
 pub mod config;
 pub mod dataplane;

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use lab::{
-    Agent, Burst, Cluster, Config, Heard, Lab, VIPS, Watch, eventually, owner, web, who_has,
+    Agent, Burst, Cluster, Config, Heard, Lab, Launch, VIPS, Watch, eventually, owner, web, who_has,
 };
 
 /// How long an owner may go on answering without its agent, as the agent's status tells it.
@@ -187,4 +187,30 @@ fn an_agent_ended_after_a_kill_leaves_nothing_either() -> Result<()> {
     agent.wait_ready()?;
     ensure!(agent.stop()?.success(), "ended badly:\n{}", agent.log());
     before.expect_same(&lab.host("n1").snapshot()?)
+}
+
+#[test]
+fn cleanup_takes_away_what_a_killed_agent_left_and_touches_no_running_one() -> Result<()> {
+    let lab = Lab::bridge(1, 1)?;
+    let node = lab.host("n1");
+    let before = node.snapshot()?;
+    for launch in [Launch::default(), Launch::default().environment("KUBE_VIP_EGRESS", "clsact")] {
+        let config = Config::of(&lab, node, &web(&lab)).to_string();
+        let mut agent = Agent::start_as(node, &config, &launch)?;
+        agent.wait_ready()?;
+        let refused = agent.cli(&["cleanup"]).expect_err("the agent is running").to_string();
+        ensure!(refused.contains("running on this host already"), "{refused}");
+        answered_by(&lab, "n1")?;
+        agent.process().kill()?;
+        let done = agent.cli(&["cleanup", "--all", "-o", "json"])?;
+        println!("{done}");
+        for part in ["programs, links and maps", "address 10.77.0.100", "default.sock"] {
+            ensure!(done.contains(part), "{part} was not removed: {done}");
+        }
+        before.expect_same(&node.snapshot()?)?;
+        let again = agent.cli(&["cleanup"])?;
+        ensure!(again == "nothing was left\n", "{again}");
+        before.expect_same(&node.snapshot()?)?;
+    }
+    Ok(())
 }

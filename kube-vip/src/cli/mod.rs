@@ -1,5 +1,6 @@
 //! What the user types.
 
+mod cleanup;
 mod completion;
 mod man;
 mod output;
@@ -34,6 +35,7 @@ Examples:
 enum Command {
     Start(start::Start),
     Status(status::StatusCommand),
+    Cleanup(cleanup::Cleanup),
     Sample(sample::Sample),
     Version(version::Version),
     Completion(completion::Completion),
@@ -45,6 +47,7 @@ pub fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Start(command) => command.run(),
         Command::Status(command) => command.run(),
+        Command::Cleanup(command) => command.run(),
         Command::Sample(command) => command.run(),
         Command::Version(command) => command.run(),
         Command::Completion(command) => command.run(&mut Cli::command()),
@@ -83,6 +86,9 @@ mod tests {
             "start --config f --log-format json --log-level debug",
             "status",
             "status -o wide --instance x",
+            "cleanup",
+            "cleanup --all -o json",
+            "cleanup --instance x",
             "sample config",
             "version -o json",
             "completion bash",
@@ -92,7 +98,15 @@ mod tests {
             let words = std::iter::once("kube-vip").chain(line.split(' '));
             assert!(Cli::try_parse_from(words).is_ok(), "{line}");
         }
-        for line in ["", "start", "sample", "status -o xml", "completion", "man nothing"] {
+        for line in [
+            "",
+            "start",
+            "sample",
+            "status -o xml",
+            "cleanup --all --instance x",
+            "completion",
+            "man nothing",
+        ] {
             let words = std::iter::once("kube-vip").chain(line.split_whitespace());
             let parsed = Cli::try_parse_from(words);
             let refused = match parsed {

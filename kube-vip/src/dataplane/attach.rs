@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Instant;
 
-use aya::programs::links::{FdLink, PinnedLink};
+use aya::programs::links::{FdLink, Link as _, PinnedLink};
 use aya::programs::tc::{
     NlOptions, SchedClassifierLink, TcAttachOptions, TcHandle, qdisc_add_clsact,
 };
@@ -312,6 +312,31 @@ fn attach_clsact(
     };
     let link = program.take_link(id).map_err(failed)?;
     Ok((Egress::Clsact, Hold::Egress(link), added))
+}
+
+/// Detaches what a killed agent of that instance left at an interface's clsact; whether there was
+/// anything.
+pub(super) fn detach_clsact(name: &str, instance: u32) -> Result<bool, String> {
+    let (at, handle) = (TcAttachType::Egress, TcHandle::from(instance));
+    match SchedClassifierLink::attached(name, at, PRIORITY, handle, None) {
+        Ok(left) => match left.detach() {
+            Ok(()) => Ok(true),
+            // Nobody asks the kernel before whether it is there.
+            Err(error) if is_missing(&error) => Ok(false),
+            Err(error) => Err(chain(&error)),
+        },
+        // The interface is gone, and its filters with it.
+        Err(_) => Ok(false),
+    }
+}
+
+/// No such filter, no such qdisc, or no such interface any more.
+fn is_missing(error: &(dyn std::error::Error + 'static)) -> bool {
+    let missing = |code| matches!(code, libc::ENOENT | libc::EINVAL | libc::ENODEV);
+    std::iter::successors(Some(error), |error| error.source()).any(|error| {
+        let io = error.downcast_ref::<std::io::Error>();
+        io.and_then(std::io::Error::raw_os_error).is_some_and(missing)
+    })
 }
 
 /// An error with its causes on one line.

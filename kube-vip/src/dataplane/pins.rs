@@ -1,6 +1,7 @@
 //! Where maps and links outlive the agent: `/sys/fs/bpf/kube-vip/<instance>/v<layout>/`.
 
 use std::collections::BTreeSet;
+use std::fmt;
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -26,6 +27,12 @@ pub(super) struct Pins {
     version: PathBuf,
 }
 
+impl fmt::Display for Pins {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.instance.display().fmt(f)
+    }
+}
+
 impl Pins {
     /// The pins of that instance, of this layout; nothing where bpffs is not mounted.
     pub(super) fn of(instance: &str) -> Option<Self> {
@@ -35,6 +42,27 @@ impl Pins {
         let instance = Path::new(BPFFS).join("kube-vip").join(instance);
         let version = instance.join(format!("v{LAYOUT_VERSION}"));
         Some(Self { instance, version })
+    }
+
+    /// The instances that anything is pinned of; none where bpffs is not mounted.
+    ///
+    /// # Errors
+    ///
+    /// The directory cannot be read.
+    pub(super) fn instances() -> io::Result<BTreeSet<String>> {
+        match std::fs::read_dir(Path::new(BPFFS).join("kube-vip")) {
+            Ok(entries) => {
+                let names = entries.map(|entry| Ok(entry?.file_name().into_string().ok()));
+                names.filter_map(Result::transpose).collect()
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(BTreeSet::new()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Whether an earlier agent left anything, of whatever layout.
+    pub(super) fn anything(&self) -> bool {
+        self.instance.exists()
     }
 
     /// The directory maps are pinned in.

@@ -3,6 +3,7 @@
 //! An instance publishes its [`Status`] on a socket, and locks its name and its VIPs against other
 //! instances on the same host.
 
+mod left;
 mod lock;
 mod socket;
 mod status;
@@ -10,6 +11,7 @@ mod table;
 
 use std::path::PathBuf;
 
+pub use left::{left_instances, remove_left};
 pub(crate) use lock::holder_of;
 pub use lock::{InstanceLock, LockError, VipLocks};
 pub use socket::{FetchError, SocketError, StatusSocket, fetch};

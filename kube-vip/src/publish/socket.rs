@@ -119,7 +119,7 @@ impl Drop for StatusSocket {
     }
 }
 
-fn path(dir: &Path, instance: &str) -> PathBuf {
+pub(super) fn path(dir: &Path, instance: &str) -> PathBuf {
     dir.join(format!("{instance}.sock"))
 }
 
