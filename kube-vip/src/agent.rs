@@ -41,6 +41,14 @@ const CLAIMS: usize = 64;
 /// What others have sent on its way here when they hear of the end arrives within this time.
 const PARTING: Duration = Duration::from_millis(100);
 
+/// What an agent leaves.
+enum Ending {
+    /// Nothing.
+    Clear,
+    /// Its data plane.
+    Keep,
+}
+
 /// Everything that is, as the status tells it.
 pub(crate) struct State {
     pub(crate) config_path: PathBuf,
@@ -76,11 +84,12 @@ struct Agent {
     standings: Standings,
 }
 
-/// Runs until SIGTERM or SIGINT, and leaves the host as it was found.
+/// Runs until SIGTERM or SIGINT, and leaves the host as it was found; with `keepOnExit` in the file or
+/// `keep_on_exit` SIGTERM leaves the data plane to the next agent.
 ///
 /// # Errors
 /// The agent cannot start; nothing was changed on the host then.
-pub async fn run(config_path: &Path, config: Config) -> anyhow::Result<()> {
+pub async fn run(config_path: &Path, config: Config, keep_on_exit: bool) -> anyhow::Result<()> {
     observe::capabilities::check()?;
     let now = links::snapshot().await.context("cannot read this host's interfaces")?;
     check_host(&config, &now)?;
@@ -146,11 +155,14 @@ pub async fn run(config_path: &Path, config: Config) -> anyhow::Result<()> {
     beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut look = interval(LOOK);
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
+    let ending = loop {
         tokio::select! {
             biased;
-            _ = terminate.recv() => break info!("SIGTERM: leaving the host as it was found"),
-            _ = interrupt.recv() => break info!("SIGINT: leaving the host as it was found"),
+            _ = terminate.recv() => {
+                let keep = keep_on_exit || agent.state.lock().await.config.keep_on_exit;
+                break if keep { Ending::Keep } else { Ending::Clear };
+            }
+            _ = interrupt.recv() => break Ending::Clear,
             _ = beat.tick() => {
                 pulse.send_modify(|pulse| pulse.at = Instant::now());
                 if let Err(error) = hand.set() {
@@ -173,7 +185,7 @@ pub async fn run(config_path: &Path, config: Config) -> anyhow::Result<()> {
             look.reset_after(RETRY);
         }
         pulse.send_replace(fixed::Pulse::of(&agent.state.lock().await.config));
-    }
+    };
     extension.abort();
     publisher.abort();
     if let Some(listener) = listener {
@@ -181,7 +193,18 @@ pub async fn run(config_path: &Path, config: Config) -> anyhow::Result<()> {
     }
     // The publisher's socket and its share of the state go with it.
     let _ = publisher.await;
-    agent.leave().await;
+    match ending {
+        Ending::Clear => {
+            info!("ending: the host is left as it was found");
+            agent.leave().await;
+        }
+        Ending::Keep => {
+            info!(
+                "ending: the data plane stays for the next agent (`kube-vip cleanup` removes it)"
+            );
+            agent.keep().await;
+        }
+    }
     drop(instance);
     // Other instances may be using it.
     let _ = std::fs::remove_dir(&dir);
@@ -289,6 +312,14 @@ impl Agent {
         tell_all_down(&state.desired, &desired);
         state.desired = desired;
         state.failures.is_empty()
+    }
+
+    /// Leaves everything as it is but what only an agent may do. Ownership runs out by its deadline,
+    /// unless the next agent goes on with it.
+    async fn keep(mut self) {
+        self.announcer.apply(&BTreeSet::new(), Duration::from_secs(1));
+        // What is not pinned, and filters at clsact, would go with the driver.
+        std::mem::forget(self.state);
     }
 
     /// Takes back everything that was done to the host.

@@ -10,6 +10,7 @@ use lab::{
     Agent, BACKEND_PORT, Balancer, Burst, Client, Cluster, Config, Connection, Host, Lab, Launch,
     Setup, Transport, VIPS, backends, eventually, owner, web, who_has,
 };
+use nix::sys::signal::Signal;
 use serde_json::Value;
 
 const NODES: [&str; 3] = ["n1", "n2", "n3"];
@@ -129,41 +130,82 @@ fn connect(client: &Client, vip: IpAddr, stop: &AtomicBool) -> Result<(usize, Du
     Ok((count, slowest))
 }
 
+/// Has transfers under way and connections being opened while something happens to the agents; none
+/// of them may fail.
+fn under_load(
+    cluster: &mut Cluster,
+    happens: impl FnOnce(&mut lab::Agents) -> Result<()>,
+) -> Result<()> {
+    let stop = AtomicBool::new(false);
+    let (client, host) = (&cluster.client, cluster.lab.host("c1"));
+    let mut under_way = Vec::new();
+    for vip in VIPS {
+        for _ in 0..3 {
+            under_way.push(Connection::open(host, (vip, 80).into())?);
+        }
+    }
+    let agents = &mut cluster.agents;
+    thread::scope(|scope| {
+        let transfers = under_way
+            .into_iter()
+            .map(|connection| scope.spawn(|| transfer(connection, &stop)))
+            .collect::<Vec<_>>();
+        let connections = scope.spawn(|| connect(client, VIPS[0], &stop));
+        let happened = happens(agents);
+        thread::sleep(Duration::from_millis(500));
+        stop.store(true, Ordering::Relaxed);
+        let resume = |panic| std::panic::resume_unwind(panic);
+        for transfer in transfers {
+            let bytes = transfer.join().unwrap_or_else(resume)?;
+            println!("{bytes} bytes downloaded meanwhile");
+            ensure!(bytes > 0);
+        }
+        let (count, slowest) =
+            connections.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+        println!("{count} connections opened meanwhile, the slowest in {slowest:?}");
+        happened
+    })
+}
+
 #[test]
 fn transfers_and_new_connections_go_on_while_agents_are_killed_and_restarted() -> Result<()> {
     Cluster::run(3, web, |cluster| {
-        let stop = AtomicBool::new(false);
-        let (client, host) = (&cluster.client, cluster.lab.host("c1"));
-        let mut under_way = Vec::new();
-        for vip in VIPS {
-            for _ in 0..3 {
-                under_way.push(Connection::open(host, (vip, 80).into())?);
-            }
-        }
-        let agents = &mut cluster.agents;
-        thread::scope(|scope| {
-            let transfers = under_way
-                .into_iter()
-                .map(|connection| scope.spawn(|| transfer(connection, &stop)))
-                .collect::<Vec<_>>();
-            let connections = scope.spawn(|| connect(client, VIPS[0], &stop));
-            let killed = ["n1", "n2", "n1", "n3"].iter().try_for_each(|name| {
+        under_load(cluster, |agents| {
+            ["n1", "n2", "n1", "n3"].iter().try_for_each(|name| {
                 thread::sleep(Duration::from_millis(200));
                 restart(agents.on(name))
-            });
-            thread::sleep(Duration::from_millis(500));
-            stop.store(true, Ordering::Relaxed);
-            let resume = |panic| std::panic::resume_unwind(panic);
-            for transfer in transfers {
-                let bytes = transfer.join().unwrap_or_else(resume)?;
-                println!("{bytes} bytes downloaded meanwhile");
-                ensure!(bytes > 0);
-            }
-            let (count, slowest) =
-                connections.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
-            println!("{count} connections opened meanwhile, the slowest in {slowest:?}");
-            killed
+            })
         })
+    })
+}
+
+#[test]
+fn an_agent_that_keeps_its_data_plane_is_restarted_and_nothing_breaks() -> Result<()> {
+    let lab = Lab::bridge(3, 1)?;
+    let balancers = web(&lab);
+    let adapt = |config: &mut Config| config.extra = "keepOnExit: true\n".to_owned();
+    let cluster = Cluster::start_as(lab, &balancers, Setup { adapt, ..Setup::default() })?;
+    cluster.explain(|cluster| {
+        under_load(cluster, |agents| {
+            NODES.iter().cycle().take(6).try_for_each(|name| {
+                let agent = agents.on(name);
+                let status = agent.stop()?;
+                ensure!(status.success(), "{name} ended with {status}:\n{}", agent.log());
+                ensure!(agent.host().xdp_program("eth0")?.is_some(), "{name} has no program left");
+                agent.restart()?;
+                agent.wait_ready()?;
+                ensure!(agent.log().contains("taking over"), "{}", agent.log());
+                Ok(())
+            })
+        })?;
+        // SIGINT is another matter.
+        let agent = cluster.agents.on("n3");
+        agent.process().signal(Signal::SIGINT)?;
+        let status = agent.process().wait(lab::PATIENCE)?.context("n3 did not end")?;
+        ensure!(status.success(), "n3 ended with {status}:\n{}", agent.log());
+        ensure!(agent.host().pins()?.is_empty(), "{:?}", agent.host().pins()?);
+        ensure!(agent.host().xdp_program("eth0")?.is_none());
+        Ok(())
     })
 }
 

@@ -11,7 +11,8 @@ use crate::{agent, logging};
 ///
 /// It takes up changes of the file by itself; a file with a mistake is refused as a whole, with the
 /// reason in the log and in `kube-vip status`, while the old one stays in force. SIGTERM or Ctrl-C
-/// ends it and leaves the host as it was found.
+/// ends it and leaves the host as it was found; with --keep-on-exit SIGTERM leaves the data plane to
+/// the next agent.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "\
 Example:
@@ -21,6 +22,10 @@ pub(super) struct Start {
     /// The configuration; `kube-vip sample config` prints one to begin with
     #[arg(short, long, value_name = "FILE")]
     config: PathBuf,
+
+    /// SIGTERM leaves programs and connections to the next agent, as `keepOnExit: true` in the file
+    #[arg(long)]
+    keep_on_exit: bool,
 
     /// Lines for people or a JSON object per line
     #[arg(long, value_enum, default_value_t, value_name = "FORMAT")]
@@ -41,6 +46,6 @@ impl Start {
             .enable_all()
             .build()
             .context("cannot start the runtime")?;
-        runtime.block_on(agent::run(&self.config, config))
+        runtime.block_on(agent::run(&self.config, config, self.keep_on_exit))
     }
 }

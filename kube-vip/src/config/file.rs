@@ -15,7 +15,7 @@ use super::{Config, ConfigError, Limits, LoadBalancer, LocalClients, TableSize};
 use super::{forwarding, limits};
 
 /// Keys that have an effect; [`retired::KEYS`] are known too.
-const KEYS: [&str; 24] = [
+const KEYS: [&str; 25] = [
     "vip",
     "interface",
     "uplinks",
@@ -40,6 +40,7 @@ const KEYS: [&str; 24] = [
     "udpIdle",
     "drainTimeout",
     "mssClamp",
+    "keepOnExit",
 ];
 
 /// Reads and checks a whole file.
@@ -82,6 +83,7 @@ fn config(section: &Section<'_>, host: &str) -> Option<Config> {
     let gratuitous_arp = flag("gratuitousARP", true);
     let start_as_leader = flag("startAsLeader", false);
     let log_data_plane = flag("logDataPlane", false);
+    let keep_on_exit = flag("keepOnExit", false);
     let xdp_mode = uplinks::xdp_mode(section);
     let reply_devices = uplinks::reply_devices(section);
     let interfaces = uplinks::read(section);
@@ -117,6 +119,7 @@ fn config(section: &Section<'_>, host: &str) -> Option<Config> {
         local_clients,
         cgroup_root,
         log_data_plane,
+        keep_on_exit,
         limits,
         notices: Vec::new(),
     })

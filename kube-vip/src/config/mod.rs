@@ -79,6 +79,8 @@ pub struct Config {
     pub cgroup_root: Option<PathBuf>,
     /// Let the kernel programs write log lines on their rare paths.
     pub log_data_plane: bool,
+    /// At SIGTERM the data plane stays for the next agent.
+    pub keep_on_exit: bool,
     /// Sizes of the maps.
     pub limits: Limits,
     /// One line for each setting that was understood and has no effect yet, for the log.

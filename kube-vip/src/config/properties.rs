@@ -237,6 +237,7 @@ prop_compose! {
             local_clients,
             cgroup_root: cgroup_root.map(PathBuf::from),
             log_data_plane: flags[0],
+            keep_on_exit: flags[2],
             limits: Limits { half_open: 65536, frontends: 1024, backends: 8192, flows: 65536, nat: 65536 },
             notices: Vec::new(),
         }
@@ -259,7 +260,7 @@ fn render(config: &Config) -> String {
     let ports = ports.unwrap_or_default();
     let mut text = format!(
         "instance: '{}'\ninterface: '{}'\nlocalPeer: {}\nvip: '{}'\ngratuitousARP: {}\nannounceInterval: {}ms\n\
-         singleNode: {}\nstartAsLeader: {}\nlogDataPlane: {}\n{ports}remotePeers:\n",
+         singleNode: {}\nstartAsLeader: {}\nlogDataPlane: {}\nkeepOnExit: {}\n{ports}remotePeers:\n",
         config.instance,
         config.interface,
         peer(&config.local_peer),
@@ -269,6 +270,7 @@ fn render(config: &Config) -> String {
         config.single_node,
         config.start_as_leader,
         config.log_data_plane,
+        config.keep_on_exit,
     );
     if let Some(path) = &config.cgroup_root {
         text.insert_str(0, &format!("cgroupRoot: '{}'\n", path.display()));
