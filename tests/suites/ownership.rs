@@ -127,6 +127,27 @@ fn vip_goes_silent_when_agent_is_stopped() -> Result<()> {
 }
 
 #[test]
+fn vip_goes_silent_on_time_in_a_time_namespace_too() -> Result<()> {
+    let lab = Lab::bridge(1, 1)?;
+    let node = lab.host("n1");
+    let config = Config::of(&lab, node, &web(&lab)).to_string();
+    // There the machine seems to have booted twelve days earlier.
+    let launch = Launch::default().through(&["unshare", "--time", "--boottime", "1000000"]);
+    let mut agent = Agent::start_as(node, &config, &launch)?;
+    agent.wait_ready()?;
+    answered_by(&lab, "n1")?;
+    let offsets =
+        std::fs::read_to_string(format!("/proc/{}/timens_offsets", agent.process().pid()))?;
+    ensure!(offsets.contains("1000000"), "it is in no time namespace: {offsets}");
+    agent.process().freeze()?;
+    for vip in VIPS {
+        silent_within(&lab, vip, LEASE + Duration::from_secs(1))?;
+    }
+    agent.process().thaw()?;
+    answered_by(&lab, "n1")
+}
+
+#[test]
 fn an_agent_killed_and_started_again_works_with_one_clean_set_of_objects() -> Result<()> {
     Cluster::run(3, web, |cluster| {
         let objects = |name: &str| -> Result<(usize, usize, bool)> {

@@ -3,7 +3,7 @@
 use aya::maps::{Array, MapData, MapError};
 use kube_vip_common::clock::Clock;
 
-use super::sys::boot_time;
+use super::boot_time::boot_time;
 
 /// What the clock is set to now.
 pub(super) fn seconds() -> u32 {

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use aya::maps::{Array, MapData, MapError};
 use kube_vip_common::lease::Lease;
 
-use super::sys::boot_time;
+use super::boot_time::boot_time;
 
 /// A handle to `LEASES`; all copies are the same fence.
 #[derive(Clone)]

@@ -1,6 +1,7 @@
 //! Driver: the kernel programs and their maps.
 
 mod attach;
+mod boot_time;
 pub(crate) mod cgroup;
 mod clock;
 mod closed;
@@ -19,6 +20,7 @@ mod sys;
 mod tables;
 
 pub use attach::{Attachment, Egress, Ingress};
+pub use boot_time::boot_time;
 pub use cgroup::Sockets;
 pub use clock::Hand;
 pub use driver::{Driver, DriverError, Voices};
@@ -27,4 +29,4 @@ pub use leases::{Fence, FenceError, Term};
 pub use object::{LoadError, Maps, Object, event};
 pub use removal::{Left, left_instances, remove_left};
 pub use sync::{Changes, Mirror, Port, Server, SyncError};
-pub use sys::{SysError, boot_time, poll};
+pub use sys::{SysError, poll};

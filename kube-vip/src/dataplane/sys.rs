@@ -493,11 +493,3 @@ pub fn poll<T: AsFd + AsRawFd>(source: T) -> io::Result<AsyncFd<T>> {
     // SAFETY: a type with `AsFd` owns or borrows an open descriptor for its whole life.
     unsafe { AsyncFd::register(source) }.map_err(Into::into)
 }
-
-/// Nanoseconds of `CLOCK_BOOTTIME`, the clock that `bpf_ktime_get_boot_ns` reads.
-pub fn boot_time() -> u64 {
-    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
-    // SAFETY: the kernel fills the struct; this clock exists since Linux 2.6.39.
-    unsafe { libc::clock_gettime(libc::CLOCK_BOOTTIME, &mut time) };
-    time.tv_sec.cast_unsigned() * 1_000_000_000 + time.tv_nsec.cast_unsigned()
-}
