@@ -43,7 +43,8 @@ pub fn place(
         }
         let preferred =
             spec.prefer.iter().find_map(|name| candidates.iter().find(|it| it.name == name));
-        if let Some(host) = preferred.or_else(|| ranked_first(*vip, vips.len(), &placed, candidates))
+        if let Some(host) =
+            preferred.or_else(|| ranked_first(*vip, vips.len(), &placed, candidates))
         {
             placed.insert(*vip, host.node);
         }

@@ -45,7 +45,13 @@ pub struct Holder {
 impl Holder {
     /// A host that holds nothing yet.
     pub fn new(node: NodeId) -> Self {
-        Self { node, fit: true, held: BTreeMap::new(), ended: BTreeMap::new(), released: BTreeMap::new() }
+        Self {
+            node,
+            fit: true,
+            held: BTreeMap::new(),
+            ended: BTreeMap::new(),
+            released: BTreeMap::new(),
+        }
     }
 
     /// Whether this host can answer for VIPs; the leader moves them away from one that cannot.

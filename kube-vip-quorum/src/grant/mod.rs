@@ -5,6 +5,7 @@
 //! that long, and for as long after its own start. So a leader that others elect comes after the
 //! end of all that was granted before.
 
+mod election;
 mod holder;
 mod ledger;
 mod messages;
@@ -14,6 +15,7 @@ mod tests;
 mod voter;
 mod voters;
 
+pub use election::Election;
 pub use holder::{Holder, Lease};
 pub use ledger::Ledger;
 pub use messages::{Answer, Ask, Granted, Held};

@@ -233,8 +233,8 @@ impl Tenure {
                 _ => continue,
             }
             let Some(moving) = self.moving.get_mut(vip) else { continue };
-            let nobody_holds = !self.issued.contains_key(vip)
-                && (moving.released || now >= self.frozen_until);
+            let nobody_holds =
+                !self.issued.contains_key(vip) && (moving.released || now >= self.frozen_until);
             if nobody_holds {
                 moving.proposed = true;
                 commands.push(Command::Assign { vip: *vip, after: moving.epoch, to: moving.to });

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use kube_vip_quorum::cluster::{Cluster, Command, NodeId, TenureId};
-use kube_vip_quorum::grant::{Answer, Ask, Claim, Holder, Lease, Tenure, Voter, Voters};
+use kube_vip_quorum::grant::{Answer, Ask, Claim, Election, Holder, Lease, Tenure, Voter, Voters};
 use kube_vip_quorum::time::{Boot, Timing};
 
 use crate::raft::{Disk, Entry, Last, Payload, Raft};
@@ -36,7 +36,10 @@ pub(crate) enum Message {
 impl Message {
     /// Whether something has to be on disk before it leaves.
     pub(crate) fn waits_for_disk(&self) -> bool {
-        matches!(self, Self::Vote { .. } | Self::Voted { granted: true, .. } | Self::Appended { .. })
+        matches!(
+            self,
+            Self::Vote { .. } | Self::Voted { granted: true, .. } | Self::Appended { .. }
+        )
     }
 }
 
@@ -64,9 +67,7 @@ pub(crate) struct Process {
     ready: bool,
     claim: Option<TenureId>,
     predecessor: Option<NodeId>,
-    elect_at: Option<Boot>,
-    round: u64,
-    willing: BTreeSet<NodeId>,
+    election: Election,
     next_heartbeat: Boot,
     next_ask: Boot,
     leaving: Option<Boot>,
@@ -102,9 +103,7 @@ impl Process {
             ready: false,
             claim: None,
             predecessor: None,
-            elect_at: None,
-            round: 0,
-            willing: BTreeSet::new(),
+            election: Election::new(&timing),
             next_heartbeat: now,
             next_ask: now,
             leaving: None,
@@ -167,28 +166,13 @@ impl Process {
     }
 
     fn election(&mut self, now: Boot, effects: &mut Effects) {
-        if now < self.voter.until() && !self.careless() {
-            self.elect_at = None;
-            return;
-        }
-        let spread = self.timing.election.as_nanos() as u64;
-        let pause = Duration::from_nanos(self.rng.between(0, spread));
-        let at = *self.elect_at.get_or_insert(now.plus(pause));
-        if now < at {
-            return;
-        }
-        self.elect_at = Some(now.plus(self.timing.election / 4).plus(pause / 2));
-        self.round += 1;
-        self.willing = BTreeSet::from([self.raft.id]);
-        let (round, last) = (self.round, self.raft.last());
+        let free = if self.careless() { Boot(0) } else { self.voter.until() };
+        let random = self.rng.next();
+        let Some(round) = self.election.canvass(self.raft.id, free, random, now) else { return };
+        let last = self.raft.last();
         let others = self.raft.voters().0.all().into_iter().filter(|it| *it != self.raft.id);
         effects.send.extend(others.map(|node| (node, Message::Canvass { round, last })));
-        self.canvassed(now, effects);
-    }
-
-    fn canvassed(&mut self, now: Boot, effects: &mut Effects) {
-        if !self.raft.leads() && self.raft.voters().0.agree(|node| self.willing.contains(&node)) {
-            self.willing.clear();
+        if self.election.willing(self.raft.id, round, &self.raft.voters().0) {
             self.stand(None, now, effects);
         }
     }
@@ -340,17 +324,23 @@ impl Process {
         let mut reply = |message| effects.send.push((from, message));
         match message {
             Message::Canvass { round, last } => {
-                let yes = !self.raft.leads() && last >= self.raft.last() && self.may_vote(None, now);
+                let yes =
+                    !self.raft.leads() && last >= self.raft.last() && self.may_vote(None, now);
+                if yes {
+                    self.election.encouraged(self.rng.next(), now);
+                }
                 reply(Message::Canvassed { round, yes });
             }
             Message::Canvassed { round, yes } => {
-                if yes && round == self.round {
-                    self.willing.insert(from);
-                    self.canvassed(now, &mut effects);
+                if yes && self.election.willing(from, round, &self.raft.voters().0) {
+                    self.stand(None, now, &mut effects);
                 }
             }
             Message::Vote { vote, last, claim } => {
                 let granted = self.may_vote(claim, now) && self.raft.vote(vote, last);
+                if granted {
+                    self.election.voted(self.rng.next(), now);
+                }
                 reply(Message::Voted { vote, granted, theirs: self.raft.disk.vote });
             }
             Message::Voted { vote, granted, theirs } => {
@@ -365,7 +355,6 @@ impl Process {
             }
             Message::Heartbeat { tenure, sent } => {
                 if self.voter.heartbeat(tenure, self.raft.follows(), now) {
-                    self.elect_at = None;
                     reply(Message::Acknowledged { tenure, sent });
                 }
             }

@@ -104,7 +104,9 @@ impl Raft {
 
     /// Whether the candidate gets this vote.
     pub(crate) fn vote(&mut self, vote: TenureId, last: Last) -> bool {
-        if last < self.last() || vote < self.disk.vote || (vote == self.disk.vote && self.disk.elected)
+        if last < self.last()
+            || vote < self.disk.vote
+            || (vote == self.disk.vote && self.disk.elected)
         {
             return false;
         }
@@ -112,7 +114,13 @@ impl Raft {
         true
     }
 
-    pub(crate) fn voted(&mut self, from: NodeId, vote: TenureId, granted: bool, theirs: TenureId) -> Out {
+    pub(crate) fn voted(
+        &mut self,
+        from: NodeId,
+        vote: TenureId,
+        granted: bool,
+        theirs: TenureId,
+    ) -> Out {
         if theirs > self.disk.vote {
             self.yield_to(theirs);
         }

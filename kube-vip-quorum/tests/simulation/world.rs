@@ -36,24 +36,61 @@ pub(crate) enum Mutation {
 #[derive(Clone, Debug)]
 pub(crate) enum Fault {
     /// The process dies; the kernel goes on.
-    Kill { machine: usize, down: u64 },
+    Kill {
+        machine: usize,
+        down: u64,
+    },
     /// Kernel and clock begin anew.
-    Reboot { machine: usize, down: u64 },
+    Reboot {
+        machine: usize,
+        down: u64,
+    },
     /// The process is stopped as planned, and started again.
-    Stop { machine: usize, down: u64 },
-    LoseDisk { machine: usize, down: u64 },
-    Freeze { machine: usize, length: u64 },
+    Stop {
+        machine: usize,
+        down: u64,
+    },
+    LoseDisk {
+        machine: usize,
+        down: u64,
+    },
+    Freeze {
+        machine: usize,
+        length: u64,
+    },
     /// Nothing gets from one to the other.
-    Cut { from: usize, to: usize, length: u64 },
+    Cut {
+        from: usize,
+        to: usize,
+        length: u64,
+    },
     /// Nothing gets in, or out, or both.
-    Isolate { machine: usize, inward: bool, outward: bool, length: u64 },
+    Isolate {
+        machine: usize,
+        inward: bool,
+        outward: bool,
+        length: u64,
+    },
     /// All links lose and delay.
-    Weather { loss: u64, delay: u64, length: u64 },
+    Weather {
+        loss: u64,
+        delay: u64,
+        length: u64,
+    },
     /// A clock changes its speed, by so many millionths.
-    Drift { machine: usize, millionths: i64 },
+    Drift {
+        machine: usize,
+        millionths: i64,
+    },
     /// A machine's uplink has no carrier.
-    Carrier { machine: usize, fit: bool },
-    Move { vip: u8, to: usize },
+    Carrier {
+        machine: usize,
+        fit: bool,
+    },
+    Move {
+        vip: u8,
+        to: usize,
+    },
 }
 
 #[derive(Debug)]
@@ -271,8 +308,7 @@ impl World {
         }
         let now = machine.now(time);
         let disk = machine.disk.clone();
-        let process =
-            Process::start(machine.id, &machine.name, disk, timing, mutation, now, rng);
+        let process = Process::start(machine.id, &machine.name, disk, timing, mutation, now, rng);
         machine.process = Some(process);
         machine.frozen_until = 0;
         self.later(0, Event::Tick { machine: at, life });
