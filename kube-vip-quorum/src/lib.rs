@@ -16,3 +16,4 @@ pub mod assign;
 pub mod cluster;
 pub mod grant;
 pub mod time;
+pub mod transport;

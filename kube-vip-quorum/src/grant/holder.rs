@@ -65,8 +65,10 @@ impl Holder {
         Ask { node: self.node, fit: self.fit, applied, released: released.collect() }
     }
 
-    /// An answer to the question asked at `asked` has come, at `now`. Only assignments that this
-    /// host has applied itself (`cluster`) count.
+    /// An answer to the question asked at `asked` has come, at `now`. The moment must be this
+    /// process's own memory, never what an answer repeats: one that is late may be to a question
+    /// from before the host's last boot. Only assignments that this host has applied itself
+    /// (`cluster`) count.
     pub fn answered(
         &mut self,
         asked: Boot,

@@ -1,7 +1,7 @@
 //! One host's process: the pure machines of the crate over the small log, as the agent runs them
 //! over openraft.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -26,8 +26,8 @@ pub(crate) enum Message {
     Appended { tenure: TenureId, theirs: TenureId, matched: Option<usize>, hint: usize },
     Heartbeat { tenure: TenureId, sent: Boot },
     Acknowledged { tenure: TenureId, sent: Boot },
-    Ask { asked: Boot, ask: Ask },
-    Answered { asked: Boot, answer: Answer },
+    Ask { number: u64, ask: Ask },
+    Answered { number: u64, answer: Answer },
     Nudge,
     Successor { tenure: TenureId },
     Join { name: String },
@@ -70,6 +70,7 @@ pub(crate) struct Process {
     election: Election,
     next_heartbeat: Boot,
     next_ask: Boot,
+    asked: BTreeMap<u64, Boot>,
     leaving: Option<Boot>,
     /// It has handed over; the process ends.
     pub(crate) left: bool,
@@ -106,6 +107,7 @@ impl Process {
             election: Election::new(&timing),
             next_heartbeat: now,
             next_ask: now,
+            asked: BTreeMap::new(),
             leaving: None,
             left: false,
         }
@@ -237,7 +239,10 @@ impl Process {
         self.next_ask = now.plus(self.timing.heartbeat);
         if let Some(leader) = self.raft.follows() {
             let ask = self.holder.ask(self.applied as u64);
-            effects.send.push((leader.leader, Message::Ask { asked: now, ask }));
+            // The answer names the question; when that was asked, only this process knows.
+            let number = self.rng.next();
+            self.asked.insert(number, now);
+            effects.send.push((leader.leader, Message::Ask { number, ask }));
         }
     }
 
@@ -363,13 +368,14 @@ impl Process {
                     own.ledger().acknowledged(from, sent);
                 }
             }
-            Message::Ask { asked, ask } => {
+            Message::Ask { number, ask } => {
                 if let (true, Some(tenure)) = (self.ready, &mut self.tenure) {
                     let answer = tenure.answer(&ask, &self.cluster, now);
-                    reply(Message::Answered { asked, answer });
+                    reply(Message::Answered { number, answer });
                 }
             }
-            Message::Answered { asked, answer } => {
+            Message::Answered { number, answer } => {
+                let Some(asked) = self.asked.remove(&number) else { return effects };
                 let asked =
                     if self.mutation == Some(Mutation::CountsFromTheAnswer) { now } else { asked };
                 effects.write.extend(self.holder.answered(asked, &answer, &self.cluster, now));

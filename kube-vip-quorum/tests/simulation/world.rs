@@ -114,6 +114,8 @@ struct Machine {
     kernel: BTreeMap<IpAddr, Lease>,
     disk: Disk,
     process: Option<Process>,
+    /// How long it is down after a planned stop.
+    down: u64,
     /// Counts starts, so that what belongs to an earlier one is dropped.
     life: u32,
     frozen_until: u64,
@@ -171,6 +173,7 @@ impl World {
             kernel: BTreeMap::new(),
             disk: disk.clone(),
             process: None,
+            down: 0,
             life: 0,
             frozen_until: 0,
             wrote_until: 0,
@@ -323,8 +326,9 @@ impl World {
         self.later(pause, Event::Tick { machine: at, life });
         self.step(at, Process::tick);
         if self.machines[at].process.as_ref().is_some_and(|process| process.left) {
-            self.machines[at].process = None;
             self.say(|| format!("n{} has left", at + 1));
+            let down = self.machines[at].down;
+            self.end(at, down);
         }
     }
 
@@ -470,9 +474,7 @@ impl World {
             }
             Fault::Stop { machine, down } => {
                 self.step(machine, Process::leave);
-                let life = self.machines[machine].life;
-                // It is gone by then, or else it is killed.
-                self.later(down + 400 * MS, Event::Start { machine, life });
+                self.machines[machine].down = down;
             }
             Fault::LoseDisk { machine, down } => {
                 let settled = self.committed.iter().rev().find_map(|entry| match &entry.payload {
