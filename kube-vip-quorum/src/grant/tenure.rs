@@ -243,6 +243,16 @@ impl Tenure {
         commands
     }
 
+    /// A proposal of this tenure was applied and changed nothing: it is planned anew.
+    pub fn refused(&mut self, command: &Command) {
+        if let Command::Assign { vip, after, .. } = command
+            && let Some(moving) = self.moving.get_mut(vip)
+            && moving.epoch == *after
+        {
+            moving.proposed = false;
+        }
+    }
+
     /// Hosts to be told now that they should ask, because they are to give something back; each
     /// again with every heartbeat.
     pub fn to_nudge(&mut self, cluster: &Cluster, now: Boot) -> BTreeSet<NodeId> {

@@ -195,6 +195,22 @@ fn dead_owner_is_replaced_when_its_grant_has_run_out_on_every_clock() {
 }
 
 #[test]
+fn proposal_that_was_refused_is_planned_anew() {
+    let mut cluster = cluster();
+    let mut tenure = tenure(Claim::Elected { after: Some(2) });
+    tenure.move_to(vip(), "n3", &cluster, at(1000)).unwrap();
+    let commands = tenure.plan(&cluster, at(1000));
+    assert_eq!(commands, [Command::Assign { vip: vip(), after: 1, to: 3 }]);
+    // In the log n3 has left before.
+    cluster.apply(&Command::Forget { node: 3 }).unwrap();
+    assert!(cluster.apply(&commands[0]).is_err());
+    assert_eq!(tenure.plan(&cluster, at(1001)), [], "it may still be on its way");
+    tenure.refused(&commands[0]);
+    let assign = Command::Assign { vip: vip(), after: 1, to: 1 };
+    assert_eq!(tenure.plan(&cluster, at(1002)), [assign]);
+}
+
+#[test]
 fn leader_that_was_replaced_is_dead_until_it_asks() {
     let cluster = cluster();
     let mut tenure = tenure(Claim::Elected { after: Some(2) });

@@ -313,10 +313,14 @@ impl Process {
         while self.applied < self.raft.commit {
             let entry = &self.raft.disk.log[self.applied];
             self.applied += 1;
-            if let Payload::Command(command) = &entry.payload {
-                let _ = self.cluster.apply(command);
+            let own = self.tenure.as_mut().filter(|tenure| tenure.id() == entry.tenure);
+            self.ready |= own.is_some();
+            if let Payload::Command(command) = &entry.payload
+                && self.cluster.apply(command).is_err()
+                && let Some(tenure) = own
+            {
+                tenure.refused(command);
             }
-            self.ready |= self.tenure.as_ref().is_some_and(|tenure| tenure.id() == entry.tenure);
         }
         if self.cluster.of(self.raft.id).collect::<Vec<_>>() != before {
             effects.write.extend(self.holder.applied(&self.cluster));
