@@ -15,6 +15,7 @@
 pub mod assign;
 pub mod cluster;
 pub mod grant;
+pub mod node;
 pub mod raft;
 pub mod store;
 pub mod time;

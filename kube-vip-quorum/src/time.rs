@@ -31,6 +31,20 @@ pub trait Clock: Send + Sync + 'static {
     fn now(&self) -> Boot;
 }
 
+/// `CLOCK_BOOTTIME` as this process sees it. In a time namespace of its own that is not what the
+/// kernel programs see.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct SystemClock;
+
+impl Clock for SystemClock {
+    fn now(&self) -> Boot {
+        let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME);
+        // Linux has had this clock since 2.6.39.
+        let now = now.map(Duration::from).unwrap_or_default();
+        Boot(nanoseconds(now))
+    }
+}
+
 /// No clock runs more than this many percent faster or slower than true time.
 pub const DRIFT_PERCENT: u32 = 1;
 

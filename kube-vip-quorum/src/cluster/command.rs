@@ -23,6 +23,13 @@ pub enum Command {
         /// Its number.
         node: NodeId,
     },
+    /// A host of that name may join, or may not, whatever configurations say.
+    Admit {
+        /// Its id in the configuration.
+        name: String,
+        /// Whether it may.
+        admitted: bool,
+    },
     /// The list of VIPs.
     Vips(BTreeMap<IpAddr, Vip>),
     /// A VIP is to be held by another host.
@@ -92,6 +99,9 @@ impl Cluster {
             Command::Forget { node } => {
                 self.known(*node)?;
                 self.hosts.remove(node);
+            }
+            Command::Admit { name, admitted } => {
+                self.admission.insert(name.clone(), *admitted);
             }
             Command::Vips(vips) => {
                 self.assignments.retain(|vip, _| vips.contains_key(vip));

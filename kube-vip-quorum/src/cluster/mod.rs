@@ -75,6 +75,10 @@ pub struct Cluster {
     pub assignments: BTreeMap<IpAddr, Assignment>,
     /// The highest epoch that was given to any assignment.
     pub epoch: u64,
+    /// Names of hosts that may join though the leader's configuration does not name them, or may
+    /// not though it does.
+    #[serde(default)]
+    pub admission: BTreeMap<String, bool>,
     /// Backends that all hosts leave out.
     #[serde(default)]
     pub unready: BTreeSet<SocketAddr>,

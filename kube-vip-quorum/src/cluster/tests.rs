@@ -73,6 +73,10 @@ fn readiness_and_drain_are_kept() {
     cluster.apply(&Command::Ready { backend, ready: false }).unwrap();
     cluster.apply(&Command::Drain { node: 1, drained: true }).unwrap();
     assert!(cluster.unready.contains(&backend) && cluster.hosts[&1].drained);
+    for admitted in [true, false] {
+        cluster.apply(&Command::Admit { name: "n4".to_owned(), admitted }).unwrap();
+        assert_eq!(cluster.admission["n4"], admitted);
+    }
     cluster.apply(&Command::Ready { backend, ready: true }).unwrap();
     cluster.apply(&Command::Drain { node: 1, drained: false }).unwrap();
     assert!(cluster.unready.is_empty() && !cluster.hosts[&1].drained);
