@@ -7,16 +7,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use kube_vip_quorum::node;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Mutex, mpsc, watch};
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout_at};
 use tracing::{error, info, warn};
 
 use crate::address::{Addresses, Report};
 use crate::announce::Announcer;
 use crate::config::{Config, ConfigError, check_host, check_host_ports};
 use crate::dataplane::Driver;
-use crate::election::fixed;
+use crate::election::Election;
+use crate::election::quorum::Member;
 use crate::observe;
 use crate::observe::conflicts::{Claim, Conflicts};
 use crate::plan::{self, Desired};
@@ -27,13 +29,19 @@ use crate::source::neighbours::Hops;
 use crate::source::probes::Voice;
 use crate::source::{file, health, links, neighbours, probes};
 use crate::status;
-use crate::view::{Check, Probes, Standings, Targets, View};
+use crate::view::{Check, Probes, Targets, View};
 
 /// What nobody reports (a foreign program detached ours, a map was changed by hand) is looked for
 /// this often.
 const LOOK: Duration = Duration::from_secs(10);
 /// After a failure the next try waits this long.
 const RETRY: Duration = Duration::from_secs(1);
+
+/// How often the main loop says that it is there, and moves the programs' clock.
+const BEAT: Duration = Duration::from_secs(1);
+
+/// What this host owns is taken over within this time, or ends by itself.
+const HAND_OVER: Duration = Duration::from_secs(1);
 
 /// Claims of others that wait for the main loop.
 const CLAIMS: usize = 64;
@@ -63,6 +71,8 @@ pub(crate) struct State {
     pub(crate) failures: Vec<String>,
     /// VIPs on this host that somebody else put there.
     pub(crate) foreign: Vec<String>,
+    /// What the hosts have agreed on, where they elect among themselves.
+    pub(crate) quorum: Option<node::Standing>,
     /// Others that say a VIP is at their place.
     pub(crate) conflicts: Conflicts,
     pub(crate) ready: bool,
@@ -81,7 +91,9 @@ struct Agent {
     voice: Voice,
     health: watch::Receiver<Healths>,
     checks: watch::Sender<BTreeSet<Check>>,
-    standings: Standings,
+    election: Election,
+    /// This host is about to end.
+    leaving: bool,
 }
 
 /// Runs until SIGTERM or SIGINT, and leaves the host as it was found; with `keepOnExit` in the file or
@@ -112,7 +124,13 @@ pub async fn run(config_path: &Path, config: Config, keep_on_exit: bool) -> anyh
     let (checks, to_check) = watch::channel(plan::checks(&config));
     let mut driver = Driver::open(&config.instance, &config.limits);
     let voices = driver.voices();
-    let fence = driver.fence();
+    let election = match Election::start(&config, driver.fence()).await {
+        Ok(election) => election,
+        Err(error) => {
+            driver.close();
+            return Err(error);
+        }
+    };
     let mut hand = driver.hand();
     let mut agent = Agent {
         addresses: Addresses::new(&config.instance),
@@ -126,7 +144,8 @@ pub async fn run(config_path: &Path, config: Config, keep_on_exit: bool) -> anyh
         voice,
         health: health::follow(to_check),
         checks,
-        standings: fixed::standings(&config),
+        election,
+        leaving: false,
         state: Arc::new(Mutex::new(State {
             config_path: config_path.to_owned(),
             config,
@@ -137,6 +156,7 @@ pub async fn run(config_path: &Path, config: Config, keep_on_exit: bool) -> anyh
             driver,
             failures: Vec::new(),
             foreign: Vec::new(),
+            quorum: None,
             conflicts: Conflicts::default(),
             ready: false,
         })),
@@ -148,10 +168,7 @@ pub async fn run(config_path: &Path, config: Config, keep_on_exit: bool) -> anyh
         socket.serve(|| async { status::of(&*state.lock().await) }).await;
     });
 
-    let pulse = watch::Sender::new(fixed::Pulse::of(&agent.state.lock().await.config));
-    pulse.borrow().offer(&fence);
-    let extension = tokio::spawn(fixed::extend(fence, pulse.subscribe()));
-    let mut beat = interval(fixed::EXTENSION);
+    let mut beat = interval(BEAT);
     beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut look = interval(LOOK);
     look.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -164,7 +181,7 @@ pub async fn run(config_path: &Path, config: Config, keep_on_exit: bool) -> anyh
             }
             _ = interrupt.recv() => break Ending::Clear,
             _ = beat.tick() => {
-                pulse.send_modify(|pulse| pulse.at = Instant::now());
+                agent.election.beat();
                 if let Err(error) = hand.set() {
                     error!("writing CLOCK: {error}");
                 }
@@ -175,6 +192,7 @@ pub async fn run(config_path: &Path, config: Config, keep_on_exit: bool) -> anyh
                 agent.defend(claim).await;
                 continue;
             }
+            () = agent.election.changed() => {}
             Ok(()) = agent.links.changed() => {}
             Ok(()) = agent.hops.changed() => {}
             Ok(()) = agent.probes.changed() => {}
@@ -184,15 +202,15 @@ pub async fn run(config_path: &Path, config: Config, keep_on_exit: bool) -> anyh
         if !agent.reconcile().await {
             look.reset_after(RETRY);
         }
-        pulse.send_replace(fixed::Pulse::of(&agent.state.lock().await.config));
+        agent.election.beat();
     };
-    extension.abort();
     publisher.abort();
     if let Some(listener) = listener {
         listener.abort();
     }
     // The publisher's socket and its share of the state go with it.
     let _ = publisher.await;
+    agent.hand_over().await;
     match ending {
         Ending::Clear => {
             info!("ending: the host is left as it was found");
@@ -231,8 +249,8 @@ impl Agent {
                 info!("{} has changed: taken up", state.config_path.display());
                 self.wanted.send_replace(plan::wanted(&new).collect());
                 self.checks.send_replace(plan::checks(&new));
-                self.standings = fixed::standings(&new);
                 state.config = Arc::new(new);
+                self.election.take_up(&state.config);
                 state.refused = None;
             }
             Err(error) => {
@@ -259,13 +277,17 @@ impl Agent {
     async fn reconcile(&mut self) -> bool {
         let mut state = self.state.lock().await;
         state.links = self.links.borrow_and_update().clone();
+        state.quorum = self.election.member().map(Member::standing);
+        let uplink = state.links.get(&state.config.interface);
+        let fit = uplink.is_some_and(|link| link.up && link.carrier);
+        self.election.set_fit(fit && !self.leaving);
         let view = View {
             config: Arc::clone(&state.config),
             links: state.links.clone(),
             hops: self.hops.borrow_and_update().clone(),
             probes: self.probes.borrow_and_update().clone(),
             health: self.health.borrow_and_update().clone(),
-            standings: self.standings.clone(),
+            standings: self.election.standings(),
         };
         let desired = plan::plan(&view);
         let mut failures = Vec::new();
@@ -314,9 +336,24 @@ impl Agent {
         state.failures.is_empty()
     }
 
+    /// Lets the other hosts have what this one owns, and takes it out of addresses and maps.
+    async fn hand_over(&mut self) {
+        self.leaving = true;
+        self.election.set_fit(false);
+        let deadline = Instant::now() + HAND_OVER;
+        while self.election.owns() {
+            if timeout_at(deadline, self.election.changed()).await.is_err() {
+                warn!("nobody has taken over what this host owns: it ends by its deadline");
+                break;
+            }
+            self.reconcile().await;
+        }
+    }
+
     /// Leaves everything as it is but what only an agent may do. Ownership runs out by its deadline,
     /// unless the next agent goes on with it.
     async fn keep(mut self) {
+        self.election.stop().await;
         self.announcer.apply(&BTreeSet::new(), Duration::from_secs(1));
         // What is not pinned, and filters at clsact, would go with the driver.
         std::mem::forget(self.state);
@@ -324,6 +361,7 @@ impl Agent {
 
     /// Takes back everything that was done to the host.
     async fn leave(mut self) {
+        self.election.stop().await;
         // The others stop forwarding here before what they forward would be lost.
         if !self.targets.borrow().peers.is_empty() {
             self.voice.goodbye().await;

@@ -52,7 +52,11 @@ fn filter(text: &str) -> anyhow::Result<EnvFilter> {
             );
         }
     }
-    EnvFilter::builder().parse(text).with_context(|| format!("log level {text:?}"))
+    // What the consensus log does in detail is for who asks for it: `info,openraft=debug`.
+    let quiet = if text == "off" { "" } else { "openraft=off," };
+    EnvFilter::builder()
+        .parse(format!("{quiet}{text}"))
+        .with_context(|| format!("log level {text:?}"))
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
+use kube_vip_quorum::node;
 use tokio::time::Instant;
 
 use crate::agent::State;
@@ -14,7 +15,7 @@ use crate::plan::{self, Frontend, Through, Way};
 use crate::publish::{
     BackendState, BackendStatus, BackendWay, ClientsStatus, ClientsWay, ConfigStatus,
     ConflictStatus, EgressMode, FrontendStatus, HealthStatus, LeaseStatus, PeerStatus, PeerWay,
-    ReplyDeviceStatus, Status, UplinkStatus, VipStatus, XdpMode,
+    QuorumRole, QuorumStatus, ReplyDeviceStatus, Status, UplinkStatus, VipStatus, XdpMode,
 };
 use crate::view::Probe;
 
@@ -36,6 +37,7 @@ pub(crate) fn of(state: &State) -> Status {
         reply_devices: reply_devices(state),
         clients: clients(state),
         peers: peers(state),
+        quorum: state.quorum.as_ref().map(quorum),
         vips: vips(state),
         frontends: frontends(state),
         counters: reasons.iter().map(|(r, count)| (r.name().to_owned(), *count)).collect(),
@@ -143,6 +145,22 @@ fn clients(state: &State) -> ClientsStatus {
         way: if sockets.cgroup().is_some() { ClientsWay::Led } else { ClientsWay::Owner },
         cgroup: sockets.cgroup().map(|path| path.display().to_string()),
         reason: sockets.reason().map(str::to_owned).or_else(|| state.driver.unavailable.clone()),
+    }
+}
+
+fn quorum(standing: &node::Standing) -> QuorumStatus {
+    QuorumStatus {
+        role: match standing.role {
+            node::Role::Outside => QuorumRole::Outside,
+            node::Role::Learner => QuorumRole::Learner,
+            node::Role::Voter => QuorumRole::Voter,
+            node::Role::Leader => QuorumRole::Leader,
+        },
+        leader: standing.leader.clone(),
+        voters: standing.voters.clone(),
+        learners: standing.learners.clone(),
+        differing: standing.differing.clone(),
+        trouble: standing.trouble.clone(),
     }
 }
 

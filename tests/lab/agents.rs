@@ -1,12 +1,15 @@
 //! The agents of a whole lab.
 
-use anyhow::Result;
+use std::collections::BTreeSet;
+
+use anyhow::{Result, ensure};
 use serde_json::Value;
 
-use crate::agent::{Agent, Launch};
+use crate::agent::{Agent, Launch, PATIENCE};
 use crate::build::Lab;
 use crate::config::{Balancer, Config};
 use crate::host::Host;
+use crate::wait::eventually;
 
 /// The agents of all nodes of a lab.
 #[derive(Debug)]
@@ -62,14 +65,25 @@ impl Agents {
             })?;
             agent.wait_for(balancers)?;
         }
-        let held = |status: &Value| {
-            let vips = status["vips"].as_array();
-            vips.is_some_and(|vips| !vips.is_empty() && vips.iter().all(|vip| vip["held"] == true))
-        };
-        agents.on("n1").wait_until("n1 holds the virtual addresses", held)?;
+        agents.wait_held()?;
         // What an answer means for the tables follows within one round of the main loop.
         std::thread::sleep(std::time::Duration::from_millis(300));
         Ok(agents)
+    }
+
+    /// Waits until somebody holds each virtual address: n1 where the files say so.
+    fn wait_held(&mut self) -> Result<()> {
+        let held = |vip: &Value| vip["owned"] == true && vip["held"] == true;
+        let vips = |status: &Value| status["vips"].as_array().cloned().unwrap_or_default();
+        eventually(PATIENCE, "the virtual addresses to be held", || {
+            let statuses = self.all.iter().map(Agent::status).collect::<Result<Vec<_>>>()?;
+            let all = statuses.iter().flat_map(vips);
+            let names: BTreeSet<String> = all.map(|vip| vip["address"].to_string()).collect();
+            let held = statuses.iter().flat_map(vips).filter(held);
+            let held: BTreeSet<String> = held.map(|vip| vip["address"].to_string()).collect();
+            ensure!(!names.is_empty() && held == names, "{held:?} of {names:?} are held");
+            Ok(())
+        })
     }
 
     /// The agent of a host; a panic when there is none, for that is a slip in the test.

@@ -5,6 +5,7 @@ mod completion;
 mod man;
 mod output;
 mod sample;
+mod secret;
 mod start;
 mod status;
 mod version;
@@ -37,6 +38,7 @@ enum Command {
     Status(status::StatusCommand),
     Cleanup(cleanup::Cleanup),
     Sample(sample::Sample),
+    Secret(secret::SecretCommand),
     Version(version::Version),
     Completion(completion::Completion),
     Man(man::Man),
@@ -49,6 +51,7 @@ pub fn main() -> ExitCode {
         Command::Status(command) => command.run(),
         Command::Cleanup(command) => command.run(),
         Command::Sample(command) => command.run(),
+        Command::Secret(command) => command.run(),
         Command::Version(command) => command.run(),
         Command::Completion(command) => command.run(&mut Cli::command()),
         Command::Man(command) => command.run(&Cli::command()),
@@ -87,6 +90,7 @@ mod tests {
             "status",
             "status -o wide --instance x",
             "cleanup",
+            "secret",
             "cleanup --all -o json",
             "cleanup --instance x",
             "sample config",

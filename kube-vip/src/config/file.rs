@@ -12,10 +12,10 @@ use super::retired;
 use super::uplinks;
 use super::yaml::{self, Value};
 use super::{Config, ConfigError, Limits, LoadBalancer, LocalClients, TableSize};
-use super::{forwarding, limits};
+use super::{forwarding, limits, quorum};
 
 /// Keys that have an effect; [`retired::KEYS`] are known too.
-const KEYS: [&str; 25] = [
+const KEYS: [&str; 29] = [
     "vip",
     "interface",
     "uplinks",
@@ -41,6 +41,10 @@ const KEYS: [&str; 25] = [
     "drainTimeout",
     "mssClamp",
     "keepOnExit",
+    "election",
+    "quorum",
+    "secretFile",
+    "insecurePeers",
 ];
 
 /// Reads and checks a whole file.
@@ -96,6 +100,8 @@ fn config(section: &Section<'_>, host: &str) -> Option<Config> {
     let drain_timeout = section.duration("drainTimeout", second..=31_536_000 * second);
     let mss_clamp = forwarding::mss_clamp(section);
     let limits = limits(section, &vips, peers.as_ref(), &load_balancers);
+    let alone = peers.as_ref().is_some_and(|peers| peers.remote.is_empty());
+    let election = quorum::read(section, single_node, alone);
     let Peers { local, remote } = peers?;
     let (interface, uplinks) = interfaces?;
     Some(Config {
@@ -113,6 +119,7 @@ fn config(section: &Section<'_>, host: &str) -> Option<Config> {
         mss_clamp,
         single_node,
         start_as_leader,
+        election,
         load_balancers,
         xdp_mode,
         nat_ports,

@@ -31,6 +31,7 @@ pub use host_ports::check_host_ports;
 pub use kube_vip_common::frontend::{Affinity, Protocol};
 pub use kube_vip_common::nat::PortRange;
 pub use kube_vip_common::table::TableSize;
+pub use quorum::{Election, Quorum, SecretSource};
 pub use sample::SAMPLE;
 
 /// A configuration file larger than this is refused before it is read.
@@ -65,8 +66,10 @@ pub struct Config {
     pub drain_timeout: Option<Duration>,
     /// There are no other hosts; ownership never ends.
     pub single_node: bool,
-    /// This host owns the VIPs until election exists.
+    /// This host owns the VIPs where the files say who does; where the hosts agree it may begin.
     pub start_as_leader: bool,
+    /// Who says who owns the VIPs.
+    pub election: Election,
     /// What is balanced.
     pub load_balancers: Vec<LoadBalancer>,
     /// How arriving packets are to be handled.
@@ -344,5 +347,6 @@ pub struct Limits {
 
 #[cfg(test)]
 mod properties;
+mod quorum;
 #[cfg(test)]
 mod tests;

@@ -231,6 +231,7 @@ prop_compose! {
             drain_timeout: None,
             mss_clamp: MssClamp::Off,
             start_as_leader: flags[2],
+            election: Election::File,
             load_balancers,
             xdp_mode: XdpMode::Auto,
             nat_ports: Some(PortRange { first: 1024, last: nat_last }),

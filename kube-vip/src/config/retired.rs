@@ -25,8 +25,6 @@ const KEYS: [(&str, &str); 13] = [
     ("packetProject", NEVER_PACKET),
 ];
 
-const SECRET: &str = "comes with the election among the hosts; nothing is signed with it yet";
-
 /// The names of the keys.
 pub(super) fn keys() -> impl Iterator<Item = &'static str> {
     KEYS.iter().map(|(key, _)| *key)
@@ -34,7 +32,7 @@ pub(super) fn keys() -> impl Iterator<Item = &'static str> {
 
 /// One line for each that is set to something. Values are not shown: some are secrets.
 pub(super) fn notices(section: &Section<'_>) {
-    for (key, why) in KEYS.iter().chain(&[("secret", SECRET)]) {
+    for (key, why) in &KEYS {
         if section.get(key).is_some_and(|node| !is_zero(node)) {
             section.findings.notice(&section.path_of(key), why);
         }

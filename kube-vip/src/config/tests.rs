@@ -182,7 +182,7 @@ fn limits_grow_with_the_file() {
 #[test]
 fn keys_without_effect_are_named_once_and_their_values_never() {
     let config = good(&with(
-        "enableBGP: true\nbgpConfig: {as: 65000, secret: hunter2}\npacketAPIKey: hunter2\nsecret: hunter2\n\
+        "enableBGP: true\nbgpConfig: {as: 65000, secret: hunter2}\npacketAPIKey: hunter2\n\
          leaseDuration: 5\naddPeersAsBackends: true\naddress: kube.example\n\
          loadBalancers:\n\
          - {name: h, type: HTTP, port: 80, backends: [{url: 'http://x'}]}\n\
@@ -204,7 +204,6 @@ fn keys_without_effect_are_named_once_and_their_values_never() {
             "enableBGP",
             "bgpConfig",
             "packetAPIKey",
-            "secret",
         ]
     );
     assert!(!config.notices.iter().any(|line| line.contains("hunter2") || line.contains('\n')));
@@ -220,6 +219,15 @@ fn every_mistake_is_named_with_its_value_and_the_way_out() {
         (head("interface", "Interface"), r#"f, line 5: Interface: unknown key "Interface"; did you mean "interface"?"#.into()),
         (balancer("prot: 1"), format!(r#"f, line 7: {web}.prot: unknown key "prot"; did you mean "port"?"#)),
         (head("id: b,", "id: b, colour: red,"), r#"f, line 3: remotePeers[0].colour: unknown key "colour"; known here: id, address, port, podCIDR"#.into()),
+        // The hosts' own election.
+        (with("election: raft"), r#"f, line 6: election: "raft" is no election; write quorum or file"#.into()),
+        (head("remotePeers:\n- {id: b, address: 10.0.0.2}\n", "") + "election: quorum\n", "f, line 4: election: quorum takes other hosts: write them under remotePeers, or leave the key out".into()),
+        (with("secret: hunter2"), "f, line 6: secret: 7 characters are not 32 bytes (43 or 44 characters of base64, or 64 hexadecimal digits); write what `kube-vip secret` prints, not a password".into()),
+        (with("secretFile: secret"), r#"f, line 6: secretFile: "secret" is not an absolute path"#.into()),
+        (with("secret: abc\nsecretFile: /x"), "f, line 7: secretFile: there is a `secret` too; keep one of the two".into()),
+        (with("secretFile: /x\ninsecurePeers: true"), "f, line 7: insecurePeers: there is a secret too, which would not be used; keep one of the two".into()),
+        (with("quorum: {lease: 100ms}"), "f, line 6: quorum.lease: 100ms would end between two heartbeats of 40ms; take 120ms or more, or a shorter heartbeat".into()),
+        (with("quorum: {stateDir: var}"), r#"f, line 6: quorum.stateDir: "var" is not an absolute path"#.into()),
         // VIPs.
         (head("10.0.0.100", "300.1.1.1"), r#"f, line 4: vip: "300.1.1.1" is not an IP address; write one like 192.168.0.10 or fd00::10"#.into()),
         (head("10.0.0.100", "10.0.0.100/24"), r#"f, line 4: vip: "10.0.0.100/24" is more than an address; write 10.0.0.100"#.into()),

@@ -8,6 +8,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tracing::error;
 
+use super::PATIENCE;
 use crate::config::Config;
 use crate::dataplane::{Fence, Term, boot_time};
 use crate::plan;
@@ -15,10 +16,6 @@ use crate::view::{Standing, Standings};
 
 /// How long ownership outlasts its last extension: past it the programs fall silent by themselves.
 pub const TERM: Duration = Duration::from_secs(3);
-
-/// An agent whose main loop has not come round for this long hangs, and owns nothing any more. The
-/// longest work it does in one go, ten thousand tables, takes less.
-const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Time between two extensions: two may be late or lost.
 pub const EXTENSION: Duration = Duration::from_secs(1);

@@ -1,7 +1,121 @@
 //! Who owns the VIPs.
 //!
 //! An election says where this host stands ([`Standing`](crate::view::Standing)), which becomes part
-//! of the view, and extends the lease in the kernel for as long as its own right lasts. Elections
-//! among hosts and by Kubernetes Lease come in as files beside [`fixed`].
+//! of the view, and offers terms to the [`Fence`] for as long as its own right lasts. An election by
+//! Kubernetes Lease comes in as a file beside [`fixed`] and [`quorum`].
 
 pub mod fixed;
+pub mod quorum;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use self::fixed::Pulse;
+use self::quorum::Member;
+use crate::config::{self, Config};
+use crate::dataplane::Fence;
+use crate::view::Standings;
+
+/// An agent whose main loop has not come round for this long hangs, and owns nothing any more. The
+/// longest work it does in one go, ten thousand tables, takes less.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Who says who owns the VIPs, at work.
+pub struct Election {
+    by: By,
+    config: Arc<Config>,
+}
+
+enum By {
+    File { pulse: watch::Sender<Pulse>, extension: JoinHandle<()> },
+    Quorum(Box<Member>),
+}
+
+impl Election {
+    /// Begins.
+    ///
+    /// # Errors
+    /// This host cannot take part; nothing was changed then.
+    pub async fn start(config: &Arc<Config>, fence: Fence) -> anyhow::Result<Self> {
+        let by = match &config.election {
+            config::Election::File => {
+                let pulse = watch::Sender::new(Pulse::of(config));
+                pulse.borrow().offer(&fence);
+                let extension = tokio::spawn(fixed::extend(fence, pulse.subscribe()));
+                By::File { pulse, extension }
+            }
+            config::Election::Quorum(quorum) => {
+                By::Quorum(Box::new(Member::start(config, quorum, fence).await?))
+            }
+        };
+        Ok(Self { by, config: Arc::clone(config) })
+    }
+
+    /// Where this host stands now.
+    pub fn standings(&self) -> Standings {
+        match &self.by {
+            By::File { .. } => fixed::standings(&self.config),
+            By::Quorum(member) => member.standings(&self.config),
+        }
+    }
+
+    /// What this host is among the others, where they agree among themselves.
+    pub fn member(&self) -> Option<&Member> {
+        match &self.by {
+            By::File { .. } => None,
+            By::Quorum(member) => Some(member),
+        }
+    }
+
+    /// Waits until the standings may be others.
+    pub async fn changed(&mut self) {
+        match &mut self.by {
+            By::File { .. } => std::future::pending().await,
+            By::Quorum(member) => member.changed().await,
+        }
+    }
+
+    /// Goes by a changed file.
+    pub fn take_up(&mut self, config: &Arc<Config>) {
+        self.config = Arc::clone(config);
+        self.beat();
+        if let By::Quorum(member) = &self.by {
+            member.take_up(config);
+        }
+    }
+
+    /// The main loop has come round.
+    pub fn beat(&self) {
+        match &self.by {
+            By::File { pulse, .. } => drop(pulse.send_replace(Pulse::of(&self.config))),
+            By::Quorum(member) => member.beat(),
+        }
+    }
+
+    /// Whether this host can answer for VIPs: its uplink has a carrier.
+    pub fn set_fit(&mut self, fit: bool) {
+        if let By::Quorum(member) = &mut self.by {
+            member.set_fit(fit);
+        }
+    }
+
+    /// Whether this host owns anything that others may take over.
+    pub fn owns(&self) -> bool {
+        match &self.by {
+            By::File { .. } => false,
+            By::Quorum(member) => !member.standing().holding.is_empty(),
+        }
+    }
+
+    /// Hands over what is owned, where somebody else can take it, and ends. What the file gives this
+    /// host the next agent may go on with until it runs out.
+    pub async fn stop(self) {
+        match self.by {
+            By::File { extension, .. } => extension.abort(),
+            By::Quorum(member) => member.stop().await,
+        }
+    }
+}

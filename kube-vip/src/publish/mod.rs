@@ -18,7 +18,7 @@ pub use socket::{FetchError, SocketError, StatusSocket, fetch};
 pub use status::{
     BackendState, BackendStatus, BackendWay, ClientsStatus, ClientsWay, ConfigStatus,
     ConflictStatus, EgressMode, FrontendStatus, HealthStatus, LeaseStatus, PeerStatus, PeerWay,
-    ReplyDeviceStatus, Status, UplinkStatus, VipStatus, XdpMode,
+    QuorumRole, QuorumStatus, ReplyDeviceStatus, Status, UplinkStatus, VipStatus, XdpMode,
 };
 pub use table::{Style, render};
 

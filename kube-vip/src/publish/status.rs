@@ -29,6 +29,9 @@ pub struct Status {
     /// The other hosts that take part, by each address that is asked.
     #[serde(default)]
     pub peers: Vec<PeerStatus>,
+    /// What the hosts have agreed on, where they elect among themselves.
+    #[serde(default)]
+    pub quorum: Option<QuorumStatus>,
     /// The virtual addresses.
     pub vips: Vec<VipStatus>,
     /// The balanced ports.
@@ -148,6 +151,37 @@ pub enum ClientsWay {
     Led,
     /// Like any client of the network, through the owner.
     Owner,
+}
+
+/// What the hosts have agreed on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QuorumStatus {
+    /// The part this host takes.
+    pub role: QuorumRole,
+    /// Id of the host that leads, as far as this one knows.
+    pub leader: Option<String>,
+    /// Ids of the hosts that vote.
+    pub voters: Vec<String>,
+    /// Ids of the hosts that follow without a vote.
+    pub learners: Vec<String>,
+    /// VIPs that only this host's file names, or only the leader's.
+    pub differing: Vec<IpAddr>,
+    /// What keeps this host from taking part.
+    pub trouble: Option<String>,
+}
+
+/// What part a host takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum QuorumRole {
+    /// It belongs to no cluster yet.
+    Outside,
+    /// It follows without a vote.
+    Learner,
+    /// It votes.
+    Voter,
+    /// It leads.
+    Leader,
 }
 
 /// A virtual address.
@@ -299,11 +333,15 @@ pub(super) mod tests {
              "version": "0.1.0", "answered_ms": 400},
             {"id": "n3", "address": "10.78.0.13", "way": "tunnel", "mtu": 1400,
              "reason": "the agent of n3 has been stopped", "version": null, "answered_ms": null}],
+        "quorum": {"role": "voter", "leader": "n2", "voters": ["n1", "n2", "n3"],
+            "learners": [], "differing": ["10.77.0.101"], "trouble": null},
         "vips": [
             {"address": "10.77.0.100", "owned": true, "owner": "n1", "held": true,
-             "interface": "eth0", "lease": {"epoch": 1, "remaining_ms": 2500}},
+             "interface": "eth0", "lease": {"epoch": 1, "remaining_ms": 2500},
+             "conflicts": [{"mac": "02:00:00:00:00:09", "peer": null, "interface": "eth0",
+                "by": "ARP", "since_seconds": 60, "heard_seconds": 3}]},
             {"address": "fd77::100", "owned": false, "owner": null, "held": false,
-             "interface": "eth0", "lease": null}],
+             "interface": "eth0", "lease": null, "conflicts": []}],
         "frontends": [{"name": "web", "address": "10.77.0.100", "port": 80, "protocol": "tcp",
             "packets": 1204, "bytes": 90000, "backends": [
             {"address": "10.77.0.11", "port": 8080, "node": "n1", "way": "here", "state": "ready",

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 use super::status::{
     BackendState, BackendStatus, BackendWay, ClientsStatus, ClientsWay, ConflictStatus, EgressMode,
-    FrontendStatus, HealthStatus, PeerWay, Status, XdpMode,
+    FrontendStatus, HealthStatus, PeerWay, QuorumRole, QuorumStatus, Status, XdpMode,
 };
 
 /// How much is shown, and with colours or without.
@@ -58,6 +58,9 @@ fn head(out: &mut String, status: &Status, style: Style) {
         interface(out, &device.name, &said, device.reason.as_deref());
     }
     clients(out, &status.clients);
+    if let Some(agreed) = &status.quorum {
+        out.push_str(&quorum(agreed, style));
+    }
     if let Some(reason) = &status.config.refused {
         let refused = not_ready("refused").paint(style);
         let _ = writeln!(out, "The newest {} is {refused}: {reason}", status.config.path);
@@ -84,6 +87,34 @@ fn clients(out: &mut String, clients: &ClientsStatus) {
         let _ = write!(out, " ({reason})");
     }
     out.push('\n');
+}
+
+/// Who votes and who leads, on one line, and what is wrong with that on further ones.
+fn quorum(quorum: &QuorumStatus, style: Style) -> String {
+    let QuorumStatus { role, leader, voters, learners, differing, trouble } = quorum;
+    let said = match role {
+        QuorumRole::Leader => "this host leads".to_owned(),
+        QuorumRole::Outside => not_ready("this host belongs to no cluster yet").paint(style),
+        QuorumRole::Learner | QuorumRole::Voter => match leader {
+            Some(leader) => format!("{leader} leads"),
+            None => not_ready("nobody leads").paint(style),
+        },
+    };
+    let mut text = format!("quorum: {said}");
+    for (hosts, vote) in [(voters, "vote"), (learners, "follow without a vote")] {
+        if !hosts.is_empty() {
+            let _ = write!(text, "; {} {vote}", hosts.join(" "));
+        }
+    }
+    text.push('\n');
+    if !differing.is_empty() {
+        let all: Vec<_> = differing.iter().map(ToString::to_string).collect();
+        let _ = writeln!(text, "quorum: the hosts' files differ: {} not in all", all.join(", "));
+    }
+    if let Some(trouble) = trouble {
+        let _ = writeln!(text, "quorum: {}", not_ready(trouble).paint(style));
+    }
+    text
 }
 
 fn egress(mode: EgressMode) -> &'static str {
@@ -122,6 +153,8 @@ fn vips(out: &mut String, status: &Status, style: Style) {
     }
     table.print(out, style);
     let conflicts = status.vips.iter().flat_map(|vip| vip.conflicts.iter().map(move |c| (vip, c)));
+    let mut conflicts = conflicts.peekable();
+    let any = conflicts.peek().is_some();
     for (vip, conflict) in conflicts {
         let ConflictStatus { mac, peer, interface, by, heard_seconds, .. } = conflict;
         let who = peer.as_ref().map(|peer| format!(" ({peer})")).unwrap_or_default();
@@ -131,6 +164,9 @@ fn vips(out: &mut String, status: &Status, style: Style) {
             "{said}: {mac}{who} on {interface} claims {} by {by}, last {heard_seconds} s ago",
             vip.address
         );
+    }
+    if any {
+        out.push('\n');
     }
 }
 
@@ -335,10 +371,14 @@ mod tests {
 n1: ready (instance default, pid 1, version 0.1.0)
 eth0: native XDP, tcx
 clients on this host: led to backends
+quorum: n2 leads; n1 n2 n3 vote
+quorum: the hosts' files differ: 10.77.0.101 not in all
 
 VIP          OWNER    HERE   INTERFACE  LEASE
 10.77.0.100  n1       owned  eth0       epoch 1, 2.5 s left
 fd77::100    unknown  -      eth0       -
+
+conflict: 02:00:00:00:00:09 on eth0 claims 10.77.0.100 by ARP, last 3 s ago
 
 PEER  ADDRESS     WAY      MTU  VERSION  ANSWERED
 n2    10.77.0.12  link    1500  0.1.0    0.4 s ago

@@ -1,0 +1,197 @@
+//! The hosts agree among themselves who owns each VIP, and never two at once.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use lab::{
+    Burst, Cluster, Config, Connection, Heard, Lab, Mac, Setup, VIPS, Watch, eventually, owner, web,
+};
+
+/// As `kube-vip secret` prints one.
+const SECRET: &str = "pTzYHUM0qkGDzZ5uGmXz4n0sK8e5oqXcxLJ1v1dDqnk=";
+
+/// What is added where a machine may be busy.
+const GENEROUS: Duration = Duration::from_secs(5);
+
+fn adapt(config: &mut Config) {
+    // Each host of the lab has a /run of its own.
+    config.extra = format!(
+        "election: quorum\nsecret: {SECRET}\nquorum: {{stateDir: /run/kube-vip-state}}\n\
+         announceInterval: 1h\n"
+    );
+}
+
+fn cluster(nodes: usize) -> Result<Cluster> {
+    let lab = Lab::bridge(nodes, 1)?;
+    let balancers = web(&lab);
+    let cluster = Cluster::start_as(lab, &balancers, Setup { adapt, ..Setup::default() })?;
+    for vip in VIPS {
+        eventually(4 * GENEROUS, "an owner", || owner(cluster.host("c1"), vip))?;
+    }
+    Ok(cluster)
+}
+
+/// Which host owns a VIP, by its answers.
+fn owner_of(cluster: &Cluster, vip: IpAddr) -> Result<String> {
+    let mac = owner(cluster.host("c1"), vip)?;
+    let names: BTreeMap<Mac, &str> =
+        cluster.lab.nodes().map(|node| (node.mac(), node.name())).collect();
+    Ok((*names.get(&mac).with_context(|| format!("{mac} is no node"))?).to_owned())
+}
+
+fn never_two(heard: &[Heard]) -> Result<()> {
+    for heard in heard {
+        ensure!(heard.answered.len() <= 1, "two hosts answered one request: {heard:?}");
+    }
+    ensure!(heard.iter().any(|heard| !heard.answered.is_empty()), "nobody ever answered");
+    Ok(())
+}
+
+/// From the last answer of one host to the first of another.
+fn outage(heard: &[Heard], of: Mac) -> Result<Duration> {
+    let last = heard.iter().rfind(|heard| heard.answered.contains(&of));
+    let last = last.context("the old owner never answered")?.at;
+    let after = heard.iter().filter(|heard| heard.at > last);
+    let next = after.filter(|heard| heard.answered.iter().any(|mac| *mac != of)).map(|h| h.at);
+    Ok(next.min().context("no other host ever answered")?.duration_since(last))
+}
+
+/// Something happens to the owner of the first VIP; how long nobody answered.
+fn lose_owner(
+    cluster: &mut Cluster,
+    lose: impl FnOnce(&mut Cluster, &str) -> Result<()>,
+) -> Result<Duration> {
+    let vip = VIPS[0];
+    let name = owner_of(cluster, vip)?;
+    let mac = cluster.host(&name).mac();
+    let watch = Watch::start(cluster.host("c1"), vip)?;
+    std::thread::sleep(Duration::from_millis(300));
+    lose(cluster, &name)?;
+    std::thread::sleep(Duration::from_secs(2));
+    let heard = watch.finish()?;
+    never_two(&heard)?;
+    outage(&heard, mac)
+}
+
+#[test]
+fn an_owner_that_is_killed_is_replaced_and_one_that_ends_hands_over() -> Result<()> {
+    cluster(3)?.explain(|cluster| {
+        for round in 0..3 {
+            let killed =
+                lose_owner(cluster, |cluster, name| cluster.agents.on(name).process().kill())?;
+            println!("round {round}: killed, nobody answered for {killed:?}");
+            ensure!(killed < GENEROUS, "nobody answered for {killed:?}");
+            for agent in cluster.agents.all() {
+                if agent.process().ended()?.is_some() {
+                    agent.restart()?;
+                    agent.wait_ready()?;
+                }
+            }
+            let ended = lose_owner(cluster, |cluster, name| {
+                let status = cluster.agents.on(name).stop()?;
+                ensure!(status.success(), "{name} ended with {status}");
+                Ok(())
+            })?;
+            println!("round {round}: ended, nobody answered for {ended:?}");
+            ensure!(ended < Duration::from_secs(1), "nobody answered for {ended:?}");
+            for agent in cluster.agents.all() {
+                if agent.process().ended()?.is_some() {
+                    agent.restart()?;
+                    agent.wait_ready()?;
+                }
+            }
+        }
+        Ok(())
+    })
+}
+
+#[test]
+fn a_frozen_owner_is_silent_and_replaced_and_comes_back_as_nobody() -> Result<()> {
+    cluster(3)?.explain(|cluster| {
+        let frozen = owner_of(cluster, VIPS[0])?;
+        let outage =
+            lose_owner(cluster, |cluster, name| cluster.agents.on(name).process().freeze())?;
+        println!("frozen, nobody answered for {outage:?}");
+        ensure!(outage < GENEROUS, "nobody answered for {outage:?}");
+        let watch = Watch::start(cluster.host("c1"), VIPS[0])?;
+        cluster.agents.on(&frozen).process().thaw()?;
+        std::thread::sleep(Duration::from_secs(2));
+        never_two(&watch.finish()?)?;
+        let address = VIPS[0].to_string();
+        eventually(GENEROUS, "the address to be gone from the thawed host", || {
+            let addresses = cluster.host(&frozen).run(&["ip", "addr", "show", "dev", "eth0"])?;
+            ensure!(!addresses.contains(&address) || owner_of(cluster, VIPS[0])? == frozen);
+            Ok(())
+        })
+    })
+}
+
+#[test]
+fn connections_to_other_hosts_outlive_their_vips_owner() -> Result<()> {
+    const HELD: usize = 600;
+    cluster(3)?.explain(|cluster| {
+        let report = cluster.client.connect(Burst::new((VIPS[0], 80), HELD).hold())?;
+        report.expect_all(HELD)?;
+        let mut held = report.held;
+        let lost = owner_of(cluster, VIPS[0])?;
+        let mut transfer = {
+            let others = || -> Result<Connection> {
+                loop {
+                    let to = (VIPS[0], 80).into();
+                    let mut connection = Connection::open(cluster.host("c1"), to)?;
+                    if connection.who()?.host != lost {
+                        return Ok(connection);
+                    }
+                }
+            };
+            others()?
+        };
+        transfer.download(1_000_000)?;
+        let began = Instant::now();
+        // The whole host: its link is down, and with it its backends.
+        cluster.host(&lost).run(&["ip", "link", "set", "eth0", "down"])?;
+        transfer.download(20_000_000)?;
+        println!("a transfer through another host went on {:?} after the loss", began.elapsed());
+        let (mut gone, mut other) = (0, Vec::new());
+        for (who, connection) in &mut held {
+            if who.host == lost {
+                gone += 1;
+                continue;
+            }
+            match connection.who() {
+                Ok(now) if now == *who => {}
+                result => other.push(format!("{who:?}: {result:?}")),
+            }
+        }
+        println!("{gone} connections ended on {lost}, {} of the others failed", other.len());
+        ensure!(gone > HELD / 6 && gone < HELD / 2, "{gone} of {HELD} were on {lost}");
+        ensure!(other.is_empty(), "{} failed: {:?}", other.len(), other.first());
+        let next = owner_of(cluster, VIPS[0])?;
+        ensure!(next != lost, "{lost} is cut off and still answers");
+        Ok(())
+    })
+}
+
+#[test]
+fn without_a_majority_nobody_owns() -> Result<()> {
+    cluster(3)?.explain(|cluster| {
+        let keeper = owner_of(cluster, VIPS[0])?;
+        for name in ["n1", "n2", "n3"].into_iter().filter(|name| *name != keeper) {
+            cluster.agents.on(name).process().freeze()?;
+        }
+        let began = Instant::now();
+        eventually(GENEROUS, "silence", || {
+            let answers = lab::who_has(cluster.host("c1"), VIPS[0])?;
+            ensure!(answers.is_empty(), "{answers:?} answers without a majority");
+            Ok(())
+        })?;
+        println!("silent {:?} after the majority was lost", began.elapsed());
+        for name in ["n1", "n2", "n3"].into_iter().filter(|name| *name != keeper) {
+            cluster.agents.on(name).process().thaw()?;
+        }
+        eventually(2 * GENEROUS, "an owner", || owner(cluster.host("c1"), VIPS[0]))?;
+        Ok(())
+    })
+}
