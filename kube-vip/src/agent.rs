@@ -128,6 +128,9 @@ pub async fn run(config_path: &Path, config: Config, keep_on_exit: bool) -> anyh
         Ok(election) => election,
         Err(error) => {
             driver.close();
+            drop((socket, locks, instance));
+            // Other instances may be using it.
+            let _ = std::fs::remove_dir(&dir);
             return Err(error);
         }
     };

@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use lab::{
-    Burst, Cluster, Config, Connection, Heard, Lab, Mac, Setup, VIPS, Watch, eventually, owner, web,
+    Burst, Cluster, Config, Connection, Heard, Lab, Launch, Mac, Refusal, Setup, VIPS, Watch,
+    eventually, owner, web,
 };
 
 /// As `kube-vip secret` prints one.
@@ -192,6 +193,53 @@ fn without_a_majority_nobody_owns() -> Result<()> {
             cluster.agents.on(name).process().thaw()?;
         }
         eventually(2 * GENEROUS, "an owner", || owner(cluster.host("c1"), VIPS[0]))?;
+        Ok(())
+    })
+}
+
+#[test]
+fn what_cannot_work_is_refused_in_one_line_and_changes_nothing() -> Result<()> {
+    let lab = Lab::bridge(3, 1)?;
+    let node = lab.host("n1");
+    let before = node.snapshot()?;
+    let refuse = |extra: &str, named: &[&str]| -> Result<()> {
+        let mut config = Config::of(&lab, node, &web(&lab));
+        config.extra = format!("election: quorum\n{extra}");
+        let path = node.directory().join("refused.yaml");
+        std::fs::write(&path, config.to_string())?;
+        let path = path.to_str().context("a path that is text")?;
+        let refusal = Refusal::of(node, &["start", "-c", path], &Launch::default())?;
+        println!("{}", refusal.said.trim_end());
+        refusal.expect(named)?;
+        before.expect_same(&node.snapshot()?)
+    };
+    refuse("", &["secret", "kube-vip secret", "secretFile", "vip_secret", "insecurePeers: true"])?;
+    refuse("secretFile: /nonexistent\n", &["secretFile", "/nonexistent", "No such file"])?;
+    let state = "quorum: {stateDir: /proc/kube-vip}\n";
+    refuse(&format!("secret: {SECRET}\n{state}"), &["/proc/kube-vip"])?;
+    Ok(())
+}
+
+#[test]
+fn whoever_does_not_know_the_secret_changes_nothing() -> Result<()> {
+    cluster(3)?.explain(|cluster| {
+        let before = owner_of(cluster, VIPS[0])?;
+        let agent = cluster.agents.on("n3");
+        agent.process().kill()?;
+        let mut config = Config::of(&cluster.lab, cluster.lab.host("n3"), &web(&cluster.lab));
+        adapt(&mut config);
+        let other = SECRET.replace('p', "q");
+        config.extra = config.extra.replace(SECRET, &other);
+        let agent = cluster.agents.on("n3");
+        agent.rewrite(&config)?;
+        agent.restart()?;
+        std::thread::sleep(Duration::from_secs(3));
+        let status = agent.status()?;
+        let owned = status["vips"].as_array().into_iter().flatten();
+        ensure!(owned.into_iter().all(|vip| vip["owned"] == false), "{}", status["vips"]);
+        // The two others are a majority.
+        let now = owner_of(cluster, VIPS[0])?;
+        ensure!(now != "n3", "{now} owns the VIP; it was {before}");
         Ok(())
     })
 }
