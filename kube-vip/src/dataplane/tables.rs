@@ -6,7 +6,7 @@ use kube_vip_common::history::Past;
 use kube_vip_common::maglev::{self, Candidate};
 use kube_vip_common::node::THIS_NODE;
 use kube_vip_common::table::{
-    Geometry, Line, MAX_MEMBERS, SLOTS_PER_LINE, Slot, TableSize, USUAL_LINES, USUAL_LOCALS,
+    Geometry, Line, MAX_MEMBERS, SLOTS_PER_LINE, Slot, TableSize, USUAL_LOCALS,
 };
 
 /// A backend as a table has it.
@@ -83,7 +83,7 @@ impl Recipe {
 }
 
 impl Table {
-    /// What the kernel gets, with the histories of the slots if any has one; `changed` is the second
+    /// What the kernel gets, at the beginning of the table, with the histories of the slots if any has one; `changed` is the second
     /// in which it gets it.
     pub(super) fn lines(&self, pasts: &[Past], changed: u32) -> Vec<Line> {
         let Self { slots, locals } = self;
@@ -92,10 +92,8 @@ impl Table {
             locals: locals.len() as u32,
             histories: !pasts.is_empty(),
         };
-        let usual = TableSize::from_slots(geometry.slots).is_some_and(TableSize::is_usual);
-        let length = if usual { USUAL_LINES } else { geometry.lines() };
         let mut lines =
-            vec![Line { slots: [Slot::NONE; SLOTS_PER_LINE as usize] }; length as usize];
+            vec![Line { slots: [Slot::NONE; SLOTS_PER_LINE as usize] }; geometry.lines() as usize];
         geometry.write(&mut lines, slots, locals, pasts, changed);
         lines
     }

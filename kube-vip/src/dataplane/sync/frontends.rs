@@ -7,7 +7,7 @@ use kube_vip_common::frontend::{
     Affinity, CLIENT_AFFINITY, FROM_NODE, Frontend, FrontendKey, HOST_ADDRESS, Protocol, SILENT,
 };
 use kube_vip_common::rate;
-use kube_vip_common::table::{Line, TableSize};
+use kube_vip_common::table::{Line, TableSize, USUAL_LINES};
 
 use super::super::history::{Before, Words};
 use super::super::object::Maps;
@@ -48,8 +48,12 @@ impl Mirror {
             });
             let pasts = before.follow(&mut new.slots, keeps);
             let lines = new.lines(&pasts, changed);
-            let length = if recipe.size.is_usual() { Length::One } else { Length::Any };
-            let table = self.pattern.create(lines.len() as u32, length)?;
+            // Of a usual table the rest stays empty.
+            let (entries, length) = match recipe.size.is_usual() {
+                true => (USUAL_LINES, Length::One),
+                false => (lines.len() as u32, Length::Any),
+            };
+            let table = self.pattern.create(entries, length)?;
             let keys: Vec<u32> = (0..lines.len() as u32).collect();
             sys::update_batch::<u32, Line>(table.as_fd(), "a table", &keys, &lines)?;
             filled.push((id, recipe, table));
