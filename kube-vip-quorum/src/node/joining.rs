@@ -18,6 +18,8 @@ use crate::transport::{CallError, Client, ClusterId, Lane};
 
 /// Between two attempts to join.
 const PAUSE: Duration = Duration::from_millis(200);
+/// A host that has heard no leader for so long asks to be taken in again.
+const SILENCE: Duration = Duration::from_secs(1);
 /// How long a peer may take to answer.
 const PATIENCE: Duration = Duration::from_secs(1);
 /// A new host gets so long to catch up with the log before it may vote.
@@ -35,7 +37,7 @@ pub(super) async fn run(inner: Arc<Inner>) {
         .collect();
     let started = Instant::now();
     loop {
-        if inner.takes_part() {
+        if inner.takes_part().await {
             inner.trouble(None);
             inner.keep_house().await;
         } else {
@@ -46,9 +48,15 @@ pub(super) async fn run(inner: Arc<Inner>) {
 }
 
 impl Inner {
-    /// Whether this host votes, and follows somebody or leads.
-    fn takes_part(&self) -> bool {
-        self.store.cluster().is_some() && self.is_voter() && self.store.follows().is_some()
+    /// Whether this host votes, and leads or has heard a leader lately. One that was removed while
+    /// it was away does not know it: the log that says so is no longer sent to it.
+    async fn takes_part(&self) -> bool {
+        if self.lead().is_some() {
+            return true;
+        }
+        let free = self.voter.lock().await.until();
+        let heard = self.clock.now() < free.plus(SILENCE);
+        heard && self.is_voter() && self.store.follows().is_some()
     }
 
     /// Asks all peers to be taken in; begins a cluster if that is allowed and none knows of one.
@@ -170,7 +178,7 @@ impl Inner {
             return Joined::Refused(why);
         }
         let inner = Arc::clone(self);
-        tokio::spawn(async move {
+        self.spawn(async move {
             let name = host.name.clone();
             if let Err(error) = inner.admit(node, host).await {
                 tracing::warn!(name, %error, "a host could not be taken in");

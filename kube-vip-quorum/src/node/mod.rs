@@ -19,6 +19,7 @@ mod standing;
 mod wire;
 
 use std::collections::BTreeMap;
+use std::future::Future;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -114,6 +115,8 @@ struct Inner {
     quiet: AtomicBool,
     /// A planned stop is under way.
     leaving: AtomicBool,
+    /// Questions to others that are under way.
+    tasks: Mutex<JoinSet<()>>,
 }
 
 impl Node {
@@ -148,6 +151,7 @@ impl Node {
             ask: Notify::new(),
             quiet: AtomicBool::new(false),
             leaving: AtomicBool::new(false),
+            tasks: Mutex::default(),
             settings,
             store,
             raft,
@@ -162,6 +166,7 @@ impl Node {
             Ok(server) => server,
             Err(error) => {
                 let _ = inner.raft.shutdown().await;
+                inner.store.close();
                 return Err(error);
             }
         };
@@ -237,6 +242,10 @@ impl Node {
         if let Err(error) = self.inner.raft.shutdown().await {
             tracing::warn!(%error, "the log did not end well");
         }
+        self.inner.tasks().abort_all();
+        // Not on this thread: it may wait for a disk.
+        let store = self.inner.store.clone();
+        let _ = tokio::task::spawn_blocking(move || store.close()).await;
     }
 }
 
@@ -246,6 +255,7 @@ impl Drop for Node {
         if !self.ended
             && let Ok(runtime) = tokio::runtime::Handle::try_current()
         {
+            self.inner.tasks().abort_all();
             let raft = self.inner.raft.clone();
             runtime.spawn(async move { raft.shutdown().await });
         }
@@ -276,6 +286,17 @@ async fn start_raft(store: &Store, network: Network) -> Result<Raft<Types>, Star
 }
 
 impl Inner {
+    /// Runs something that ends with this host.
+    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let mut tasks = self.tasks();
+        while tasks.try_join_next().is_some() {}
+        tasks.spawn(task);
+    }
+
+    fn tasks(&self) -> MutexGuard<'_, JoinSet<()>> {
+        self.tasks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn lead(&self) -> MutexGuard<'_, Option<Tenure>> {
         self.lead.lock().unwrap_or_else(PoisonError::into_inner)
     }

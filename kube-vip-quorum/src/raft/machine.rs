@@ -54,7 +54,7 @@ impl Machine {
     ///
     /// The snapshot is no text that this version understands.
     pub fn new(snapshots: Snapshots) -> Result<Self, String> {
-        let state = match snapshots.current() {
+        let state = match snapshots.last() {
             Some(bytes) => decode(&bytes)?,
             None => State { version: VERSION, ..State::default() },
         };
@@ -170,7 +170,7 @@ impl RaftStateMachine<Types> for Machine {
     }
 
     async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot<Types>>, StorageError> {
-        let Some(bytes) = self.snapshots.current() else { return Ok(None) };
+        let Some(bytes) = self.snapshots.last() else { return Ok(None) };
         let state = decode(&bytes).map_err(failed)?;
         let meta = Self::meta(&state);
         Ok(Some(Snapshot { meta, snapshot: Box::new(Cursor::new(bytes)) }))

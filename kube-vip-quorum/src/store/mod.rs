@@ -55,13 +55,20 @@ pub struct Store {
     identity: Arc<Mutex<Identity>>,
     log: LogStore,
     machine: Machine,
+    snapshots: Snapshots,
 }
 
 /// Where snapshots are kept.
 #[derive(Clone, Debug)]
 pub struct Snapshots {
     files: Arc<Files>,
-    current: Arc<Mutex<Option<Vec<u8>>>>,
+    current: Arc<Mutex<Current>>,
+}
+
+#[derive(Debug, Default)]
+struct Current {
+    bytes: Option<Vec<u8>>,
+    closed: bool,
 }
 
 impl Store {
@@ -82,12 +89,13 @@ impl Store {
         let state = State::replay(&records, identity.node)
             .map_err(|why| StoreError::Unreadable { path: files.path(LOG), why })?;
         let writer = Writer::open(&files, whole as u64, records.len() as u32)?;
-        let current = Arc::new(Mutex::new(files.read_one(SNAPSHOT)?));
+        let current = Current { bytes: files.read_one(SNAPSHOT)?, closed: false };
+        let current = Arc::new(Mutex::new(current));
         let snapshots = Snapshots { files: Arc::clone(&files), current };
-        let machine = Machine::new(snapshots)
+        let machine = Machine::new(snapshots.clone())
             .map_err(|why| StoreError::Unreadable { path: files.path(SNAPSHOT), why })?;
         let log = LogStore::new(identity.node, state, writer);
-        Ok(Self { files, identity: Arc::new(Mutex::new(identity)), log, machine })
+        Ok(Self { files, identity: Arc::new(Mutex::new(identity)), log, machine, snapshots })
     }
 
     /// This host's number.
@@ -133,6 +141,14 @@ impl Store {
         self.machine.clone()
     }
 
+    /// Writes nothing more and lets other processes have the directory, whoever still has a clone.
+    /// Takes as long as what is being written.
+    pub fn close(&self) {
+        self.log.close();
+        self.snapshots.current().closed = true;
+        self.files.release();
+    }
+
     fn identity(&self) -> MutexGuard<'_, Identity> {
         self.identity.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -140,22 +156,32 @@ impl Store {
 
 impl Snapshots {
     /// The last one.
-    pub(crate) fn current(&self) -> Option<Vec<u8>> {
-        self.current.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    pub(crate) fn last(&self) -> Option<Vec<u8>> {
+        self.current().bytes.clone()
     }
 
     /// Puts another one in its place, on disk first.
     pub(crate) async fn save(&self, bytes: Vec<u8>) -> Result<(), StoreError> {
         let snapshots = self.clone();
         let saving = tokio::task::spawn_blocking(move || {
-            snapshots.files.replace(SNAPSHOT, &record::encode(0, &bytes))?;
-            *snapshots.current.lock().unwrap_or_else(PoisonError::into_inner) = Some(bytes);
+            let mut current = snapshots.current();
+            if current.closed {
+                return Err("the state directory has been closed".to_owned());
+            }
+            let replaced = snapshots.files.replace(SNAPSHOT, &record::encode(0, &bytes));
+            replaced.map_err(|error| error.to_string())?;
+            current.bytes = Some(bytes);
             Ok(())
         });
-        saving.await.unwrap_or_else(|error| {
+        let saved = saving.await.unwrap_or_else(|error| Err(error.to_string()));
+        saved.map_err(|why| {
             let path = self.files.path(SNAPSHOT);
-            Err(files::io("write", &path)(std::io::Error::other(error)))
+            files::io("write", &path)(std::io::Error::other(why))
         })
+    }
+
+    fn current(&self) -> MutexGuard<'_, Current> {
+        self.current.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

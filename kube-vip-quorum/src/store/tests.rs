@@ -216,6 +216,19 @@ async fn nothing_is_written_after_a_failure() {
     assert_eq!((store.log().vote(), indexes(&store).await), (None, vec![1, 2]));
 }
 
+#[tokio::test]
+async fn closed_directory_is_free_and_no_longer_written() {
+    let directory = Temporary::new();
+    let store = directory.open().unwrap();
+    let (mut log, mut machine) = (store.log(), store.machine());
+    log.save_vote(&Vote::new(1, 5)).await.unwrap();
+    store.close();
+    let next = directory.open().unwrap();
+    log.save_vote(&Vote::new(2, 5)).await.unwrap_err();
+    machine.build_snapshot().await.unwrap_err();
+    assert_eq!(next.log().vote(), Some(Vote::new(1, 5)));
+}
+
 #[test]
 fn errors_name_the_path_and_the_way_out() {
     let directory = Temporary::new();

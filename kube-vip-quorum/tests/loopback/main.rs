@@ -11,6 +11,17 @@ use kube_vip_quorum::time::{Clock, SystemClock};
 use kube_vip_quorum::transport::{Protection, Secret};
 use tokio::time::{sleep, timeout};
 
+/// How often a loss or a stop is tried; `KUBE_VIP_LOOPBACK_ROUNDS`.
+fn rounds() -> usize {
+    let rounds = std::env::var("KUBE_VIP_LOOPBACK_ROUNDS");
+    rounds.map_or(5, |rounds| rounds.parse().expect("KUBE_VIP_LOOPBACK_ROUNDS: a number"))
+}
+
+/// The value that so many percent do not exceed.
+fn percentile(sorted: &[Duration], percent: usize) -> Duration {
+    sorted[(sorted.len() * percent / 100).min(sorted.len() - 1)]
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn hosts_find_each_other_and_share_the_vips() {
     let mut hosts = Hosts::new(3, 6);
@@ -37,7 +48,7 @@ async fn lost_leader_and_owner_is_replaced_when_its_grant_has_ended() {
     hosts.start_all().await;
     hosts.settled(3).await;
     let mut outages = Vec::new();
-    for _ in 0..5 {
+    for _ in 0..rounds() {
         let leader = hosts.leader().unwrap();
         let order = Order::Move { vip: vip(1), host: leader.clone() };
         hosts.node(&leader).order(order).await.unwrap();
@@ -61,7 +72,7 @@ async fn lost_leader_and_owner_is_replaced_when_its_grant_has_ended() {
     }
     outages.sort_unstable();
     println!("leader and owner lost: outages {outages:?}");
-    assert!(outages[2] < Duration::from_millis(1500), "{outages:?}");
+    assert!(percentile(&outages, 50) < Duration::from_millis(1500), "{outages:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -70,7 +81,7 @@ async fn planned_stop_hands_over_at_once() {
     hosts.start_all().await;
     hosts.settled(3).await;
     let mut gaps = Vec::new();
-    for _ in 0..5 {
+    for _ in 0..rounds() {
         let leader = hosts.leader().unwrap();
         let order = Order::Move { vip: vip(1), host: leader.clone() };
         hosts.node(&leader).order(order).await.unwrap();
@@ -104,7 +115,7 @@ async fn planned_stop_hands_over_at_once() {
     }
     gaps.sort_unstable();
     println!("planned stop: VIP without owner for {gaps:?}");
-    assert!(gaps[2] < Duration::from_millis(150), "{gaps:?}");
+    assert!(percentile(&gaps, 50) < Duration::from_millis(150), "{gaps:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
