@@ -47,6 +47,7 @@ pub(super) async fn run(inner: Arc<Inner>) {
         inner.turn(&mut times).await;
         if let Some(failure) = inner.failure() {
             // Nothing can be promised any more. What is held ends by its deadline.
+            inner.failed.store(true, Ordering::Relaxed);
             inner.lead().take();
             inner.trouble(Some(failure));
             inner.publish();

@@ -14,6 +14,7 @@ use super::{Inner, REPLICATION_TIMEOUT};
 use crate::cluster::{Command, Host, NodeId};
 use crate::grant::Voters;
 use crate::raft::Member;
+use crate::time::lengthened;
 use crate::transport::{CallError, Client, ClusterId, Lane};
 
 /// Between two attempts to join.
@@ -33,10 +34,10 @@ pub(super) async fn run(inner: Arc<Inner>) {
         .settings
         .peers
         .iter()
-        .map(|peer| (peer.name.clone(), inner.links.stranger(peer.addresses.clone())))
+        .map(|peer| (peer.name.clone(), inner.links.stranger(&peer.addresses)))
         .collect();
     let started = Instant::now();
-    loop {
+    while !inner.failed.load(Ordering::Relaxed) {
         if inner.takes_part().await {
             inner.trouble(None);
             inner.keep_house().await;
@@ -264,6 +265,7 @@ impl Inner {
 
     /// What a host that takes part sees to now and then.
     async fn keep_house(self: &Arc<Self>) {
+        self.shorten_lease();
         let applied = self.applied.borrow().clone();
         let node = self.store.node();
         let tenure = self.lead().as_ref().map(crate::grant::Tenure::id);
@@ -289,6 +291,19 @@ impl Inner {
         let voters = self.voters();
         if let ([_, .., last], Ok(_changing)) = (voters.sets(), self.membership.try_lock()) {
             let _ = self.change_voters(last.clone()).await;
+        }
+    }
+
+    /// Remembers a shorter lease once nothing is left of what was acknowledged under a longer one.
+    fn shorten_lease(&self) {
+        let lease = self.settings.timing.lease;
+        let store = &self.store;
+        let ended = self.clock.now() >= self.started.plus(lengthened(store.lease()));
+        if store.lease() > lease
+            && ended
+            && let Err(error) = store.set_lease(lease)
+        {
+            self.trouble(Some(error.to_string()));
         }
     }
 

@@ -97,6 +97,7 @@ struct Inner {
     clock: Arc<dyn Clock>,
     fence: Arc<dyn Fence>,
     links: Arc<Links>,
+    started: Boot,
     /// Held while a vote is given or this host stands: in between nothing may be acknowledged.
     voter: tokio::sync::Mutex<Voter>,
     election: Mutex<Election>,
@@ -115,6 +116,8 @@ struct Inner {
     quiet: AtomicBool,
     /// A planned stop is under way.
     leaving: AtomicBool,
+    /// The log has ended; nothing is promised any more.
+    failed: AtomicBool,
     /// Questions to others that are under way.
     tasks: Mutex<JoinSet<()>>,
 }
@@ -133,9 +136,13 @@ impl Node {
         settings.check()?;
         let store = Store::open(&settings.directory, &settings.name)?;
         let timing = settings.timing;
-        let voter = Voter::new(&timing, clock.now());
-        let links = Links::new(settings.protection.clone(), store.clone(), settings.name.clone());
-        let links = Arc::new(links);
+        let earlier = store.lease();
+        if timing.lease > earlier {
+            store.set_lease(timing.lease)?;
+        }
+        let started = clock.now();
+        let voter = Voter::new(&timing, earlier, started);
+        let links = Arc::new(Links::new(&settings, store.clone()));
         let raft = start_raft(&store, Network(Arc::clone(&links))).await?;
         let inner = Arc::new(Inner {
             voter: tokio::sync::Mutex::new(voter),
@@ -151,6 +158,7 @@ impl Node {
             ask: Notify::new(),
             quiet: AtomicBool::new(false),
             leaving: AtomicBool::new(false),
+            failed: AtomicBool::new(false),
             tasks: Mutex::default(),
             settings,
             store,
@@ -158,6 +166,7 @@ impl Node {
             clock,
             fence,
             links,
+            started,
         });
         let (listen, protection) = (inner.settings.listen, inner.settings.protection.clone());
         let server = Server::listen(listen, protection, Limits::default(), Arc::clone(&inner));

@@ -1,5 +1,6 @@
 //! The state machine: applies entries, tells who waits for it, and keeps snapshots.
 
+use std::fmt::Display;
 use std::io::Cursor;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -107,8 +108,8 @@ fn decode(bytes: &[u8]) -> Result<State, String> {
     serde_json::from_slice(bytes).map_err(|error| error.to_string())
 }
 
-fn failed(error: impl ToString) -> StorageError {
-    StorageIOError::write_state_machine(AnyError::error(error.to_string())).into()
+fn failed(error: impl Display) -> StorageError {
+    StorageIOError::write_state_machine(AnyError::error(error)).into()
 }
 
 impl RaftStateMachine<Types> for Machine {

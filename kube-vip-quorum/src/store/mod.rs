@@ -21,6 +21,7 @@ mod writer;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -46,6 +47,9 @@ struct Identity {
     node: NodeId,
     name: String,
     cluster: Option<ClusterId>,
+    /// Length of the leases that this host has acknowledged heartbeats for, in nanoseconds.
+    #[serde(default)]
+    lease: u64,
 }
 
 /// A state directory in use. Clones share it; it is free again when the last one is dropped.
@@ -119,8 +123,29 @@ impl Store {
     ///
     /// It is not on disk.
     pub fn set_cluster(&self, cluster: ClusterId) -> Result<(), StoreError> {
+        self.change_identity(|identity| identity.cluster = Some(cluster))
+    }
+
+    /// Length of the leases that this host has acknowledged heartbeats for.
+    pub fn lease(&self) -> Duration {
+        Duration::from_nanos(self.identity().lease)
+    }
+
+    /// Remembers that length. A longer one has to be remembered before the first acknowledgement,
+    /// a shorter one only when what was acknowledged before has ended.
+    ///
+    /// # Errors
+    ///
+    /// It is not on disk.
+    pub fn set_lease(&self, lease: Duration) -> Result<(), StoreError> {
+        let lease = u64::try_from(lease.as_nanos()).unwrap_or(u64::MAX);
+        self.change_identity(|identity| identity.lease = lease)
+    }
+
+    fn change_identity(&self, change: impl FnOnce(&mut Identity)) -> Result<(), StoreError> {
         let mut identity = self.identity();
-        let next = Identity { cluster: Some(cluster), ..identity.clone() };
+        let mut next = identity.clone();
+        change(&mut next);
         write_identity(&self.files, &next)?;
         *identity = next;
         Ok(())
@@ -219,7 +244,8 @@ fn fresh(files: &Files, name: &str) -> Result<Identity, StoreError> {
     })?;
     // 0 stands for nobody.
     let node = u64::from_le_bytes(number).max(1);
-    let identity = Identity { format: FORMAT, node, name: name.to_owned(), cluster: None };
+    let identity =
+        Identity { format: FORMAT, node, name: name.to_owned(), cluster: None, lease: 0 };
     files.replace(LOG, &log::beginning(node))?;
     write_identity(files, &identity)?;
     Ok(identity)

@@ -69,6 +69,7 @@ async fn everything_survives_a_restart() {
     let node = store.node();
     assert_eq!((store.cluster(), store.follows()), (None, None));
     store.set_cluster(ClusterId(7)).unwrap();
+    store.set_lease(Duration::from_millis(180)).unwrap();
     let mut log = store.log();
     let vote = Vote::new_committed(3, 5);
     log.save_vote(&vote).await.unwrap();
@@ -86,6 +87,7 @@ async fn everything_survives_a_restart() {
 
     let store = directory.open().unwrap();
     assert_eq!((store.node(), store.cluster()), (node, Some(ClusterId(7))));
+    assert_eq!(store.lease(), Duration::from_millis(180));
     assert_eq!(store.follows(), Some(TenureId { term: 3, leader: 5 }));
     assert_eq!(indexes(&store).await, [4, 5, 6, 7, 8]);
     let state = store.log().get_log_state().await.unwrap();

@@ -1,6 +1,8 @@
 //! Real hosts on loopback: openraft, TCP, files.
 
+mod chaos;
 mod hosts;
+mod proxy;
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -219,6 +221,20 @@ async fn host_with_another_secret_stays_outside_and_says_why() {
         .await;
     assert_eq!(hosts.standing("n3").role, Role::Outside);
     assert!(hosts.node("n1").refused() > 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn host_with_another_lease_stays_outside_and_says_why() {
+    let mut hosts = Hosts::new(2, 1);
+    hosts.settings("n2").timing.lease = Duration::from_secs(1);
+    hosts.start_all().await;
+    hosts
+        .until("outside", |it| {
+            let trouble = it.standing("n2").trouble;
+            trouble.is_some_and(|why| why.contains("n1 has a lease of 180ms, this host one of 1s"))
+        })
+        .await;
+    assert_eq!(hosts.standing("n2").role, Role::Outside);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
