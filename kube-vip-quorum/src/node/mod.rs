@@ -248,6 +248,7 @@ impl Node {
         self.ended = true;
         self.tasks.abort_all();
         while self.tasks.join_next().await.is_some() {}
+        self.server.close().await;
         if let Err(error) = self.inner.raft.shutdown().await {
             tracing::warn!(%error, "the log did not end well");
         }

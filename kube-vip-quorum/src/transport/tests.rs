@@ -269,11 +269,11 @@ async fn silent_request_runs_into_its_timeout_and_the_next_is_answered() {
 #[tokio::test]
 async fn client_connects_anew_to_a_peer_that_comes_back() {
     let protection = secret();
-    let (server, _) = server(&protection, Limits::default(), hello(1)).await;
+    let (mut server, _) = server(&protection, Limits::default(), hello(1)).await;
     let address = server.address();
     let client = client(address, &protection, hello(2));
     assert!(client.call(Lane::Urgent(0), b"a".to_vec(), LONG).await.is_ok());
-    drop(server);
+    server.close().await;
     let error = client.call(Lane::Urgent(0), b"a".to_vec(), LONG).await.unwrap_err();
     assert!(matches!(error, CallError::Broken | CallError::Unreachable { .. }), "{error}");
     let handler = Arc::new(Reverse { hello: hello(1), handled: AtomicU64::new(0) });

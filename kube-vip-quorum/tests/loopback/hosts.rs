@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
@@ -89,10 +89,11 @@ impl Hosts {
         let number = COUNT.fetch_add(1, Ordering::Relaxed);
         let directory = format!("kube-vip-loopback-{}-{number}", std::process::id());
         let directory = std::env::temp_dir().join(directory);
-        // Held until all are known, so that no port is drawn twice.
-        let listeners: Vec<_> =
-            (0..count).map(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap()).collect();
-        let addresses: Vec<_> = listeners.iter().map(|it| it.local_addr().unwrap()).collect();
+        // Addresses of their own: outgoing connections come from 127.0.0.1 and take no port here.
+        let network = [127, 64 + (std::process::id() % 128) as u8, number as u8];
+        let [a, b, c] = network;
+        let address = |at: usize| SocketAddr::from(([a, b, c, at as u8 + 1], 10000));
+        let addresses: Vec<_> = (0..count).map(address).collect();
         let secret = Secret::random().unwrap();
         let of = |at: usize| {
             let peer = |(other, address): (usize, &SocketAddr)| Peer {

@@ -5,6 +5,7 @@ mod hosts;
 mod proxy;
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use hosts::{Hosts, LONG, vip};
@@ -199,7 +200,7 @@ async fn host_that_has_lost_its_disk_comes_back_under_another_number() {
         hosts.until("a voter again", |it| it.standing(name).role >= Role::Voter).await;
         hosts.settled(3).await;
         assert_eq!(hosts.standing(name).cluster, cluster);
-        let agreed = hosts.node(name).applied().borrow().cluster.clone();
+        let agreed = Arc::clone(&hosts.node(name).applied().borrow().cluster);
         assert!(agreed.hosts.contains_key(&new) && !agreed.hosts.contains_key(&old));
     }
 }
