@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::time::Duration;
 
 use proptest::prelude::*;
 
@@ -122,7 +123,7 @@ fn voter_withholds_after_its_start_and_after_each_acknowledgement() {
     let timing = Timing::default();
     let withheld = timing.withheld();
     let leader = Some(tenure_id(1));
-    let mut voter = Voter::new(&timing, at(0));
+    let mut voter = Voter::new(&timing, Duration::ZERO, at(0));
     assert_eq!(voter.may_vote(None, None, at(0)), Err(Withheld { left: withheld }));
     assert_eq!(voter.may_vote(None, None, Boot(0).plus(withheld)), Ok(()));
     assert!(!voter.heartbeat(tenure_id(1), None, at(500)), "it follows nobody");
@@ -136,8 +137,14 @@ fn voter_withholds_after_its_start_and_after_each_acknowledgement() {
 }
 
 #[test]
+fn voter_that_ran_with_longer_leases_withholds_for_those_after_its_start() {
+    let voter = Voter::new(&Timing::default(), Duration::from_millis(990), at(0));
+    assert_eq!(voter.until(), at(1010));
+}
+
+#[test]
 fn voter_exempts_whom_the_leader_it_follows_has_named() {
-    let mut voter = Voter::new(&Timing::default(), at(0));
+    let mut voter = Voter::new(&Timing::default(), Duration::ZERO, at(0));
     assert!(voter.heartbeat(tenure_id(1), Some(tenure_id(1)), at(500)));
     let may = |claim, follows| voter.may_vote(claim, follows, at(501)).is_ok();
     assert!(may(Some(tenure_id(1)), Some(tenure_id(1))));
@@ -148,7 +155,7 @@ fn voter_exempts_whom_the_leader_it_follows_has_named() {
 
 #[test]
 fn candidate_acknowledges_nothing_more() {
-    let mut voter = Voter::new(&Timing::default(), at(0));
+    let mut voter = Voter::new(&Timing::default(), Duration::ZERO, at(0));
     voter.stands(Some(tenure_id(1)));
     assert!(!voter.heartbeat(tenure_id(1), Some(tenure_id(1)), at(500)));
     assert!(voter.heartbeat(tenure_id(2), Some(tenure_id(2)), at(500)), "but of the next");

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::cluster::TenureId;
-use crate::time::{Boot, Timing};
+use crate::time::{Boot, Timing, lengthened};
 
 /// The vote is withheld.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -24,10 +24,11 @@ pub struct Voter {
 
 impl Voter {
     /// A voter that starts now. What it acknowledged before is forgotten, so it withholds its vote
-    /// as if it had acknowledged something just now.
-    pub fn new(timing: &Timing, now: Boot) -> Self {
+    /// as if it had acknowledged something just now; `earlier` is how long leases were then, 0 if
+    /// that is not known to have been different.
+    pub fn new(timing: &Timing, earlier: Duration, now: Boot) -> Self {
         let withheld = timing.withheld();
-        Self { withheld, until: now.plus(withheld), deserted: None }
+        Self { withheld, until: now.plus(withheld.max(lengthened(earlier))), deserted: None }
     }
 
     /// A heartbeat of `from` has arrived; `follows` is the leader that this host's vote on disk

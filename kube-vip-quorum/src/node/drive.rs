@@ -1,5 +1,6 @@
 //! The one task that acts as times come: heartbeats, questions, elections, plans.
 
+use std::net::IpAddr;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
@@ -24,6 +25,7 @@ struct Times {
     ask: Boot,
     beats: u32,
     follows: Option<TenureId>,
+    assigned: Vec<(IpAddr, u64)>,
     /// The leader that was followed before this host began to lead.
     predecessor: Option<NodeId>,
 }
@@ -31,13 +33,21 @@ struct Times {
 /// Runs until it is aborted or the log has ended.
 pub(super) async fn run(inner: Arc<Inner>) {
     let now = inner.clock.now();
-    let mut times = Times { heartbeat: now, ask: now, beats: 0, follows: None, predecessor: None };
+    let mut times = Times {
+        heartbeat: now,
+        ask: now,
+        beats: 0,
+        follows: None,
+        assigned: Vec::new(),
+        predecessor: None,
+    };
     let mut applied = inner.applied.clone();
     let mut metrics = inner.raft.server_metrics();
     loop {
         inner.turn(&mut times).await;
         if let Some(failure) = inner.failure() {
             // Nothing can be promised any more. What is held ends by its deadline.
+            inner.failed.store(true, Ordering::Relaxed);
             inner.lead().take();
             inner.trouble(Some(failure));
             inner.publish();
@@ -68,8 +78,9 @@ impl Inner {
             times.heartbeat = now;
         }
         let applied = self.applied.borrow().clone();
-        if self.end_lost(&applied) {
-            times.ask = now;
+        let assigned: Vec<_> = applied.cluster.of(self.store.node()).collect();
+        if self.end_lost(&applied) || assigned != times.assigned {
+            (times.assigned, times.ask) = (assigned, now);
         }
         if now >= times.heartbeat {
             times.heartbeat = now.plus(self.settings.timing.heartbeat);
@@ -160,7 +171,7 @@ impl Inner {
         for node in voters.into_iter().filter(|node| *node != id.leader) {
             let Some(client) = self.links.peer(node) else { continue };
             let inner = Arc::clone(self);
-            tokio::spawn(async move {
+            self.spawn(async move {
                 let request = Request::Heartbeat { tenure: id };
                 let lane = inner.links.urgent();
                 let within = inner.settings.timing.lease;
@@ -187,7 +198,7 @@ impl Inner {
             return;
         }
         let inner = Arc::clone(self);
-        tokio::spawn(async move {
+        self.spawn(async move {
             let _ = inner.raft.trigger().heartbeat().await;
         });
     }
@@ -196,7 +207,7 @@ impl Inner {
     fn ask_leader(self: &Arc<Self>, follows: Option<TenureId>) {
         let Some(leader) = follows else { return };
         let inner = Arc::clone(self);
-        tokio::spawn(async move {
+        self.spawn(async move {
             // Before the question leaves; only this process knows it.
             let asked = inner.clock.now();
             let index = inner.applied.borrow().index;
@@ -279,7 +290,7 @@ impl Inner {
         for peer in voters.all().into_iter().filter(|peer| *peer != node) {
             let Some(client) = self.links.peer(peer) else { continue };
             let (inner, voters) = (Arc::clone(self), voters.clone());
-            tokio::spawn(async move {
+            self.spawn(async move {
                 let (lane, within) = (inner.links.urgent(), inner.settings.timing.lease);
                 let request = Request::Canvass { last };
                 let answer = inner.links.call(&client, lane, &request, within).await;
@@ -306,7 +317,7 @@ impl Inner {
         for command in commands {
             tracing::info!(?command, "proposing");
             let inner = Arc::clone(self);
-            tokio::spawn(async move { inner.propose(id, command).await });
+            self.spawn(async move { inner.propose(id, command).await });
         }
         for node in nudge {
             if node == self.store.node() {
@@ -315,7 +326,7 @@ impl Inner {
             }
             let Some(client) = self.links.peer(node) else { continue };
             let inner = Arc::clone(self);
-            tokio::spawn(async move {
+            self.spawn(async move {
                 let (lane, within) = (inner.links.urgent(), inner.settings.timing.lease);
                 let _ = inner.links.call(&client, lane, &Request::Nudge, within).await;
             });

@@ -14,10 +14,13 @@ use super::{Inner, REPLICATION_TIMEOUT};
 use crate::cluster::{Command, Host, NodeId};
 use crate::grant::Voters;
 use crate::raft::Member;
+use crate::time::lengthened;
 use crate::transport::{CallError, Client, ClusterId, Lane};
 
 /// Between two attempts to join.
 const PAUSE: Duration = Duration::from_millis(200);
+/// A host that has heard no leader for so long asks to be taken in again.
+const SILENCE: Duration = Duration::from_secs(1);
 /// How long a peer may take to answer.
 const PATIENCE: Duration = Duration::from_secs(1);
 /// A new host gets so long to catch up with the log before it may vote.
@@ -31,11 +34,11 @@ pub(super) async fn run(inner: Arc<Inner>) {
         .settings
         .peers
         .iter()
-        .map(|peer| (peer.name.clone(), inner.links.stranger(peer.addresses.clone())))
+        .map(|peer| (peer.name.clone(), inner.links.stranger(&peer.addresses)))
         .collect();
     let started = Instant::now();
-    loop {
-        if inner.takes_part() {
+    while !inner.failed.load(Ordering::Relaxed) {
+        if inner.takes_part().await {
             inner.trouble(None);
             inner.keep_house().await;
         } else {
@@ -46,9 +49,15 @@ pub(super) async fn run(inner: Arc<Inner>) {
 }
 
 impl Inner {
-    /// Whether this host votes, and follows somebody or leads.
-    fn takes_part(&self) -> bool {
-        self.store.cluster().is_some() && self.is_voter() && self.store.follows().is_some()
+    /// Whether this host votes, and leads or has heard a leader lately. One that was removed while
+    /// it was away does not know it: the log that says so is no longer sent to it.
+    async fn takes_part(&self) -> bool {
+        if self.lead().is_some() {
+            return true;
+        }
+        let free = self.voter.lock().await.until();
+        let heard = self.clock.now() < free.plus(SILENCE);
+        heard && self.is_voter() && self.store.follows().is_some()
     }
 
     /// Asks all peers to be taken in; begins a cluster if that is allowed and none knows of one.
@@ -170,7 +179,7 @@ impl Inner {
             return Joined::Refused(why);
         }
         let inner = Arc::clone(self);
-        tokio::spawn(async move {
+        self.spawn(async move {
             let name = host.name.clone();
             if let Err(error) = inner.admit(node, host).await {
                 tracing::warn!(name, %error, "a host could not be taken in");
@@ -256,6 +265,7 @@ impl Inner {
 
     /// What a host that takes part sees to now and then.
     async fn keep_house(self: &Arc<Self>) {
+        self.shorten_lease();
         let applied = self.applied.borrow().clone();
         let node = self.store.node();
         let tenure = self.lead().as_ref().map(crate::grant::Tenure::id);
@@ -281,6 +291,19 @@ impl Inner {
         let voters = self.voters();
         if let ([_, .., last], Ok(_changing)) = (voters.sets(), self.membership.try_lock()) {
             let _ = self.change_voters(last.clone()).await;
+        }
+    }
+
+    /// Remembers a shorter lease once nothing is left of what was acknowledged under a longer one.
+    fn shorten_lease(&self) {
+        let lease = self.settings.timing.lease;
+        let store = &self.store;
+        let ended = self.clock.now() >= self.started.plus(lengthened(store.lease()));
+        if store.lease() > lease
+            && ended
+            && let Err(error) = store.set_lease(lease)
+        {
+            self.trouble(Some(error.to_string()));
         }
     }
 

@@ -16,6 +16,7 @@ use openraft::raft::{
     VoteRequest, VoteResponse,
 };
 
+use super::Settings;
 use super::wire::{Request, Response};
 use crate::cluster::{NodeId, TenureId};
 use crate::raft::{Member, Types};
@@ -25,21 +26,32 @@ use crate::transport::{CallError, Client, Hello, Lane, Protection, VERSIONS};
 /// How long openraft waits before it tries a peer again that cannot be reached.
 const PAUSE: Duration = Duration::from_millis(50);
 
+/// Each host's addresses, and the way there.
+type Clients = BTreeMap<NodeId, (Vec<SocketAddr>, Arc<Client>)>;
+
 /// The ways to the other hosts.
 pub(super) struct Links {
     protection: Protection,
     store: Store,
     name: String,
-    clients: Mutex<BTreeMap<NodeId, (Vec<SocketAddr>, Arc<Client>)>>,
+    lease: Duration,
+    clients: Mutex<Clients>,
     /// The leader that has named this host its successor.
     claim: Mutex<Option<TenureId>>,
     number: AtomicU64,
 }
 
 impl Links {
-    pub(super) fn new(protection: Protection, store: Store, name: String) -> Self {
-        let (clients, claim) = (Mutex::default(), Mutex::default());
-        Self { protection, store, name, clients, claim, number: AtomicU64::new(0) }
+    pub(super) fn new(settings: &Settings, store: Store) -> Self {
+        Self {
+            protection: settings.protection.clone(),
+            store,
+            name: settings.name.clone(),
+            lease: settings.timing.lease,
+            clients: Mutex::default(),
+            claim: Mutex::default(),
+            number: AtomicU64::new(0),
+        }
     }
 
     /// What this host says of itself.
@@ -48,18 +60,20 @@ impl Links {
     }
 
     /// A host that is known by its address alone.
-    pub(super) fn stranger(&self, addresses: Vec<SocketAddr>) -> Client {
+    pub(super) fn stranger(&self, addresses: &[SocketAddr]) -> Client {
         Client::new(addresses, None, &self.protection, self.greeter())
     }
 
     /// Says what is true at the time it is called.
     fn greeter(&self) -> impl Fn() -> Hello + Clone + Send + Sync + 'static {
         let (store, name) = (self.store.clone(), self.name.clone());
+        let lease = u64::try_from(self.lease.as_nanos()).unwrap_or(u64::MAX);
         move || Hello {
             versions: VERSIONS,
             cluster: store.cluster(),
             node: store.node(),
             name: name.clone(),
+            lease,
         }
     }
 
@@ -75,7 +89,7 @@ impl Links {
             return;
         }
         let addresses = addresses.to_vec();
-        let client = Client::new(addresses.clone(), Some(node), &self.protection, self.greeter());
+        let client = Client::new(&addresses, Some(node), &self.protection, self.greeter());
         clients.insert(node, (addresses, Arc::new(client)));
     }
 
@@ -108,7 +122,7 @@ impl Links {
         })
     }
 
-    fn clients(&self) -> MutexGuard<'_, BTreeMap<NodeId, (Vec<SocketAddr>, Arc<Client>)>> {
+    fn clients(&self) -> MutexGuard<'_, Clients> {
         self.clients.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -156,6 +170,7 @@ impl Way {
         )
     }
 
+    #[expect(clippy::result_large_err, reason = "openraft's own error")]
     fn result<T, E: std::error::Error>(&self, result: Result<T, E>) -> Result<T, Failure<E>> {
         result.map_err(|error| RPCError::RemoteError(RemoteError::new(self.node, error)))
     }

@@ -19,6 +19,7 @@ mod standing;
 mod wire;
 
 use std::collections::BTreeMap;
+use std::future::Future;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -96,6 +97,7 @@ struct Inner {
     clock: Arc<dyn Clock>,
     fence: Arc<dyn Fence>,
     links: Arc<Links>,
+    started: Boot,
     /// Held while a vote is given or this host stands: in between nothing may be acknowledged.
     voter: tokio::sync::Mutex<Voter>,
     election: Mutex<Election>,
@@ -114,6 +116,10 @@ struct Inner {
     quiet: AtomicBool,
     /// A planned stop is under way.
     leaving: AtomicBool,
+    /// The log has ended; nothing is promised any more.
+    failed: AtomicBool,
+    /// Questions to others that are under way.
+    tasks: Mutex<JoinSet<()>>,
 }
 
 impl Node {
@@ -130,9 +136,13 @@ impl Node {
         settings.check()?;
         let store = Store::open(&settings.directory, &settings.name)?;
         let timing = settings.timing;
-        let voter = Voter::new(&timing, clock.now());
-        let links = Links::new(settings.protection.clone(), store.clone(), settings.name.clone());
-        let links = Arc::new(links);
+        let earlier = store.lease();
+        if timing.lease > earlier {
+            store.set_lease(timing.lease)?;
+        }
+        let started = clock.now();
+        let voter = Voter::new(&timing, earlier, started);
+        let links = Arc::new(Links::new(&settings, store.clone()));
         let raft = start_raft(&store, Network(Arc::clone(&links))).await?;
         let inner = Arc::new(Inner {
             voter: tokio::sync::Mutex::new(voter),
@@ -148,12 +158,15 @@ impl Node {
             ask: Notify::new(),
             quiet: AtomicBool::new(false),
             leaving: AtomicBool::new(false),
+            failed: AtomicBool::new(false),
+            tasks: Mutex::default(),
             settings,
             store,
             raft,
             clock,
             fence,
             links,
+            started,
         });
         let (listen, protection) = (inner.settings.listen, inner.settings.protection.clone());
         let server = Server::listen(listen, protection, Limits::default(), Arc::clone(&inner));
@@ -162,6 +175,7 @@ impl Node {
             Ok(server) => server,
             Err(error) => {
                 let _ = inner.raft.shutdown().await;
+                inner.store.close();
                 return Err(error);
             }
         };
@@ -234,9 +248,14 @@ impl Node {
         self.ended = true;
         self.tasks.abort_all();
         while self.tasks.join_next().await.is_some() {}
+        self.server.close().await;
         if let Err(error) = self.inner.raft.shutdown().await {
             tracing::warn!(%error, "the log did not end well");
         }
+        self.inner.tasks().abort_all();
+        // Not on this thread: it may wait for a disk.
+        let store = self.inner.store.clone();
+        let _ = tokio::task::spawn_blocking(move || store.close()).await;
     }
 }
 
@@ -246,6 +265,7 @@ impl Drop for Node {
         if !self.ended
             && let Ok(runtime) = tokio::runtime::Handle::try_current()
         {
+            self.inner.tasks().abort_all();
             let raft = self.inner.raft.clone();
             runtime.spawn(async move { raft.shutdown().await });
         }
@@ -276,6 +296,17 @@ async fn start_raft(store: &Store, network: Network) -> Result<Raft<Types>, Star
 }
 
 impl Inner {
+    /// Runs something that ends with this host.
+    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let mut tasks = self.tasks();
+        while tasks.try_join_next().is_some() {}
+        tasks.spawn(task);
+    }
+
+    fn tasks(&self) -> MutexGuard<'_, JoinSet<()>> {
+        self.tasks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn lead(&self) -> MutexGuard<'_, Option<Tenure>> {
         self.lead.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -1,6 +1,6 @@
 //! What is asked of the leader on behalf of a user or a host.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
@@ -121,7 +121,8 @@ impl Inner {
         let cluster = &applied.cluster;
         let named = |name: &String| {
             cluster.named(name).map(|(node, host)| (node, host.clone())).ok_or_else(|| {
-                let names: Vec<_> = cluster.hosts.values().map(|it| it.name.as_str()).collect();
+                let names = cluster.hosts.values().map(|it| it.name.as_str());
+                let names: Vec<_> = names.collect::<BTreeSet<_>>().into_iter().collect();
                 let names = names.join(", ");
                 OrderError::Refused(format!("no host is called {name:?}; there are {names}"))
             })

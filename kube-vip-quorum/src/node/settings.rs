@@ -89,7 +89,7 @@ impl Settings {
                  owner; a third host, if only to vote, changes that"
                     .to_owned(),
             ),
-            _ if hosts % 2 == 0 => Some(format!(
+            _ if hosts.is_multiple_of(2) => Some(format!(
                 "{hosts} hosts survive the loss of {survives}, as {} do; take an odd number",
                 hosts - 1
             )),

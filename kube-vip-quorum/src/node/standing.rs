@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::atomic::Ordering;
 
 use super::Inner;
 use crate::cluster::NodeId;
@@ -40,6 +41,9 @@ pub struct Standing {
     pub differing: Vec<IpAddr>,
     /// What keeps this host from taking part, with the way out.
     pub trouble: Option<String>,
+    /// It takes no part any more, for the reason in `trouble`, and will not until it is started
+    /// anew.
+    pub failed: bool,
 }
 
 impl Inner {
@@ -76,6 +80,7 @@ impl Inner {
                 learners: membership.learner_ids().filter_map(|id| name(&id)).collect(),
                 differing: differing.copied().collect(),
                 trouble: standing.trouble.clone(),
+                failed: self.failed.load(Ordering::Relaxed),
             };
             let changed = *standing != next;
             *standing = next;

@@ -1,5 +1,6 @@
 //! The state machine: applies entries, tells who waits for it, and keeps snapshots.
 
+use std::fmt::Display;
 use std::io::Cursor;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -54,7 +55,7 @@ impl Machine {
     ///
     /// The snapshot is no text that this version understands.
     pub fn new(snapshots: Snapshots) -> Result<Self, String> {
-        let state = match snapshots.current() {
+        let state = match snapshots.last() {
             Some(bytes) => decode(&bytes)?,
             None => State { version: VERSION, ..State::default() },
         };
@@ -107,8 +108,8 @@ fn decode(bytes: &[u8]) -> Result<State, String> {
     serde_json::from_slice(bytes).map_err(|error| error.to_string())
 }
 
-fn failed(error: impl ToString) -> StorageError {
-    StorageIOError::write_state_machine(AnyError::error(error.to_string())).into()
+fn failed(error: impl Display) -> StorageError {
+    StorageIOError::write_state_machine(AnyError::error(error)).into()
 }
 
 impl RaftStateMachine<Types> for Machine {
@@ -170,7 +171,7 @@ impl RaftStateMachine<Types> for Machine {
     }
 
     async fn get_current_snapshot(&mut self) -> Result<Option<Snapshot<Types>>, StorageError> {
-        let Some(bytes) = self.snapshots.current() else { return Ok(None) };
+        let Some(bytes) = self.snapshots.last() else { return Ok(None) };
         let state = decode(&bytes).map_err(failed)?;
         let meta = Self::meta(&state);
         Ok(Some(Snapshot { meta, snapshot: Box::new(Cursor::new(bytes)) }))

@@ -92,7 +92,7 @@ fn advice(error: &io::Error) -> &'static str {
 #[derive(Debug)]
 pub(super) struct Files {
     directory: PathBuf,
-    _lock: File,
+    lock: File,
 }
 
 impl Files {
@@ -103,9 +103,16 @@ impl Files {
         let lock = File::options().create(true).append(true).open(&path);
         let lock = lock.map_err(io("open", &path))?;
         match lock.try_lock() {
-            Ok(()) => Ok(Self { directory: directory.to_owned(), _lock: lock }),
+            Ok(()) => Ok(Self { directory: directory.to_owned(), lock }),
             Err(TryLockError::WouldBlock) => Err(StoreError::InUse(directory.to_owned())),
             Err(TryLockError::Error(error)) => Err(io("lock", &path)(error)),
+        }
+    }
+
+    /// Lets other processes have it.
+    pub(super) fn release(&self) {
+        if let Err(error) = self.lock.unlock() {
+            tracing::warn!(directory = %self.directory.display(), %error, "cannot unlock");
         }
     }
 

@@ -120,6 +120,10 @@ impl LogStore {
         self.state().vote
     }
 
+    pub(super) fn close(&self) {
+        self.writer.close();
+    }
+
     /// Why nothing can be written any more, with the way out.
     pub fn failure(&self) -> Option<String> {
         self.writer.failure()

@@ -21,6 +21,7 @@ mod writer;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -46,6 +47,9 @@ struct Identity {
     node: NodeId,
     name: String,
     cluster: Option<ClusterId>,
+    /// Length of the leases that this host has acknowledged heartbeats for, in nanoseconds.
+    #[serde(default)]
+    lease: u64,
 }
 
 /// A state directory in use. Clones share it; it is free again when the last one is dropped.
@@ -55,13 +59,20 @@ pub struct Store {
     identity: Arc<Mutex<Identity>>,
     log: LogStore,
     machine: Machine,
+    snapshots: Snapshots,
 }
 
 /// Where snapshots are kept.
 #[derive(Clone, Debug)]
 pub struct Snapshots {
     files: Arc<Files>,
-    current: Arc<Mutex<Option<Vec<u8>>>>,
+    current: Arc<Mutex<Current>>,
+}
+
+#[derive(Debug, Default)]
+struct Current {
+    bytes: Option<Vec<u8>>,
+    closed: bool,
 }
 
 impl Store {
@@ -82,12 +93,13 @@ impl Store {
         let state = State::replay(&records, identity.node)
             .map_err(|why| StoreError::Unreadable { path: files.path(LOG), why })?;
         let writer = Writer::open(&files, whole as u64, records.len() as u32)?;
-        let current = Arc::new(Mutex::new(files.read_one(SNAPSHOT)?));
+        let current = Current { bytes: files.read_one(SNAPSHOT)?, closed: false };
+        let current = Arc::new(Mutex::new(current));
         let snapshots = Snapshots { files: Arc::clone(&files), current };
-        let machine = Machine::new(snapshots)
+        let machine = Machine::new(snapshots.clone())
             .map_err(|why| StoreError::Unreadable { path: files.path(SNAPSHOT), why })?;
         let log = LogStore::new(identity.node, state, writer);
-        Ok(Self { files, identity: Arc::new(Mutex::new(identity)), log, machine })
+        Ok(Self { files, identity: Arc::new(Mutex::new(identity)), log, machine, snapshots })
     }
 
     /// This host's number.
@@ -111,8 +123,29 @@ impl Store {
     ///
     /// It is not on disk.
     pub fn set_cluster(&self, cluster: ClusterId) -> Result<(), StoreError> {
+        self.change_identity(|identity| identity.cluster = Some(cluster))
+    }
+
+    /// Length of the leases that this host has acknowledged heartbeats for.
+    pub fn lease(&self) -> Duration {
+        Duration::from_nanos(self.identity().lease)
+    }
+
+    /// Remembers that length. A longer one has to be remembered before the first acknowledgement,
+    /// a shorter one only when what was acknowledged before has ended.
+    ///
+    /// # Errors
+    ///
+    /// It is not on disk.
+    pub fn set_lease(&self, lease: Duration) -> Result<(), StoreError> {
+        let lease = u64::try_from(lease.as_nanos()).unwrap_or(u64::MAX);
+        self.change_identity(|identity| identity.lease = lease)
+    }
+
+    fn change_identity(&self, change: impl FnOnce(&mut Identity)) -> Result<(), StoreError> {
         let mut identity = self.identity();
-        let next = Identity { cluster: Some(cluster), ..identity.clone() };
+        let mut next = identity.clone();
+        change(&mut next);
         write_identity(&self.files, &next)?;
         *identity = next;
         Ok(())
@@ -133,6 +166,14 @@ impl Store {
         self.machine.clone()
     }
 
+    /// Writes nothing more and lets other processes have the directory, whoever still has a clone.
+    /// Takes as long as what is being written.
+    pub fn close(&self) {
+        self.log.close();
+        self.snapshots.current().closed = true;
+        self.files.release();
+    }
+
     fn identity(&self) -> MutexGuard<'_, Identity> {
         self.identity.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -140,22 +181,32 @@ impl Store {
 
 impl Snapshots {
     /// The last one.
-    pub(crate) fn current(&self) -> Option<Vec<u8>> {
-        self.current.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    pub(crate) fn last(&self) -> Option<Vec<u8>> {
+        self.current().bytes.clone()
     }
 
     /// Puts another one in its place, on disk first.
     pub(crate) async fn save(&self, bytes: Vec<u8>) -> Result<(), StoreError> {
         let snapshots = self.clone();
         let saving = tokio::task::spawn_blocking(move || {
-            snapshots.files.replace(SNAPSHOT, &record::encode(0, &bytes))?;
-            *snapshots.current.lock().unwrap_or_else(PoisonError::into_inner) = Some(bytes);
+            let mut current = snapshots.current();
+            if current.closed {
+                return Err("the state directory has been closed".to_owned());
+            }
+            let replaced = snapshots.files.replace(SNAPSHOT, &record::encode(0, &bytes));
+            replaced.map_err(|error| error.to_string())?;
+            current.bytes = Some(bytes);
             Ok(())
         });
-        saving.await.unwrap_or_else(|error| {
+        let saved = saving.await.unwrap_or_else(|error| Err(error.to_string()));
+        saved.map_err(|why| {
             let path = self.files.path(SNAPSHOT);
-            Err(files::io("write", &path)(std::io::Error::other(error)))
+            files::io("write", &path)(std::io::Error::other(why))
         })
+    }
+
+    fn current(&self) -> MutexGuard<'_, Current> {
+        self.current.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -193,7 +244,8 @@ fn fresh(files: &Files, name: &str) -> Result<Identity, StoreError> {
     })?;
     // 0 stands for nobody.
     let node = u64::from_le_bytes(number).max(1);
-    let identity = Identity { format: FORMAT, node, name: name.to_owned(), cluster: None };
+    let identity =
+        Identity { format: FORMAT, node, name: name.to_owned(), cluster: None, lease: 0 };
     files.replace(LOG, &log::beginning(node))?;
     write_identity(files, &identity)?;
     Ok(identity)

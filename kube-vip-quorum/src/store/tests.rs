@@ -69,6 +69,7 @@ async fn everything_survives_a_restart() {
     let node = store.node();
     assert_eq!((store.cluster(), store.follows()), (None, None));
     store.set_cluster(ClusterId(7)).unwrap();
+    store.set_lease(Duration::from_millis(180)).unwrap();
     let mut log = store.log();
     let vote = Vote::new_committed(3, 5);
     log.save_vote(&vote).await.unwrap();
@@ -86,6 +87,7 @@ async fn everything_survives_a_restart() {
 
     let store = directory.open().unwrap();
     assert_eq!((store.node(), store.cluster()), (node, Some(ClusterId(7))));
+    assert_eq!(store.lease(), Duration::from_millis(180));
     assert_eq!(store.follows(), Some(TenureId { term: 3, leader: 5 }));
     assert_eq!(indexes(&store).await, [4, 5, 6, 7, 8]);
     let state = store.log().get_log_state().await.unwrap();
@@ -214,6 +216,19 @@ async fn nothing_is_written_after_a_failure() {
     drop((log, store));
     let store = directory.open().unwrap();
     assert_eq!((store.log().vote(), indexes(&store).await), (None, vec![1, 2]));
+}
+
+#[tokio::test]
+async fn closed_directory_is_free_and_no_longer_written() {
+    let directory = Temporary::new();
+    let store = directory.open().unwrap();
+    let (mut log, mut machine) = (store.log(), store.machine());
+    log.save_vote(&Vote::new(1, 5)).await.unwrap();
+    store.close();
+    let next = directory.open().unwrap();
+    log.save_vote(&Vote::new(2, 5)).await.unwrap_err();
+    machine.build_snapshot().await.unwrap_err();
+    assert_eq!(next.log().vote(), Some(Vote::new(1, 5)));
 }
 
 #[test]

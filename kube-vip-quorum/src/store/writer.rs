@@ -67,6 +67,15 @@ impl Writer {
         self.send(Job::Replace(payloads, done));
     }
 
+    /// Writes nothing more; what was sent before is written when this returns.
+    pub(super) fn close(&self) {
+        let (done, closed) = mpsc::channel();
+        self.append(Vec::new(), Box::new(move |_| done.send(()).unwrap_or_default()));
+        let _ = closed.recv();
+        let mut failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
+        failure.get_or_insert_with(|| "the state directory has been closed".to_owned());
+    }
+
     /// Why nothing is written any more.
     pub(super) fn failure(&self) -> Option<String> {
         self.failure.lock().unwrap_or_else(PoisonError::into_inner).clone()

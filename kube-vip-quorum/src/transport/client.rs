@@ -93,7 +93,7 @@ type Pending = Arc<Mutex<BTreeMap<u64, oneshot::Sender<Result<Vec<u8>, CallError
 impl Client {
     /// A peer at one of those addresses. With `node` only the host of that number is spoken to.
     pub fn new(
-        addresses: Vec<SocketAddr>,
+        addresses: &[SocketAddr],
         node: Option<NodeId>,
         protection: &Protection,
         hello: impl Fn() -> Hello + Clone + Send + Sync + 'static,
@@ -103,7 +103,7 @@ impl Client {
         let lanes = (0..Lane::COUNT).map(|index| {
             let (jobs, to_do) = mpsc::channel(64);
             let target = Target {
-                addresses: addresses.clone(),
+                addresses: addresses.to_vec(),
                 node,
                 protection: protection.clone(),
                 hello: Box::new(hello.clone()),

@@ -1,6 +1,7 @@
 //! What two hosts tell each other first.
 
 use std::fmt;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -61,6 +62,8 @@ pub struct Hello {
     pub node: NodeId,
     /// Its id in the configuration.
     pub name: String,
+    /// Length of a lease in nanoseconds. Voters withhold their votes by it.
+    pub lease: u64,
 }
 
 /// Why two hosts do not go together.
@@ -91,6 +94,19 @@ pub enum HelloError {
         theirs: ClusterId,
         /// Ours.
         ours: ClusterId,
+    },
+    /// Their leases have different lengths: a voter would vote before a grant has ended.
+    #[error(
+        "{name} has a lease of {theirs:?}, this host one of {ours:?}; set the same `lease` on all \
+         hosts"
+    )]
+    Lease {
+        /// The other host.
+        name: String,
+        /// Its lease.
+        theirs: Duration,
+        /// Ours.
+        ours: Duration,
     },
     /// Two hosts have one name.
     #[error("another host calls itself {name} too; give each host an id of its own")]
@@ -134,7 +150,17 @@ impl Hello {
             return Err(HelloError::Cluster { name: name(), theirs, ours });
         }
         let (ours, theirs) = (self.versions, other.versions);
-        ours.common(theirs).ok_or_else(|| HelloError::Versions { name: name(), theirs, ours })
+        let version = ours.common(theirs).ok_or_else(|| HelloError::Versions {
+            name: name(),
+            theirs,
+            ours,
+        })?;
+        if self.lease != other.lease {
+            let (ours, theirs) = (self.lease, other.lease);
+            let (ours, theirs) = (Duration::from_nanos(ours), Duration::from_nanos(theirs));
+            return Err(HelloError::Lease { name: name(), theirs, ours });
+        }
+        Ok(version)
     }
 
     pub(super) fn encode(&self) -> Vec<u8> {
@@ -156,6 +182,7 @@ mod tests {
             cluster: cluster.map(ClusterId),
             node,
             name: name.to_owned(),
+            lease: 5,
         }
     }
 
@@ -173,7 +200,9 @@ mod tests {
     #[test]
     fn hosts_that_do_not_go_together_say_why() {
         let ours = hello(1, "n1", Some(7), (2, 4));
+        let slow = Hello { lease: 1_000_000, ..hello(2, "n2", Some(7), (2, 4)) };
         let cases = [
+            (slow, "n2 has a lease of 1ms, this host one of 5ns; set the same"),
             (hello(2, "n2", Some(7), (5, 9)), "n2 speaks version 5 to 9 of the protocol"),
             (hello(2, "n2", Some(7), (1, 1)), "n2 speaks version 1 of the protocol"),
             (hello(2, "n2", Some(8), (2, 4)), "n2 belongs to cluster 0000000000000008, this"),
@@ -190,7 +219,7 @@ mod tests {
     #[test]
     fn later_fields_are_ignored() {
         let text = r#"{"versions":{"oldest":1,"newest":9,"odd":1},"cluster":null,"node":3,
-                       "name":"n3","colour":"blue"}"#;
+                       "name":"n3","lease":5,"colour":"blue"}"#;
         assert_eq!(Hello::decode(text.as_bytes()), Ok(hello(3, "n3", None, (1, 9))));
         assert!(matches!(Hello::decode(b"{}"), Err(HelloError::Unreadable(_))));
         let hello = hello(3, "n3", Some(u64::MAX), (1, 9));

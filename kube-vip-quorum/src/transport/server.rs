@@ -63,7 +63,7 @@ impl Default for Limits {
 pub struct Server {
     address: SocketAddr,
     refused: Arc<AtomicU64>,
-    _tasks: JoinSet<()>,
+    tasks: JoinSet<()>,
 }
 
 struct Gate {
@@ -98,12 +98,17 @@ impl Server {
         };
         let mut tasks = JoinSet::new();
         tasks.spawn(accept(listener, Arc::new(gate), handler));
-        Ok(Self { address, refused, _tasks: tasks })
+        Ok(Self { address, refused, tasks })
     }
 
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Ends all connections; the port is free when this returns.
+    pub async fn close(&mut self) {
+        self.tasks.shutdown().await;
     }
 
     /// How many connections were turned away: too many, too slow, or without the secret.

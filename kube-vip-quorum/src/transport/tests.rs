@@ -46,7 +46,7 @@ impl Handler for Reverse {
 }
 
 fn hello(node: NodeId) -> Hello {
-    Hello { versions: VERSIONS, cluster: None, node, name: format!("n{node}") }
+    Hello { versions: VERSIONS, cluster: None, node, name: format!("n{node}"), lease: 5 }
 }
 
 async fn server(protection: &Protection, limits: Limits, hello: Hello) -> (Server, Arc<Reverse>) {
@@ -58,7 +58,7 @@ async fn server(protection: &Protection, limits: Limits, hello: Hello) -> (Serve
 }
 
 fn client(address: SocketAddr, protection: &Protection, own: Hello) -> Client {
-    Client::new(vec![address], None, protection, move || own.clone())
+    Client::new(&[address], None, protection, move || own.clone())
 }
 
 fn secret() -> Protection {
@@ -132,7 +132,7 @@ async fn other_host_than_the_one_that_was_meant_is_not_spoken_to() {
     let protection = secret();
     let (server, handler) = server(&protection, Limits::default(), hello(1)).await;
     let own = || hello(2);
-    let client = Client::new(vec![server.address()], Some(7), &protection, own);
+    let client = Client::new(&[server.address()], Some(7), &protection, own);
     let error = client.call(Lane::Bulk, b"abc".to_vec(), LONG).await.unwrap_err().to_string();
     assert!(error.contains("n1 is there with a new state directory"), "{error}");
     assert_eq!(handler.handled.load(Ordering::Relaxed), 0);
@@ -269,11 +269,11 @@ async fn silent_request_runs_into_its_timeout_and_the_next_is_answered() {
 #[tokio::test]
 async fn client_connects_anew_to_a_peer_that_comes_back() {
     let protection = secret();
-    let (server, _) = server(&protection, Limits::default(), hello(1)).await;
+    let (mut server, _) = server(&protection, Limits::default(), hello(1)).await;
     let address = server.address();
     let client = client(address, &protection, hello(2));
     assert!(client.call(Lane::Urgent(0), b"a".to_vec(), LONG).await.is_ok());
-    drop(server);
+    server.close().await;
     let error = client.call(Lane::Urgent(0), b"a".to_vec(), LONG).await.unwrap_err();
     assert!(matches!(error, CallError::Broken | CallError::Unreachable { .. }), "{error}");
     let handler = Arc::new(Reverse { hello: hello(1), handled: AtomicU64::new(0) });

@@ -1,8 +1,11 @@
 //! Real hosts on loopback: openraft, TCP, files.
 
+mod chaos;
 mod hosts;
+mod proxy;
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 
 use hosts::{Hosts, LONG, vip};
@@ -10,6 +13,17 @@ use kube_vip_quorum::node::{Order, OrderError, Role, StartError};
 use kube_vip_quorum::time::{Clock, SystemClock};
 use kube_vip_quorum::transport::{Protection, Secret};
 use tokio::time::{sleep, timeout};
+
+/// How often a loss or a stop is tried; `KUBE_VIP_LOOPBACK_ROUNDS`.
+fn rounds() -> usize {
+    let rounds = std::env::var("KUBE_VIP_LOOPBACK_ROUNDS");
+    rounds.map_or(5, |rounds| rounds.parse().expect("KUBE_VIP_LOOPBACK_ROUNDS: a number"))
+}
+
+/// The value that so many percent do not exceed.
+fn percentile(sorted: &[Duration], percent: usize) -> Duration {
+    sorted[(sorted.len() * percent / 100).min(sorted.len() - 1)]
+}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn hosts_find_each_other_and_share_the_vips() {
@@ -37,7 +51,7 @@ async fn lost_leader_and_owner_is_replaced_when_its_grant_has_ended() {
     hosts.start_all().await;
     hosts.settled(3).await;
     let mut outages = Vec::new();
-    for _ in 0..5 {
+    for _ in 0..rounds() {
         let leader = hosts.leader().unwrap();
         let order = Order::Move { vip: vip(1), host: leader.clone() };
         hosts.node(&leader).order(order).await.unwrap();
@@ -61,7 +75,7 @@ async fn lost_leader_and_owner_is_replaced_when_its_grant_has_ended() {
     }
     outages.sort_unstable();
     println!("leader and owner lost: outages {outages:?}");
-    assert!(outages[2] < Duration::from_millis(1500), "{outages:?}");
+    assert!(percentile(&outages, 50) < Duration::from_millis(1500), "{outages:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -70,7 +84,7 @@ async fn planned_stop_hands_over_at_once() {
     hosts.start_all().await;
     hosts.settled(3).await;
     let mut gaps = Vec::new();
-    for _ in 0..5 {
+    for _ in 0..rounds() {
         let leader = hosts.leader().unwrap();
         let order = Order::Move { vip: vip(1), host: leader.clone() };
         hosts.node(&leader).order(order).await.unwrap();
@@ -104,7 +118,7 @@ async fn planned_stop_hands_over_at_once() {
     }
     gaps.sort_unstable();
     println!("planned stop: VIP without owner for {gaps:?}");
-    assert!(gaps[2] < Duration::from_millis(150), "{gaps:?}");
+    assert!(percentile(&gaps, 50) < Duration::from_millis(150), "{gaps:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -186,7 +200,7 @@ async fn host_that_has_lost_its_disk_comes_back_under_another_number() {
         hosts.until("a voter again", |it| it.standing(name).role >= Role::Voter).await;
         hosts.settled(3).await;
         assert_eq!(hosts.standing(name).cluster, cluster);
-        let agreed = hosts.node(name).applied().borrow().cluster.clone();
+        let agreed = Arc::clone(&hosts.node(name).applied().borrow().cluster);
         assert!(agreed.hosts.contains_key(&new) && !agreed.hosts.contains_key(&old));
     }
 }
@@ -208,6 +222,20 @@ async fn host_with_another_secret_stays_outside_and_says_why() {
         .await;
     assert_eq!(hosts.standing("n3").role, Role::Outside);
     assert!(hosts.node("n1").refused() > 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn host_with_another_lease_stays_outside_and_says_why() {
+    let mut hosts = Hosts::new(2, 1);
+    hosts.settings("n2").timing.lease = Duration::from_secs(1);
+    hosts.start_all().await;
+    hosts
+        .until("outside", |it| {
+            let trouble = it.standing("n2").trouble;
+            trouble.is_some_and(|why| why.contains("n1 has a lease of 180ms, this host one of 1s"))
+        })
+        .await;
+    assert_eq!(hosts.standing("n2").role, Role::Outside);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -86,9 +86,9 @@ impl Process {
         now: Boot,
         rng: Rng,
     ) -> Self {
-        let mut voter = Voter::new(&timing, now);
+        let mut voter = Voter::new(&timing, Duration::ZERO, now);
         if mutation == Some(Mutation::VotersForgetAtStart) {
-            voter = Voter::new(&timing, Boot(0));
+            voter = Voter::new(&timing, Duration::ZERO, Boot(0));
         }
         Self {
             raft: Raft::new(id, disk),
@@ -201,7 +201,7 @@ impl Process {
 
     /// Begins or ends the tenure with the leadership.
     fn elected(&mut self, now: Boot) {
-        let own = self.raft.leads().then(|| self.raft.disk.vote);
+        let own = self.raft.leads().then_some(self.raft.disk.vote);
         if self.tenure.as_ref().map(Tenure::id) == own {
             return;
         }

@@ -33,7 +33,7 @@ pub(crate) enum Mutation {
 }
 
 /// One thing that goes wrong.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(crate) enum Fault {
     /// The process dies; the kernel goes on.
     Kill {
@@ -365,11 +365,11 @@ impl World {
             self.later(delay, Event::Write { machine: at, life, leases: effects.write });
         }
         for (to, message) in effects.send {
-            self.send(at, from, to, message);
+            self.send(at, from, to, &message);
         }
     }
 
-    fn send(&mut self, at: usize, from: NodeId, to: NodeId, message: Message) {
+    fn send(&mut self, at: usize, from: NodeId, to: NodeId, message: &Message) {
         let disk = if message.waits_for_disk() { self.rng.between(0, 8 * MS) } else { 0 };
         for target in 0..self.machines.len() {
             let meant = if to == EVERYBODY { target != at } else { self.machines[target].id == to };
