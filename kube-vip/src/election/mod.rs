@@ -30,7 +30,7 @@ pub struct Election {
 }
 
 enum By {
-    File { pulse: watch::Sender<Pulse>, extension: JoinHandle<()> },
+    File { pulse: watch::Sender<Pulse>, fence: Fence, extension: JoinHandle<()> },
     Quorum(Box<Member>),
 }
 
@@ -44,8 +44,8 @@ impl Election {
             config::Election::File => {
                 let pulse = watch::Sender::new(Pulse::of(config));
                 pulse.borrow().offer(&fence);
-                let extension = tokio::spawn(fixed::extend(fence, pulse.subscribe()));
-                By::File { pulse, extension }
+                let extension = tokio::spawn(fixed::extend(fence.clone(), pulse.subscribe()));
+                By::File { pulse, fence, extension }
             }
             config::Election::Quorum(quorum) => {
                 By::Quorum(Box::new(Member::start(config, quorum, fence).await?))
@@ -82,8 +82,10 @@ impl Election {
     pub fn take_up(&mut self, config: &Arc<Config>) {
         self.config = Arc::clone(config);
         self.beat();
-        if let By::Quorum(member) = &self.by {
-            member.take_up(config);
+        match &self.by {
+            // What is new need not wait for the next extension.
+            By::File { pulse, fence, .. } => pulse.borrow().offer(fence),
+            By::Quorum(member) => member.take_up(config),
         }
     }
 
