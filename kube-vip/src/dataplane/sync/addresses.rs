@@ -77,7 +77,7 @@ fn own(desired: &DataPlane) -> impl Iterator<Item = IpAddr> {
 pub(super) fn vips(
     desired: &DataPlane,
     served: &BTreeSet<SocketAddr>,
-    numbers: Numbers<'_>,
+    numbers: &Numbers<'_>,
 ) -> BTreeMap<IpAddr, Vip> {
     let mut vips: BTreeMap<_, _> = desired
         .vips

@@ -6,6 +6,9 @@ use crate::plan::{DataPlane, Grant};
 /// No place, of an address that no lease is about.
 pub(super) const NO_LEASE: u32 = u32::MAX;
 
+/// A lease's place, its name, and its grant where this host holds it.
+pub(crate) type Placed<'d> = (u32, &'d str, Option<Grant>);
+
 impl Mirror {
     /// Gives every lease a place; each with that and its grant.
     ///
@@ -15,7 +18,7 @@ impl Mirror {
     pub fn number_leases<'d>(
         &mut self,
         desired: &'d DataPlane,
-    ) -> Result<Vec<(u32, &'d str, Option<Grant>)>, SyncError> {
+    ) -> Result<Vec<Placed<'d>>, SyncError> {
         // What an earlier agent had goes on where its programs look for it.
         for (address, vip) in desired.vips.iter().filter(|(_, vip)| !vip.host_address) {
             if let Some(index) = self.leftover_leases.remove(address)

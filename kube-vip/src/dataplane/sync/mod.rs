@@ -251,7 +251,7 @@ impl Mirror {
             node: &|owner| self.node_id(desired, owner),
             lease: &|lease| self.leases.get(&lease.to_owned()),
         };
-        let vips = vips(desired, &self.served, numbers);
+        let vips = vips(desired, &self.served, &numbers);
         self.write_filters(maps, &self.vips.iter().chain(&vips), desired)?;
         for (address, vip) in &vips {
             if self.vips.get(address) != Some(vip) {

@@ -84,7 +84,7 @@ impl Mirror {
                 self.peers.insert(mac, id);
             }
         }
-        self.add_tunnels(maps, desired, &source)?;
+        self.add_tunnels(maps, desired, source)?;
         self.add_hops(maps, desired, source)
     }
 
