@@ -281,9 +281,6 @@ impl Agent {
         let mut state = self.state.lock().await;
         state.links = self.links.borrow_and_update().clone();
         state.quorum = self.election.member().map(Member::standing);
-        let uplink = state.links.get(&state.config.interface);
-        let fit = uplink.is_some_and(|link| link.up && link.carrier);
-        self.election.set_fit(fit && !self.leaving);
         let view = View {
             config: Arc::clone(&state.config),
             links: state.links.clone(),
@@ -312,6 +309,11 @@ impl Agent {
             Ok(_) => {}
             Err(error) => failures.push(format!("{:#}", anyhow::Error::from(error))),
         }
+        let uplink = state.links.get(&state.config.interface);
+        let linked = uplink.is_some_and(|link| link.up && link.carrier);
+        // Without the fence nothing but this process would end what it owns.
+        let fenced = state.driver.is_fenced(&state.config.interface);
+        self.election.set_fit(linked && fenced && !self.leaving);
         self.announcer.apply(&desired.announcements, state.config.announce_interval);
         // Remove what is old.
         let retired = self.addresses.retire(&desired.addresses).await;
@@ -397,6 +399,15 @@ fn fits_in(new: &Config, old: &Config) -> anyhow::Result<()> {
         "instance: {:?} cannot become {:?} while running; restart for that",
         old.instance,
         new.instance
+    );
+    anyhow::ensure!(
+        new.election == old.election,
+        "election, quorum, secret: they cannot change while running; restart for that"
+    );
+    let elects = matches!(new.election, crate::config::Election::Quorum(_));
+    anyhow::ensure!(
+        !elects || (&new.local_peer, &new.remote_peers) == (&old.local_peer, &old.remote_peers),
+        "localPeer, remotePeers: hosts that elect cannot change while running; restart for that"
     );
     for (what, new, old) in [
         ("frontends", new.limits.frontends, old.limits.frontends),

@@ -48,10 +48,23 @@ pub(crate) fn of(state: &State) -> Status {
             .chain(&state.failures)
             .chain(&state.foreign)
             .cloned()
+            .chain(unfenced(state))
             .chain(state.desired.dataplane.frontends.iter().filter_map(all_down))
             .chain(reverse_path::notices(config.interfaces()))
             .collect(),
     }
+}
+
+/// A note on a host that may vote, but not own.
+fn unfenced(state: &State) -> Option<String> {
+    let interface = &state.config.interface;
+    let note = || {
+        format!(
+            "this host votes and owns nothing: without a program on {interface} nothing would end \
+             its ownership on time if its agent hung"
+        )
+    };
+    (state.quorum.is_some() && !state.driver.is_fenced(interface)).then(note)
 }
 
 fn uplinks(state: &State) -> Vec<UplinkStatus> {

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use lab::{
-    Burst, Cluster, Config, Connection, Heard, Lab, Launch, Mac, Refusal, Setup, VIPS, Watch,
-    eventually, owner, web,
+    Agent, Burst, Cluster, Config, Connection, Heard, Lab, Launch, Mac, Refusal, Setup, VIPS,
+    Watch, eventually, owner, web,
 };
 
 /// As `kube-vip secret` prints one.
@@ -240,6 +240,37 @@ fn whoever_does_not_know_the_secret_changes_nothing() -> Result<()> {
         // The two others are a majority.
         let now = owner_of(cluster, VIPS[0])?;
         ensure!(now != "n3", "{now} owns the VIP; it was {before}");
+        Ok(())
+    })
+}
+
+#[test]
+fn a_host_without_kernel_programs_votes_and_owns_nothing() -> Result<()> {
+    cluster(3)?.explain(|cluster| {
+        let agent = cluster.agents.on("n3");
+        ensure!(agent.stop()?.success(), "n3 ended badly");
+        let mut config = Config::of(&cluster.lab, cluster.lab.host("n3"), &web(&cluster.lab));
+        adapt(&mut config);
+        // Enough for addresses and announcements, not for programs.
+        let two = "-all,+net_admin,+net_raw";
+        let launch =
+            Launch::default().through(&["setpriv", "--inh-caps", two, "--bounding-set", two]);
+        let mut third = Agent::start_as(cluster.lab.host("n3"), &config.to_string(), &launch)?;
+        third.wait_until("n3 votes", |status| status["quorum"]["role"] == "voter")?;
+        let notices = third.status()?["notices"].to_string();
+        ensure!(notices.contains("this host votes and owns nothing"), "{notices}");
+        // With n2 alone it is a majority, and n2 owns everything.
+        cluster.agents.on("n1").process().kill()?;
+        for vip in VIPS {
+            eventually(GENEROUS, "n2 to own everything", || {
+                let name = owner_of(cluster, vip)?;
+                ensure!(name == "n2", "{name} owns {vip}");
+                Ok(())
+            })?;
+        }
+        std::thread::sleep(Duration::from_secs(1));
+        let owned = third.status()?["vips"].as_array().cloned().unwrap_or_default();
+        ensure!(owned.iter().all(|vip| vip["owned"] == false && vip["held"] == false), "{owned:?}");
         Ok(())
     })
 }

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use anyhow::{Context as _, ensure};
 
-use super::output;
+use super::output::{self, Format};
 use crate::cleanup::{self, Cleaned};
 use crate::{logging, publish};
 
@@ -30,13 +30,6 @@ pub(super) struct Cleanup {
     /// How to say what was done
     #[arg(short, long, value_enum, default_value_t)]
     output: Format,
-}
-
-#[derive(Clone, Copy, Debug, Default, clap::ValueEnum)]
-enum Format {
-    #[default]
-    Text,
-    Json,
 }
 
 impl Cleanup {

@@ -4,6 +4,14 @@ use std::io::{self, Write};
 
 use anyhow::Context;
 
+/// For people, or for programs.
+#[derive(Clone, Copy, Debug, Default, clap::ValueEnum)]
+pub(super) enum Format {
+    #[default]
+    Text,
+    Json,
+}
+
 /// Prints to standard output. A reader that has seen enough (`| head -1`) is no error.
 pub(super) fn print(text: impl AsRef<[u8]>) -> anyhow::Result<()> {
     let mut out = io::stdout().lock();

@@ -1,6 +1,6 @@
 //! `kube-vip version`
 
-use super::output;
+use super::output::{self, Format};
 
 /// Print the version
 #[derive(Debug, clap::Args)]
@@ -12,13 +12,6 @@ pub(super) struct Version {
     /// How to show it
     #[arg(short, long, value_enum, default_value_t)]
     output: Format,
-}
-
-#[derive(Clone, Copy, Debug, Default, clap::ValueEnum)]
-enum Format {
-    #[default]
-    Text,
-    Json,
 }
 
 impl Version {

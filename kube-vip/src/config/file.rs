@@ -5,6 +5,8 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use kube_vip_common::lease::LEASES;
+
 use super::balancers::{self, Defaults};
 use super::peers::{self, Peers};
 use super::reader::{Findings, Located, Section, address, quote};
@@ -171,6 +173,10 @@ fn vips(section: &Section<'_>) -> Vec<IpAddr> {
         } else {
             vips.push(vip.value);
         }
+    }
+    if vips.len() > LEASES {
+        let message = format!("{} addresses; {LEASES} is the most", vips.len());
+        section.problem("vip", message);
     }
     vips
 }

@@ -54,7 +54,14 @@ pub(super) fn read(section: &Section<'_>, single_node: bool, alone: bool) -> Ele
     let way = section.text("election");
     let quorum = quorum(section);
     match way.as_ref().map(|text| text.value.as_str()) {
-        None | Some("file") => Election::File,
+        None | Some("file") => {
+            for key in ["secret", "secretFile", "insecurePeers", "quorum"] {
+                if section.has(key) && !section.is_blank(key) {
+                    section.findings.notice(key, "has no effect without `election: quorum`");
+                }
+            }
+            Election::File
+        }
         Some("quorum") if single_node || alone => {
             let message = "quorum takes other hosts: write them under remotePeers, or leave the \
                            key out";

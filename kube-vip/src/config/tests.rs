@@ -211,6 +211,17 @@ fn keys_without_effect_are_named_once_and_their_values_never() {
 }
 
 #[test]
+fn what_only_the_hosts_own_election_needs_is_named_without_it() {
+    let quorum = "secretFile: /x\nquorum: {weight: 2}\n";
+    let keys = |text: String| -> Vec<String> {
+        let notices = good(&text).notices.into_iter();
+        notices.map(|line| line.split(": ").next().unwrap_or_default().to_owned()).collect()
+    };
+    assert_eq!(keys(with(quorum)), ["secretFile", "quorum"]);
+    assert!(keys(with(&format!("{quorum}election: quorum\n"))).is_empty());
+}
+
+#[test]
 fn every_mistake_is_named_with_its_value_and_the_way_out() {
     let web = "loadBalancers[0]";
     let cases: Vec<(String, String)> = vec![

@@ -6,7 +6,7 @@ use aya::maps::{MapData, RingBuf};
 use kube_vip_common::stats::{BackendTraffic, Reason, Traffic};
 use tracing::{info, warn};
 
-use super::attach::Attachment;
+use super::attach::{Attachment, Egress};
 use super::cgroup::Sockets;
 use super::clock::Hand;
 use super::closed::ClosedPort;
@@ -147,6 +147,13 @@ impl Driver {
     /// The interfaces and how the programs are attached to them.
     pub fn attachments(&self) -> impl Iterator<Item = (&String, &Attachment)> {
         self.interfaces.iter()
+    }
+
+    /// Whether the egress program is at that interface: no claim to a VIP leaves there without a lease,
+    /// whoever makes it.
+    pub fn is_fenced(&self, interface: &str) -> bool {
+        let mut attached = self.attachments().filter(|(name, _)| *name == interface);
+        attached.any(|(_, at)| at.egress != Egress::None)
     }
 
     /// The programs for sockets of this host's processes.

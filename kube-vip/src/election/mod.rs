@@ -97,7 +97,7 @@ impl Election {
         }
     }
 
-    /// Whether this host can answer for VIPs: its uplink has a carrier.
+    /// Whether this host can answer for VIPs: its uplink has a carrier, and a fence.
     pub fn set_fit(&mut self, fit: bool) {
         if let By::Quorum(member) = &mut self.by {
             member.set_fit(fit);

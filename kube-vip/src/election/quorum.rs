@@ -71,9 +71,11 @@ impl Member {
             tracing::warn!("{warning}");
         }
         let node = Node::start(settings, Arc::new(KernelClock), Arc::new(Writer(fence))).await?;
+        // Not before the main loop says so.
+        node.set_fit(false);
         let node = Arc::new(node);
         let (standing, applied) = (node.standing(), node.applied());
-        let state = watch::Sender::new(State { fit: true, beat: Instant::now() });
+        let state = watch::Sender::new(State { fit: false, beat: Instant::now() });
         let watch = tokio::spawn(watch_over(Arc::clone(&node), state.subscribe()));
         Ok(Self { node, standing, applied, state, watch })
     }
@@ -139,10 +141,10 @@ impl Member {
     }
 }
 
-/// Says whether this host can answer for VIPs: not without a carrier, and not with an agent that
-/// hangs while this task goes on.
+/// Says whether this host can answer for VIPs: not before its data plane is there, and not with an
+/// agent that hangs while this task goes on.
 async fn watch_over(node: Arc<Node>, mut state: watch::Receiver<State>) {
-    let mut told = true;
+    let mut told = false;
     loop {
         let State { fit, beat } = *state.borrow_and_update();
         let hangs = beat.elapsed() > PATIENCE;

@@ -63,10 +63,7 @@ impl Mirror {
                 rank,
                 ..pods(node)
             };
-            if self.node_values.get(&id) != Some(&value) {
-                maps.nodes.set(id, value, 0).map_err(map_error("NODES"))?;
-                self.node_values.insert(id, value);
-            }
+            self.write_node(maps, id, value)?;
             for address in addresses(node) {
                 if self.peer_ips.get(&address) != Some(&id) {
                     let peer = Peer { node: id };
@@ -88,6 +85,14 @@ impl Mirror {
         self.add_hops(maps, desired, source)
     }
 
+    fn write_node(&mut self, maps: &mut Maps, id: u32, value: Node) -> Result<(), SyncError> {
+        if self.node_values.get(&id) != Some(&value) {
+            maps.nodes.set(id, value, 0).map_err(map_error("NODES"))?;
+            self.node_values.insert(id, value);
+        }
+        Ok(())
+    }
+
     /// Tunnels to peers on this L2 network are nodes too: those peers once more, by another way.
     fn add_tunnels(
         &mut self,
@@ -105,10 +110,7 @@ impl Mirror {
                 ..peer
             };
             let id = self.nodes.get_or_take(name, "nodes")?;
-            if self.node_values.get(&id) != Some(&value) {
-                maps.nodes.set(id, value, 0).map_err(map_error("NODES"))?;
-                self.node_values.insert(id, value);
-            }
+            self.write_node(maps, id, value)?;
         }
         Ok(())
     }
@@ -129,10 +131,7 @@ impl Mirror {
                 self.nodes.adopt(name.clone(), id);
             }
             let id = self.nodes.get_or_take(name, "nodes")?;
-            if self.node_values.get(&id) != Some(&value) {
-                maps.nodes.set(id, value, 0).map_err(map_error("NODES"))?;
-                self.node_values.insert(id, value);
-            }
+            self.write_node(maps, id, value)?;
         }
         Ok(())
     }
