@@ -10,7 +10,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::orders::{Order, OrderError, not_leading};
 use super::wire::{Joined, Request, Response};
-use super::{Inner, REPLICATION_TIMEOUT};
+use super::{Inner, Peer, REPLICATION_TIMEOUT};
 use crate::cluster::{Command, Host, NodeId};
 use crate::grant::Voters;
 use crate::raft::Member;
@@ -30,14 +30,16 @@ const HANDOVER: Duration = Duration::from_secs(1);
 
 /// Joins or begins a cluster, and keeps what the cluster knows of this host right.
 pub(super) async fn run(inner: Arc<Inner>) {
-    let configured: Vec<_> = inner
-        .settings
-        .peers
-        .iter()
-        .map(|peer| (peer.name.clone(), inner.links.stranger(&peer.addresses)))
-        .collect();
+    let mut peers = Vec::new();
+    let mut configured = Vec::new();
     let started = Instant::now();
     while !inner.failed.load(Ordering::Relaxed) {
+        let now = inner.configured();
+        if peers != now {
+            peers = now;
+            let client = |peer: &Peer| (peer.name.clone(), inner.links.stranger(&peer.addresses));
+            configured = peers.iter().map(client).collect();
+        }
         if inner.takes_part().await {
             inner.trouble(None);
             inner.keep_house().await;
@@ -155,7 +157,7 @@ impl Inner {
             let lead = self.lead();
             let leads = lead.as_ref().filter(|tenure| applied.tenure == Some(tenure.id()));
             let Some(tenure) = leads else { return elsewhere };
-            let configured = self.settings.peers.iter().any(|peer| peer.name == host.name);
+            let configured = self.configured().iter().any(|peer| peer.name == host.name);
             let named = applied.cluster.named(&host.name).map(|(other, _)| other);
             let admitted = applied.cluster.admission.get(&host.name).copied();
             if !admitted.unwrap_or(configured || named.is_some()) {

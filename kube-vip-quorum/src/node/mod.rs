@@ -40,7 +40,7 @@ use crate::transport::{Limits, Server};
 
 pub use orders::{Order, OrderError};
 pub use settings::{Peer, Settings, SettingsError};
-pub use standing::{Role, Standing};
+pub use standing::{Role, Standing, Taking};
 
 /// openraft's own lease and timeouts. It withholds votes by them, too, but from the last entry on,
 /// where ours count from the last heartbeat and are longer.
@@ -90,6 +90,21 @@ pub struct Node {
     ended: bool,
 }
 
+/// Gives orders through a host that takes part; after its end they are not carried out.
+#[derive(Clone)]
+pub struct Orders(Arc<Inner>);
+
+impl Orders {
+    /// Has the leader do something, wherever it is.
+    ///
+    /// # Errors
+    ///
+    /// There is no leader, it refused, or it did not confirm.
+    pub async fn give(&self, order: Order) -> Result<(), OrderError> {
+        self.0.order(order).await
+    }
+}
+
 struct Inner {
     settings: Settings,
     store: Store,
@@ -104,6 +119,8 @@ struct Inner {
     lead: Mutex<Option<Tenure>>,
     holder: Mutex<Holder>,
     vips: Mutex<BTreeMap<IpAddr, Vip>>,
+    /// The other hosts that the configuration names.
+    peers: Mutex<Vec<Peer>>,
     applied: watch::Receiver<Applied>,
     standing: watch::Sender<Standing>,
     /// One change of the voters at a time.
@@ -150,6 +167,7 @@ impl Node {
             lead: Mutex::default(),
             holder: Mutex::new(Holder::new(store.node())),
             vips: Mutex::new(settings.vips.clone()),
+            peers: Mutex::new(settings.peers.clone()),
             applied: store.machine().applied(),
             standing: watch::Sender::new(Standing::default()),
             membership: tokio::sync::Mutex::default(),
@@ -223,6 +241,12 @@ impl Node {
         self.inner.wake.notify_one();
     }
 
+    /// The other hosts that this host's configuration names from now on. The cluster's hosts stay
+    /// what they are; [`Order::Admit`] and [`Order::Remove`] change them.
+    pub fn set_peers(&self, peers: Vec<Peer>) {
+        *self.inner.peers.lock().unwrap_or_else(PoisonError::into_inner) = peers;
+    }
+
     /// Has the leader do something, wherever it is.
     ///
     /// # Errors
@@ -230,6 +254,11 @@ impl Node {
     /// There is no leader, it refused, or it did not confirm.
     pub async fn order(&self, order: Order) -> Result<(), OrderError> {
         self.inner.order(order).await
+    }
+
+    /// A way to give orders that does not keep this host.
+    pub fn orders(&self) -> Orders {
+        Orders(Arc::clone(&self.inner))
     }
 
     /// A planned stop: what is held goes to other hosts, then the leadership. Takes a few hundred
@@ -309,6 +338,10 @@ impl Inner {
 
     fn lead(&self) -> MutexGuard<'_, Option<Tenure>> {
         self.lead.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn configured(&self) -> Vec<Peer> {
+        self.peers.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn holder(&self) -> MutexGuard<'_, Holder> {

@@ -1,7 +1,7 @@
 //! What a host is and holds, for whoever runs it.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::Ordering;
 
 use super::Inner;
@@ -22,6 +22,23 @@ pub enum Role {
     Leader,
 }
 
+/// A host that takes part, as this one knows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Taking {
+    /// Its id.
+    pub name: String,
+    /// Where its peers reach it.
+    pub addresses: Vec<SocketAddr>,
+    /// The part it takes.
+    pub role: Role,
+    /// Its share of the VIPs.
+    pub weight: u32,
+    /// It is to hold no VIP.
+    pub drained: bool,
+    /// The VIPs that are assigned to it.
+    pub assigned: Vec<IpAddr>,
+}
+
 /// What a host is and holds.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Standing {
@@ -33,17 +50,29 @@ pub struct Standing {
     pub leader: Option<String>,
     /// The VIPs it owns now, with the number of the grant. Until when is in the kernel.
     pub holding: BTreeMap<IpAddr, u64>,
-    /// Names of the hosts that vote.
-    pub voters: Vec<String>,
-    /// Names of the hosts that follow without a vote.
-    pub learners: Vec<String>,
+    /// The hosts that take part, by name.
+    pub hosts: Vec<Taking>,
     /// VIPs that this host's configuration names and the cluster does not, and the other way round.
     pub differing: Vec<IpAddr>,
+    /// Hosts that this host's configuration names and the cluster does not, and the other way round.
+    pub strangers: Vec<String>,
     /// What keeps this host from taking part, with the way out.
     pub trouble: Option<String>,
     /// It takes no part any more, for the reason in `trouble`, and will not until it is started
     /// anew.
     pub failed: bool,
+}
+
+impl Standing {
+    /// Names of the hosts that vote.
+    pub fn voters(&self) -> impl Iterator<Item = &str> {
+        self.hosts.iter().filter(|host| host.role >= Role::Voter).map(|host| host.name.as_str())
+    }
+
+    /// Names of the hosts that follow without a vote.
+    pub fn learners(&self) -> impl Iterator<Item = &str> {
+        self.hosts.iter().filter(|host| host.role == Role::Learner).map(|host| host.name.as_str())
+    }
 }
 
 impl Inner {
@@ -58,12 +87,41 @@ impl Inner {
             let host = applied.cluster.hosts.get(id).map(|host| host.name.clone());
             host.or_else(|| membership.get_node(id).map(|member| member.name.clone()))
         };
-        let is_voter = membership.voter_ids().any(|id| id == node);
-        let role = match self.lead().as_ref() {
-            Some(_) => Role::Leader,
-            None if is_voter => Role::Voter,
-            None if membership.get_node(&node).is_some() => Role::Learner,
-            None => Role::Outside,
+        let leader = self.store.follows();
+        let is_voter = |id| membership.voter_ids().any(|it| it == id);
+        let part = |id: NodeId| match leader {
+            Some(leader) if leader.leader == id && id != node => Role::Leader,
+            _ if is_voter(id) => Role::Voter,
+            _ if membership.get_node(&id).is_some() => Role::Learner,
+            _ => Role::Outside,
+        };
+        let leads = self.lead().is_some();
+        let role = if leads { Role::Leader } else { part(node) };
+        let mut hosts: Vec<_> = applied
+            .cluster
+            .hosts
+            .iter()
+            .map(|(id, host)| Taking {
+                name: host.name.clone(),
+                addresses: host.addresses.clone(),
+                role: if *id == node { role } else { part(*id) },
+                weight: host.weight,
+                drained: host.drained,
+                assigned: applied.cluster.of(*id).map(|(vip, _)| vip).collect(),
+            })
+            .collect();
+        hosts.sort_by(|a, b| a.name.cmp(&b.name));
+        let configured = self.configured();
+        let named = |name: &str| {
+            name == self.settings.name || configured.iter().any(|peer| peer.name == name)
+        };
+        // A host outside knows no better.
+        let unknown = configured.iter().map(|peer| &peer.name);
+        let unknown = unknown.filter(|name| applied.cluster.named(name).is_none());
+        let unnamed = hosts.iter().map(|host| &host.name).filter(|name| !named(name));
+        let strangers: Vec<_> = match role {
+            Role::Outside => Vec::new(),
+            _ => unknown.chain(unnamed).cloned().collect(),
         };
         let holding = self.holder().holding(now).map(|lease| (lease.vip, lease.epoch)).collect();
         let own = self.vips.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
@@ -74,11 +132,11 @@ impl Inner {
             let next = Standing {
                 role,
                 cluster: self.store.cluster(),
-                leader: self.store.follows().and_then(|leader| name(&leader.leader)),
+                leader: leader.and_then(|leader| name(&leader.leader)),
                 holding,
-                voters: membership.voter_ids().filter_map(|id| name(&id)).collect(),
-                learners: membership.learner_ids().filter_map(|id| name(&id)).collect(),
+                hosts,
                 differing: differing.copied().collect(),
+                strangers,
                 trouble: standing.trouble.clone(),
                 failed: self.failed.load(Ordering::Relaxed),
             };

@@ -5,6 +5,7 @@ use std::str::FromStr;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD, URL_SAFE_NO_PAD};
+use blake2::{Blake2s256, Digest as _};
 
 const LENGTH: usize = 32;
 
@@ -58,6 +59,12 @@ impl Secret {
     /// Base64, as users write it down.
     pub fn text(&self) -> String {
         STANDARD.encode(self.0)
+    }
+
+    /// A number that all hosts with this secret come to, and from which nobody comes to the secret.
+    pub fn number(&self, purpose: &str) -> u64 {
+        let digest = Blake2s256::new().chain_update(purpose).chain_update(self.0).finalize();
+        digest.iter().take(8).fold(0, |number, byte| number << 8 | u64::from(*byte))
     }
 
     pub(super) fn bytes(&self) -> &[u8; LENGTH] {

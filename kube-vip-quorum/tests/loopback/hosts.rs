@@ -201,7 +201,7 @@ impl Hosts {
     pub(crate) async fn settled(&self, voters: usize) {
         self.until(&format!("{voters} voters and every VIP owned"), |hosts| {
             let vips = hosts.settings["n1"].vips.keys();
-            hosts.nodes.keys().all(|name| hosts.standing(name).voters.len() == voters)
+            hosts.nodes.keys().all(|name| hosts.standing(name).voters().count() == voters)
                 && vips.clone().all(|vip| hosts.kernels.owner(*vip).is_some())
         })
         .await;

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hosts::{Hosts, LONG, vip};
-use kube_vip_quorum::node::{Order, OrderError, Role, StartError};
+use kube_vip_quorum::node::{self, Order, OrderError, Role, StartError};
 use kube_vip_quorum::time::{Clock, SystemClock};
 use kube_vip_quorum::transport::{Protection, Secret};
 use tokio::time::{sleep, timeout};
@@ -41,7 +41,8 @@ async fn hosts_find_each_other_and_share_the_vips() {
         hosts.until("without trouble", |it| it.standing(&name).trouble.is_none()).await;
         let standing = hosts.standing(&name);
         assert_eq!(standing.leader, Some(leader.clone()));
-        assert_eq!((standing.differing, standing.learners), (vec![], vec![] as Vec<String>));
+        assert_eq!(standing.learners().count(), 0);
+        assert_eq!((standing.differing, standing.strangers), (vec![], vec![] as Vec<String>));
     }
 }
 
@@ -217,7 +218,7 @@ async fn host_with_another_secret_stays_outside_and_says_why() {
         .await;
     hosts
         .until("two voters", |it| {
-            it.standing("n1").voters == ["n1", "n2"] || it.standing("n1").voters == ["n2", "n1"]
+            it.standing("n1").voters().eq(["n1", "n2"])
         })
         .await;
     assert_eq!(hosts.standing("n3").role, Role::Outside);
@@ -265,7 +266,7 @@ async fn removed_host_stays_outside_until_it_is_let_in() {
     let leader = hosts.leader().unwrap();
     let removed = hosts.running().into_iter().find(|name| *name != leader).unwrap();
     hosts.node(&leader).order(Order::Remove { host: removed.clone() }).await.unwrap();
-    hosts.until("two voters", |it| it.standing(&leader).voters.len() == 2).await;
+    hosts.until("two voters", |it| it.standing(&leader).voters().count() == 2).await;
     hosts
         .until("owned by one that stayed", |it| {
             it.kernels.owner(vip(1)).is_some_and(|owner| owner != removed)
@@ -278,6 +279,38 @@ async fn removed_host_stays_outside_until_it_is_let_in() {
         .await;
     hosts.node(&leader).order(Order::Admit { host: removed.clone() }).await.unwrap();
     hosts.settled(3).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn host_that_no_file_named_at_first_joins_when_it_is_named() {
+    let mut hosts = Hosts::new(4, 1);
+    let fourth = hosts.settings("n4").peers.clone();
+    let known = |peers: &[node::Peer]| -> Vec<_> {
+        peers.iter().filter(|peer| peer.name != "n4").cloned().collect()
+    };
+    for name in ["n1", "n2", "n3"] {
+        let peers = &mut hosts.settings(name).peers;
+        *peers = known(peers);
+        hosts.start(name).await;
+    }
+    hosts.start("n4").await;
+    hosts
+        .until("outside", |it| {
+            it.standing("n4").trouble.is_some_and(|why| why.contains("kube-vip peers add n4"))
+        })
+        .await;
+    let n4 = node::Peer { name: "n4".to_owned(), addresses: vec![hosts.node("n4").address()] };
+    for name in ["n1", "n2", "n3"] {
+        let mut peers: Vec<_> = fourth.iter().filter(|peer| peer.name != name).cloned().collect();
+        peers.push(n4.clone());
+        hosts.node(name).set_peers(peers);
+    }
+    hosts.settled(4).await;
+    hosts.until("named by all", |it| it.standing("n1").strangers.is_empty()).await;
+    for name in ["n1", "n2", "n3"] {
+        hosts.node(name).set_peers(known(&fourth));
+    }
+    hosts.until("taken note of", |it| it.standing("n1").strangers == ["n4"]).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
