@@ -17,8 +17,8 @@ use crate::address::{Addresses, Report};
 use crate::announce::Announcer;
 use crate::config::{Config, ConfigError, check_host, check_host_ports};
 use crate::dataplane::Driver;
-use crate::election::Election;
 use crate::election::quorum::Member;
+use crate::election::{self, Election};
 use crate::observe;
 use crate::observe::conflicts::{Claim, Conflicts};
 use crate::plan::{self, Desired};
@@ -106,6 +106,7 @@ pub async fn run(config_path: &Path, config: Config, keep_on_exit: bool) -> anyh
     let now = links::snapshot().await.context("cannot read this host's interfaces")?;
     check_host(&config, &now)?;
     check_host_ports(&config)?;
+    election::check(&config)?;
     let dir = run_dir();
     let instance = InstanceLock::acquire(&dir, &config.instance)?;
     let locks = VipLocks::acquire(&dir, &config.instance, config.vips.iter().copied())?;

@@ -170,8 +170,8 @@ fn quorum(standing: &node::Standing) -> QuorumStatus {
             node::Role::Leader => QuorumRole::Leader,
         },
         leader: standing.leader.clone(),
-        voters: standing.voters.clone(),
-        learners: standing.learners.clone(),
+        voters: standing.voters().map(str::to_owned).collect(),
+        learners: standing.learners().map(str::to_owned).collect(),
         differing: standing.differing.clone(),
         trouble: standing.trouble.clone(),
     }

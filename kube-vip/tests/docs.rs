@@ -69,6 +69,7 @@ fn configuration_lists_each_key() {
         "qqqqqqqqqqqq: 1\n",
         "localPeer: {qqqqqqqqqqqq: 1}\n",
         "limits: {qqqqqqqqqqqq: 1}\n",
+        "quorum: {qqqqqqqqqqqq: 1}\n",
         "loadBalancers: [{qqqqqqqqqqqq: 1}]\n",
         "loadBalancers: [{healthCheck: {qqqqqqqqqqqq: 1}}]\n",
         "loadBalancers: [{backends: [{qqqqqqqqqqqq: 1}]}]\n",

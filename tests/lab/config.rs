@@ -139,6 +139,10 @@ impl fmt::Display for Config {
         writeln!(out, "localClients: {}\ncgroupRoot: /sys/fs/cgroup", self.local_clients)?;
         writeln!(out, "gratuitousARP: {}", self.gratuitous_arp)?;
         writeln!(out, "startAsLeader: {}", self.start_as_leader)?;
+        // Most suites are about packets, and want to know who owns.
+        if !self.extra.contains("election:") {
+            writeln!(out, "election: file")?;
+        }
         if !self.balancers.is_empty() {
             writeln!(out, "loadBalancers:")?;
         }

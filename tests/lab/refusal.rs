@@ -40,6 +40,9 @@ impl Refusal {
         for name in named {
             ensure!(said.contains(name), "{name:?} is not named: {said}");
         }
+        let causes: Vec<&str> = said.trim_end().split(": ").collect();
+        let twice = causes.iter().find(|cause| causes.iter().filter(|it| it == cause).count() > 1);
+        ensure!(twice.is_none(), "{twice:?} is said twice: {said}");
         Ok(())
     }
 }

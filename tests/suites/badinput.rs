@@ -13,7 +13,7 @@ struct Case {
     named: &'static [&'static str],
 }
 
-const CASES: [Case; 15] = [
+const CASES: [Case; 21] = [
     Case {
         what: "a mistyped key",
         from: "  port: 80\n",
@@ -99,6 +99,42 @@ const CASES: [Case; 15] = [
         named: &["wrong.yaml, line "],
     },
     Case {
+        what: "other hosts and no secret",
+        from: "election: file\n",
+        to: "",
+        named: &["secret", "`kube-vip secret`", "secretFile", "vip_secret", "insecurePeers: true"],
+    },
+    Case {
+        what: "a password for a secret",
+        from: "election: file\n",
+        to: "secret: hunter2\n",
+        named: &["secret", "32 bytes", "`kube-vip secret`"],
+    },
+    Case {
+        what: "a secret that is not there",
+        from: "election: file\n",
+        to: "secretFile: /etc/kube-vip/none\n",
+        named: &["secretFile", "/etc/kube-vip/none", "kube-vip secret > /etc", "No such file"],
+    },
+    Case {
+        what: "a lease that ends between two heartbeats",
+        from: "election: file\n",
+        to: "insecurePeers: true\nquorum: {heartbeat: 40ms, lease: 60ms}\n",
+        named: &["quorum.lease", "60ms", "40ms", "120ms"],
+    },
+    Case {
+        what: "a state directory that cannot be made",
+        from: "election: file\n",
+        to: "insecurePeers: true\nquorum: {stateDir: /proc/kube-vip}\n",
+        named: &["/proc/kube-vip", "cannot make the directory"],
+    },
+    Case {
+        what: "a preference for a VIP that is not there",
+        from: "election: file\n",
+        to: "insecurePeers: true\nquorum: {prefer: {10.77.0.99: [n1]}}\n",
+        named: &["quorum.prefer", "10.77.0.99", "VIPs"],
+    },
+    Case {
         what: "something else where a list belongs",
         from: "loadBalancers:\n",
         to: "loadBalancers: 5\nx:\n",
@@ -121,7 +157,7 @@ fn refuse(lab: &Lab, content: &str, named: &[&str]) -> Result<()> {
 
 #[test]
 fn a_wrong_file_is_refused_in_one_line_that_names_the_thing() -> Result<()> {
-    let lab = Lab::bridge(2, 0)?;
+    let lab = Lab::bridge(3, 0)?;
     let good = Config::of(&lab, lab.host("n1"), &web(&lab)).to_string();
     for Case { what, from, to, named } in CASES {
         ensure!(good.contains(from), "{what}: {from:?} is not in the file");

@@ -39,7 +39,7 @@ use crate::time::{Boot, Clock};
 use crate::transport::{Limits, Server};
 
 pub use orders::{Order, OrderError};
-pub use settings::{Peer, Settings, SettingsError};
+pub use settings::{Peer, Settings, SettingsError, even_number};
 pub use standing::{Role, Standing, Taking};
 
 /// openraft's own lease and timeouts. It withholds votes by them, too, but from the last entry on,
@@ -67,14 +67,14 @@ pub enum StartError {
     Store(#[from] StoreError),
     /// Peers cannot reach this host.
     #[error(
-        "cannot listen for peers at {address}: {source}; `localPeer` must name an address of this \
+        "cannot listen for peers at {address}: {cause}; `localPeer` must name an address of this \
          host and a port that is free"
     )]
     Listen {
         /// The address and port.
         address: SocketAddr,
         /// What the system said.
-        source: io::Error,
+        cause: io::Error,
     },
     /// The consensus log did not start.
     #[error("cannot start the log of this host: {0}")]
@@ -188,7 +188,7 @@ impl Node {
         });
         let (listen, protection) = (inner.settings.listen, inner.settings.protection.clone());
         let server = Server::listen(listen, protection, Limits::default(), Arc::clone(&inner));
-        let server = server.await.map_err(|source| StartError::Listen { address: listen, source });
+        let server = server.await.map_err(|cause| StartError::Listen { address: listen, cause });
         let server = match server {
             Ok(server) => server,
             Err(error) => {

@@ -10,14 +10,14 @@ use super::record::{self, Damage};
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// The system refused something.
-    #[error("{path}: cannot {action}: {source}{advice}", path = .path.display(), advice = advice(.source))]
+    #[error("{path}: cannot {action}: {cause}{advice}", path = .path.display(), advice = advice(.cause))]
     Io {
         /// The file or directory.
         path: PathBuf,
         /// What was tried.
         action: &'static str,
         /// What the system said.
-        source: io::Error,
+        cause: io::Error,
     },
     /// Another process has it open.
     #[error(
@@ -159,5 +159,5 @@ impl Files {
 /// Names path and action in an error of the system.
 pub(super) fn io(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> StoreError {
     let path = path.to_owned();
-    move |source| StoreError::Io { path, action, source }
+    move |cause| StoreError::Io { path, action, cause }
 }

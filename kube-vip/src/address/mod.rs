@@ -29,20 +29,20 @@ pub enum AddressError {
     #[error(transparent)]
     List(#[from] NetlinkError),
     /// The interface is not there.
-    #[error("cannot hold {} on {}: {source}", wanted.address, wanted.interface)]
+    #[error("cannot hold {} on {}: {cause}", wanted.address, wanted.interface)]
     Interface {
         /// What should be held.
         wanted: HeldAddress,
         /// The kernel's word.
-        source: io::Error,
+        cause: io::Error,
     },
     /// Refused.
-    #[error("cannot hold {} on {}: {source}", wanted.address, wanted.interface)]
+    #[error("cannot hold {} on {}: {cause}", wanted.address, wanted.interface)]
     Add {
         /// What should be held.
         wanted: HeldAddress,
         /// The kernel's word.
-        source: NetlinkError,
+        cause: NetlinkError,
     },
     /// Taken, and not there a moment later.
     #[error("{} on {} was added and is gone again", wanted.address, wanted.interface)]
@@ -51,12 +51,12 @@ pub enum AddressError {
         wanted: HeldAddress,
     },
     /// Refused.
-    #[error("cannot remove {} from {}: {source}", held.address, held.interface)]
+    #[error("cannot remove {} from {}: {cause}", held.address, held.interface)]
     Remove {
         /// What should not be held any more.
         held: HeldAddress,
         /// The kernel's word.
-        source: NetlinkError,
+        cause: NetlinkError,
     },
 }
 
@@ -129,8 +129,8 @@ impl Addresses {
             let index = match if_nametoindex(wanted.interface.as_str()) {
                 Ok(index) => index,
                 Err(errno) => {
-                    let (wanted, source) = (wanted.clone(), errno.into());
-                    report.errors.push(AddressError::Interface { wanted, source });
+                    let (wanted, cause) = (wanted.clone(), errno.into());
+                    report.errors.push(AddressError::Interface { wanted, cause });
                     continue;
                 }
             };
@@ -148,8 +148,8 @@ impl Addresses {
                 Ok(()) => changed.push((wanted, index)),
                 // Somebody was faster; the next call finds out who.
                 Err(error) if error.errno() == Some(libc::EEXIST) => {}
-                Err(source) => {
-                    report.errors.push(AddressError::Add { wanted: wanted.clone(), source });
+                Err(cause) => {
+                    report.errors.push(AddressError::Add { wanted: wanted.clone(), cause });
                 }
             }
         }
@@ -206,7 +206,7 @@ impl Addresses {
                     report.removed.push(held);
                 }
                 Err(error) if is_gone(&error) => {}
-                Err(source) => report.errors.push(AddressError::Remove { held, source }),
+                Err(cause) => report.errors.push(AddressError::Remove { held, cause }),
             }
         }
         Ok(())

@@ -102,8 +102,8 @@ fn config(section: &Section<'_>, host: &str) -> Option<Config> {
     let drain_timeout = section.duration("drainTimeout", second..=31_536_000 * second);
     let mss_clamp = forwarding::mss_clamp(section);
     let limits = limits(section, &vips, peers.as_ref(), &load_balancers);
-    let alone = peers.as_ref().is_some_and(|peers| peers.remote.is_empty());
-    let election = quorum::read(section, single_node, alone);
+    let quorum::Written { election, preferences } =
+        quorum::read(section, single_node, peers.as_ref(), &vips);
     let Peers { local, remote } = peers?;
     let (interface, uplinks) = interfaces?;
     Some(Config {
@@ -122,6 +122,7 @@ fn config(section: &Section<'_>, host: &str) -> Option<Config> {
         single_node,
         start_as_leader,
         election,
+        preferences,
         load_balancers,
         xdp_mode,
         nat_ports,

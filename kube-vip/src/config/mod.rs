@@ -16,6 +16,7 @@ mod sample;
 mod uplinks;
 mod yaml;
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read;
 use std::net::IpAddr;
@@ -70,6 +71,8 @@ pub struct Config {
     pub start_as_leader: bool,
     /// Who says who owns the VIPs.
     pub election: Election,
+    /// Ids of the hosts that a VIP goes to first, in that order, where the hosts agree.
+    pub preferences: BTreeMap<IpAddr, Vec<String>>,
     /// What is balanced.
     pub load_balancers: Vec<LoadBalancer>,
     /// How arriving packets are to be handled.

@@ -1,6 +1,6 @@
 //! What holds for every file: no panic, and a valid configuration survives being written and read.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -232,6 +232,7 @@ prop_compose! {
             mss_clamp: MssClamp::Off,
             start_as_leader: flags[2],
             election: Election::File,
+            preferences: BTreeMap::new(),
             load_balancers,
             xdp_mode: XdpMode::Auto,
             nat_ports: Some(PortRange { first: 1024, last: nat_last }),
@@ -261,7 +262,7 @@ fn render(config: &Config) -> String {
     let ports = ports.unwrap_or_default();
     let mut text = format!(
         "instance: '{}'\ninterface: '{}'\nlocalPeer: {}\nvip: '{}'\ngratuitousARP: {}\nannounceInterval: {}ms\n\
-         singleNode: {}\nstartAsLeader: {}\nlogDataPlane: {}\nkeepOnExit: {}\n{ports}remotePeers:\n",
+         election: file\nsingleNode: {}\nstartAsLeader: {}\nlogDataPlane: {}\nkeepOnExit: {}\n{ports}remotePeers:\n",
         config.instance,
         config.interface,
         peer(&config.local_peer),

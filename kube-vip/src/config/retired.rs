@@ -4,7 +4,7 @@ use super::reader::Section;
 use super::yaml::{Node, Value};
 
 const LATER_LEASE: &str =
-    "election by a Kubernetes Lease comes later; the host with `startAsLeader` owns the VIP";
+    "election by a Kubernetes Lease comes later; hosts agree among themselves";
 const LATER_BGP: &str = "BGP comes later; the VIP is announced by ARP and neighbour discovery";
 const NEVER_PACKET: &str = "Equinix Metal is gone and its API with it; the key can be removed";
 

@@ -14,9 +14,14 @@ fn parse(text: &str) -> Result<Config, String> {
     Config::parse(text, "f", "host").map_err(|error| error.to_string())
 }
 
+/// What is read, without the warning that two hosts are few.
 fn good(text: &str) -> Config {
-    parse(text).unwrap_or_else(|error| panic!("{error}\n{text}"))
+    let mut config = parse(text).unwrap_or_else(|error| panic!("{error}\n{text}"));
+    config.notices.retain(|line| !line.starts_with(FEW));
+    config
 }
+
+const FEW: &str = "remotePeers: two hosts: when one is lost";
 
 /// The head of a file with one line exchanged.
 fn head(from: &str, to: &str) -> String {
@@ -211,14 +216,47 @@ fn keys_without_effect_are_named_once_and_their_values_never() {
 }
 
 #[test]
+fn hosts_with_peers_agree_among_themselves_unless_told_otherwise() {
+    let alone = head("remotePeers:\n- {id: b, address: 10.0.0.2}\n", "");
+    let by_quorum = |text: &str| matches!(good(text).election, Election::Quorum(_));
+    assert!(by_quorum(HEAD) && by_quorum(&with("election: quorum")));
+    assert!(!by_quorum(&with("election: file")) && !by_quorum(&alone));
+    assert!(!by_quorum(&(alone + "singleNode: true\n")));
+}
+
+#[test]
+fn hosts_that_are_too_few_are_told_what_they_lose() {
+    let notices = |text: &str| parse(text).expect(text).notices;
+    let two = notices(HEAD);
+    assert!(matches!(&two[..], [line] if line.starts_with(FEW)), "{two:?}");
+    let third = head("- {id: b", "- {id: c, address: 10.0.0.3}\n- {id: b");
+    assert_eq!(notices(&third), Vec::<String>::new());
+    assert_eq!(notices(&with("election: file")), Vec::<String>::new());
+}
+
+#[test]
+fn vips_prefer_hosts_in_the_order_that_is_written() {
+    let two = |more: &str| good(&(head("10.0.0.100", "'10.0.0.100,fd00::100'") + more));
+    let list = |ids: &[&str]| ids.iter().map(ToString::to_string).collect::<Vec<_>>();
+    let [v4, v6]: [IpAddr; 2] = ["10.0.0.100", "fd00::100"].map(|ip| ip.parse().unwrap());
+    let config = two("quorum: {prefer: [b, a]}\n");
+    assert_eq!(config.preferences, [(v4, list(&["b", "a"])), (v6, list(&["b", "a"]))].into());
+    let config = two("quorum: {prefer: {'fd00::100': 'b,a'}}\n");
+    assert_eq!(config.preferences, [(v6, list(&["b", "a"]))].into());
+    let config = two("quorum: {prefer: [c]}\n");
+    assert_eq!(config.notices, [r#"quorum.prefer[0]: "c" is none of this file's hosts"#]);
+    assert!(two("election: file\nquorum: {prefer: [b]}\n").preferences.is_empty());
+}
+
+#[test]
 fn what_only_the_hosts_own_election_needs_is_named_without_it() {
     let quorum = "secretFile: /x\nquorum: {weight: 2}\n";
     let keys = |text: String| -> Vec<String> {
         let notices = good(&text).notices.into_iter();
         notices.map(|line| line.split(": ").next().unwrap_or_default().to_owned()).collect()
     };
-    assert_eq!(keys(with(quorum)), ["secretFile", "quorum"]);
-    assert!(keys(with(&format!("{quorum}election: quorum\n"))).is_empty());
+    assert_eq!(keys(with(&format!("{quorum}election: file\n"))), ["secretFile", "quorum"]);
+    assert!(keys(with(quorum)).is_empty());
 }
 
 #[test]
@@ -231,6 +269,8 @@ fn every_mistake_is_named_with_its_value_and_the_way_out() {
         (balancer("prot: 1"), format!(r#"f, line 7: {web}.prot: unknown key "prot"; did you mean "port"?"#)),
         (head("id: b,", "id: b, colour: red,"), r#"f, line 3: remotePeers[0].colour: unknown key "colour"; known here: id, address, port, podCIDR"#.into()),
         // The hosts' own election.
+        (with("quorum: {prefer: {10.0.0.9: [a]}}"), "f, line 6: quorum.prefer.10.0.0.9: 10.0.0.9 is none of the file's VIPs".into()),
+        (with("quorum: {prefer: {x: [a]}}"), r#"f, line 6: quorum.prefer.x: "x" is not an IP address; write one like 192.168.0.10 or fd00::10"#.into()),
         (with("election: raft"), r#"f, line 6: election: "raft" is no election; write quorum or file"#.into()),
         (head("remotePeers:\n- {id: b, address: 10.0.0.2}\n", "") + "election: quorum\n", "f, line 4: election: quorum takes other hosts: write them under remotePeers, or leave the key out".into()),
         (with("secret: hunter2"), "f, line 6: secret: 7 characters are not 32 bytes (43 or 44 characters of base64, or 64 hexadecimal digits); write what `kube-vip secret` prints, not a password".into()),

@@ -34,6 +34,17 @@ enum By {
     Quorum(Box<Member>),
 }
 
+/// Checks what an election needs and what can be seen before anything is touched.
+///
+/// # Errors
+/// There is no secret that protects the hosts' talk, or none that is one.
+pub fn check(config: &Config) -> anyhow::Result<()> {
+    match &config.election {
+        config::Election::File => Ok(()),
+        config::Election::Quorum(quorum) => quorum::check(quorum),
+    }
+}
+
 impl Election {
     /// Begins.
     ///

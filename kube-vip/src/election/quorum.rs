@@ -67,9 +67,6 @@ impl Member {
             bootstrap: config.start_as_leader,
             bootstrap_wait: BOOTSTRAP_WAIT,
         };
-        if let Some(warning) = settings.warning() {
-            tracing::warn!("{warning}");
-        }
         let node = Node::start(settings, Arc::new(KernelClock), Arc::new(Writer(fence))).await?;
         // Not before the main loop says so.
         node.set_fit(false);
@@ -186,7 +183,8 @@ impl node::Fence for Writer {
 }
 
 fn vips(config: &Config) -> BTreeMap<std::net::IpAddr, Vip> {
-    config.vips.iter().map(|vip| (*vip, Vip::default())).collect()
+    let of = |vip| Vip { prefer: config.preferences.get(vip).cloned().unwrap_or_default() };
+    config.vips.iter().map(|vip| (*vip, of(vip))).collect()
 }
 
 fn addresses(peer: &Peer) -> Vec<SocketAddr> {
@@ -197,13 +195,23 @@ fn peer(peer: &Peer) -> node::Peer {
     node::Peer { name: peer.id.clone(), addresses: addresses(peer) }
 }
 
+/// Checks the secret.
+pub(super) fn check(quorum: &Quorum) -> anyhow::Result<()> {
+    protection(&quorum.secret).map(drop)
+}
+
 fn protection(source: &SecretSource) -> anyhow::Result<Protection> {
     let from = |text: &str| text.parse::<Secret>().map(Protection::Secret);
     match source {
         SecretSource::Text(secret) => Ok(Protection::Secret(secret.clone())),
         SecretSource::File(path) => {
-            let text = std::fs::read_to_string(path)
-                .with_context(|| format!("secretFile: {} cannot be read", path.display()))?;
+            let text = std::fs::read_to_string(path).with_context(|| {
+                let path = path.display();
+                format!(
+                    "secretFile: {path} cannot be read; `kube-vip secret > {path}` on one host \
+                     makes it, then copy it to the others"
+                )
+            })?;
             from(&text).with_context(|| format!("secretFile: {}", path.display()))
         }
         SecretSource::Environment => match std::env::var(SECRET_VARIABLE) {

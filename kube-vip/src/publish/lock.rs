@@ -35,12 +35,12 @@ pub enum LockError {
         holder: Holder,
     },
     /// The file system does not let us.
-    #[error("cannot lock {}: {source}", path.display())]
+    #[error("cannot lock {}: {cause}", path.display())]
     Io {
         /// The lock's file.
         path: PathBuf,
         /// What the kernel says.
-        source: io::Error,
+        cause: io::Error,
     },
 }
 
@@ -144,7 +144,7 @@ impl Lock {
         match Self::try_acquire(&path, instance) {
             Ok(Ok(file)) => Ok(Ok(Self { path, file })),
             Ok(Err(holder)) => Ok(Err(holder)),
-            Err(source) => Err(LockError::Io { path, source }),
+            Err(cause) => Err(LockError::Io { path, cause }),
         }
     }
 

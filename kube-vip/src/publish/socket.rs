@@ -32,12 +32,12 @@ pub enum SocketError {
         pid: i32,
     },
     /// The file system does not let us.
-    #[error("cannot listen at {}: {source}", path.display())]
+    #[error("cannot listen at {}: {cause}", path.display())]
     Io {
         /// The socket.
         path: PathBuf,
         /// What the kernel says.
-        source: io::Error,
+        cause: io::Error,
     },
 }
 
@@ -62,7 +62,7 @@ impl StatusSocket {
         }
         match Self::listen(dir, &path) {
             Ok((listener, identity)) => Ok(Self { listener, path, identity }),
-            Err(source) => Err(SocketError::Io { path, source }),
+            Err(cause) => Err(SocketError::Io { path, cause }),
         }
     }
 

@@ -28,20 +28,20 @@ pub(crate) const EVENT_BUFFER: usize = 4 << 20;
 #[derive(Debug, thiserror::Error)]
 pub enum NetlinkError {
     /// No socket.
-    #[error("cannot open a netlink socket for {purpose}: {source}")]
+    #[error("cannot open a netlink socket for {purpose}: {cause}")]
     Open {
         /// What it was to be used for.
         purpose: &'static str,
         /// The kernel's word.
-        source: io::Error,
+        cause: io::Error,
     },
     /// The kernel said no.
-    #[error("cannot {action}: {source}")]
+    #[error("cannot {action}: {cause}")]
     Refused {
         /// What was asked for.
         action: String,
         /// The kernel's word.
-        source: io::Error,
+        cause: io::Error,
     },
     /// The connection ended, or nothing came back.
     #[error("cannot {action}: no answer from the kernel")]
@@ -55,7 +55,7 @@ impl NetlinkError {
     /// The kernel's error number, if it gave one.
     pub fn errno(&self) -> Option<i32> {
         match self {
-            Self::Open { source, .. } | Self::Refused { source, .. } => source.raw_os_error(),
+            Self::Open { cause, .. } | Self::Refused { cause, .. } => cause.raw_os_error(),
             Self::NoAnswer { .. } => None,
         }
     }
@@ -70,7 +70,7 @@ pub(crate) struct Requests {
 impl Requests {
     pub(crate) fn open() -> Result<Self, NetlinkError> {
         let (mut connection, handle, _) = rtnetlink::new_connection()
-            .map_err(|source| NetlinkError::Open { purpose: "requests", source })?;
+            .map_err(|cause| NetlinkError::Open { purpose: "requests", cause })?;
         // Otherwise an answer cut short by the connection's end looks like a whole one.
         connection.set_forward_done(true);
         connection.set_forward_ack(true);
@@ -167,8 +167,8 @@ async fn collect(
             NetlinkPayload::InnerMessage(message) => answers.push(message),
             NetlinkPayload::Error(error) => {
                 if let Some(code) = error.code {
-                    let source = io::Error::from_raw_os_error(code.get().saturating_abs());
-                    return Err(NetlinkError::Refused { action: action.to_owned(), source });
+                    let cause = io::Error::from_raw_os_error(code.get().saturating_abs());
+                    return Err(NetlinkError::Refused { action: action.to_owned(), cause });
                 }
             }
             NetlinkPayload::Done(_) => ended = true,
@@ -207,7 +207,7 @@ pub(crate) struct Events {
 impl Events {
     /// Events of these groups from now on; `buffer` bytes of them are kept by the kernel.
     pub(crate) fn open(groups: &[MulticastGroup], buffer: usize) -> Result<Self, NetlinkError> {
-        let open = |source| NetlinkError::Open { purpose: "events", source };
+        let open = |cause| NetlinkError::Open { purpose: "events", cause };
         let (mut connection, _, messages) =
             rtnetlink::new_multicast_connection(groups).map_err(open)?;
         // Beyond net.core.rmem_max only with CAP_NET_ADMIN; less is no reason to give up.
