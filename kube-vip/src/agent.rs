@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use tracing::{error, info, warn};
 
 use crate::address::{Addresses, Report};
 use crate::announce::Announcer;
-use crate::config::{Config, ConfigError, check_host, check_host_ports};
+use crate::config::{Config, ConfigError, Origin, check_host, check_host_ports};
 use crate::dataplane::Driver;
 use crate::election::quorum::Member;
 use crate::election::{self, Election};
@@ -101,7 +101,7 @@ struct Agent {
 ///
 /// # Errors
 /// The agent cannot start; nothing was changed on the host then.
-pub async fn run(config_path: &Path, config: Config, keep_on_exit: bool) -> anyhow::Result<()> {
+pub async fn run(origin: Origin, config: Config, keep_on_exit: bool) -> anyhow::Result<()> {
     observe::capabilities::check()?;
     let now = links::snapshot().await.context("cannot read this host's interfaces")?;
     check_host(&config, &now)?;
@@ -118,7 +118,8 @@ pub async fn run(config_path: &Path, config: Config, keep_on_exit: bool) -> anyh
         warn!("{notice}");
     }
     let config = Arc::new(config);
-    let mut files = file::watch(config_path.to_owned(), Arc::clone(&config));
+    let config_path = PathBuf::from(origin.name());
+    let mut files = file::watch(origin, Arc::clone(&config));
     let (wanted, asked) = watch::channel(plan::wanted(&config).collect());
     let (targets, aimed) = watch::channel(Targets::default());
     let (probes, voice) = probes::follow(aimed);
@@ -151,7 +152,7 @@ pub async fn run(config_path: &Path, config: Config, keep_on_exit: bool) -> anyh
         election,
         leaving: false,
         state: Arc::new(Mutex::new(State {
-            config_path: config_path.to_owned(),
+            config_path,
             config,
             refused: None,
             desired: Desired::default(),

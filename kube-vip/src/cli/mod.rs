@@ -2,6 +2,7 @@
 
 mod cleanup;
 mod completion;
+mod flags;
 mod man;
 mod output;
 mod sample;
@@ -87,6 +88,11 @@ mod tests {
         for line in [
             "start -c f",
             "start --config f --log-format json --log-level debug",
+            "start --arp --singleNode=false --vip 10.0.0.1 --localPeer a:10.0.0.2:1 -d",
+            "start --remotePeers b:10.0.0.3:1 --remotePeers c:10.0.0.4:1 --lbBackends 10.0.0.5:80",
+            "start --kubeConfig /etc/kubernetes/admin.conf --inCluster --leaderElection=true",
+            "sample config --vip 10.0.0.1 --lbPort=6443",
+            "sample manifest",
             "status",
             "status -o wide --instance x",
             "cleanup",
@@ -100,11 +106,12 @@ mod tests {
             "man start",
         ] {
             let words = std::iter::once("kube-vip").chain(line.split(' '));
-            assert!(Cli::try_parse_from(words).is_ok(), "{line}");
+            assert!(Cli::try_parse_from(words).is_ok(), "{line}: {:?}", Cli::try_parse_from(line.split(' ')).err());
         }
         for line in [
             "",
-            "start",
+            "start --arp true",
+            "start --nonsense",
             "sample",
             "status -o xml",
             "cleanup --all --instance x",

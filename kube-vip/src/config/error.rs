@@ -12,6 +12,8 @@ pub struct ConfigError {
 /// One thing that is wrong, and the way out.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
+    /// The flag or variable that says it, where that is not the file.
+    pub origin: Option<String>,
     /// Line in the file, where it has one.
     pub line: Option<u64>,
     /// The key it is about, like `loadBalancers[1].port`; empty when it is about the whole file.
@@ -28,7 +30,7 @@ impl ConfigError {
     }
 
     pub(super) fn whole(source: &str, line: Option<u64>, message: impl Into<String>) -> Self {
-        let problem = Problem { line, path: String::new(), message: message.into() };
+        let problem = Problem { origin: None, line, path: String::new(), message: message.into() };
         Self::new(source, vec![problem])
     }
 
@@ -45,7 +47,7 @@ impl fmt::Display for ConfigError {
         let Some((first, more)) = self.problems.split_first() else {
             return f.write_str(&self.source);
         };
-        if !self.source.is_empty() {
+        if !self.source.is_empty() && first.origin.is_none() {
             f.write_str(&self.source)?;
             if let Some(line) = first.line {
                 write!(f, ", line {line}")?;
@@ -62,6 +64,9 @@ impl fmt::Display for ConfigError {
 
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(origin) = &self.origin {
+            write!(f, "{origin}: ")?;
+        }
         if !self.path.is_empty() {
             write!(f, "{}: ", self.path)?;
         }

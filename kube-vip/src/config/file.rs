@@ -8,6 +8,7 @@ use std::time::Duration;
 use kube_vip_common::lease::LEASES;
 
 use super::balancers::{self, Defaults};
+use super::given::Given;
 use super::peers::{self, Peers};
 use super::reader::{Findings, Located, Section, address, quote};
 use super::retired;
@@ -49,14 +50,23 @@ const KEYS: [&str; 29] = [
     "insecurePeers",
 ];
 
-/// Reads and checks a whole file.
-pub(super) fn read(text: &str, source: &str, host: &str) -> Result<Config, ConfigError> {
-    let root =
+/// Reads and checks a whole file, and what is given besides.
+pub(super) fn read(
+    text: &str,
+    source: &str,
+    host: &str,
+    given: &Given,
+) -> Result<Config, ConfigError> {
+    let mut root =
         yaml::parse(text).map_err(|error| ConfigError::whole(source, error.line, error.message))?;
     if matches!(root.value, Value::Null) {
-        let message = "the file is empty; `kube-vip sample config` prints one to begin with";
-        return Err(ConfigError::whole(source, None, message));
+        if given.is_empty() {
+            let message = "the file is empty; `kube-vip sample config` prints one to begin with";
+            return Err(ConfigError::whole(source, None, message));
+        }
+        root.value = Value::Map(Vec::new());
     }
+    given.write_over(&mut root);
     let findings = Findings::default();
     let known: Vec<&str> = KEYS.into_iter().chain(retired::keys()).collect();
     let config = Section::new(&root, String::new(), &known, &findings)
@@ -65,12 +75,17 @@ pub(super) fn read(text: &str, source: &str, host: &str) -> Result<Config, Confi
         retired::notices(&section);
         config
     });
-    match (complete, findings.into_parts()) {
-        (Some(mut config), (problems, notices)) if problems.is_empty() => {
+    let single_node = complete.as_ref().is_none_or(|config| config.single_node);
+    let (found, mut notices) = findings.into_parts();
+    let mut problems = given.problems(single_node);
+    problems.extend(found.into_iter().map(|problem| given.name(problem)));
+    match complete {
+        Some(mut config) if problems.is_empty() => {
+            notices.extend(given.notices(&root));
             config.notices = notices;
             Ok(config)
         }
-        (_, (problems, _)) => Err(ConfigError::new(source, problems)),
+        _ => Err(ConfigError::new(source, problems)),
     }
 }
 

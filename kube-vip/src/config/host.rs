@@ -20,7 +20,7 @@ const KUBE_IPVS: &str = "kube-ipvs0";
 pub fn check_host(config: &Config, links: &BTreeMap<String, Link>) -> Result<(), ConfigError> {
     let mut problems = Vec::new();
     let mut refuse = |path: &str, message: String| {
-        problems.push(Problem { line: None, path: path.to_owned(), message });
+        problems.push(Problem { origin: None, line: None, path: path.to_owned(), message });
     };
     match links.get(&config.interface) {
         None => refuse("interface", missing_interface(&config.interface, links)),

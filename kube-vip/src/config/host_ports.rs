@@ -21,7 +21,7 @@ pub fn check_host_ports(config: &Config) -> Result<(), ConfigError> {
 fn check(config: &Config, local: &str, reserved: &str) -> Result<(), ConfigError> {
     let problem = |message| {
         let path = "natPorts".to_owned();
-        Err(ConfigError::new("", vec![Problem { line: None, path, message }]))
+        Err(ConfigError::new("", vec![Problem { origin: None, line: None, path, message }]))
     };
     let Some(wanted) = config.nat_ports else { return Ok(()) };
     if let Some(lb) =

@@ -4,13 +4,16 @@ mod balancers;
 mod error;
 mod file;
 mod forwarding;
+mod given;
 mod health;
 mod host;
 mod host_ports;
 mod limits;
 mod nearest;
+mod origin;
 mod peers;
 mod reader;
+mod render;
 mod retired;
 mod sample;
 mod uplinks;
@@ -27,13 +30,15 @@ use ipnet::IpNet;
 
 pub use error::{ConfigError, Problem};
 pub use forwarding::{Forwarding, MssClamp, NatSource};
+pub use given::{Given, Key};
 pub use host::check_host;
 pub use host_ports::check_host_ports;
 pub use kube_vip_common::frontend::{Affinity, Protocol};
 pub use kube_vip_common::nat::PortRange;
 pub use kube_vip_common::table::TableSize;
+pub use origin::Origin;
 pub use quorum::{Election, Quorum, SecretSource};
-pub use sample::SAMPLE;
+pub use sample::{MANIFEST, SAMPLE};
 
 /// A configuration file larger than this is refused before it is read.
 pub(crate) const MAX_FILE_BYTES: usize = 16 << 20;
@@ -100,7 +105,7 @@ impl Config {
     /// # Errors
     /// Everything that is wrong with the text, in one error.
     pub fn parse(text: &str, source: &str, host: &str) -> Result<Self, ConfigError> {
-        file::read(text, source, host)
+        file::read(text, source, host, &Given::default())
     }
 
     /// As [`Config::parse`], for content that may be anything.
@@ -108,12 +113,25 @@ impl Config {
     /// # Errors
     /// As [`Config::parse`], and where the bytes are not UTF-8 or too many.
     pub fn parse_bytes(bytes: &[u8], source: &str, host: &str) -> Result<Self, ConfigError> {
+        Self::parse_given(bytes, source, host, &Given::default())
+    }
+
+    /// As [`Config::parse_bytes`], with what counts besides the file.
+    ///
+    /// # Errors
+    /// As [`Config::parse_bytes`].
+    pub fn parse_given(
+        bytes: &[u8],
+        source: &str,
+        host: &str,
+        given: &Given,
+    ) -> Result<Self, ConfigError> {
         if bytes.len() > MAX_FILE_BYTES {
             let message = format!("the file is larger than {} MiB", MAX_FILE_BYTES >> 20);
             return Err(ConfigError::whole(source, None, message));
         }
         match std::str::from_utf8(bytes) {
-            Ok(text) => Self::parse(text, source, host),
+            Ok(text) => file::read(text, source, host, given),
             Err(error) => {
                 let before = &bytes[..error.valid_up_to()];
                 let line = 1 + before.iter().filter(|byte| **byte == b'\n').count() as u64;
@@ -124,16 +142,6 @@ impl Config {
                 Err(ConfigError::whole(source, Some(line), message))
             }
         }
-    }
-
-    /// Reads and checks a file.
-    ///
-    /// # Errors
-    /// As [`Config::parse_bytes`], and where the file cannot be read.
-    pub fn load(path: &Path) -> Result<Self, ConfigError> {
-        let source = path.display().to_string();
-        let bytes = read_file(path).map_err(|error| unreadable(&source, &error))?;
-        Self::parse_bytes(&bytes, &source, &host_name())
     }
 
     /// The uplinks, the first one first.
@@ -348,6 +356,8 @@ pub struct Limits {
     pub nat: u32,
 }
 
+#[cfg(test)]
+mod given_tests;
 #[cfg(test)]
 mod properties;
 mod quorum;

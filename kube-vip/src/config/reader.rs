@@ -19,7 +19,8 @@ pub(super) struct Findings {
 impl Findings {
     pub(super) fn problem(&self, line: u64, path: &str, message: impl Into<String>) {
         let line = Some(line).filter(|line| *line > 0);
-        let problem = Problem { line, path: path.to_owned(), message: message.into() };
+        let problem =
+            Problem { origin: None, line, path: path.to_owned(), message: message.into() };
         self.problems.borrow_mut().push(problem);
     }
 

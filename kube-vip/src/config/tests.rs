@@ -420,7 +420,8 @@ fn bytes_that_are_no_text_are_refused_with_their_line() {
 
 #[test]
 fn a_file_that_is_not_there_is_named() {
-    let error = Config::load(Path::new("/nonexistent/kube-vip.yaml")).unwrap_err().to_string();
+    let error =
+        Origin::file(Path::new("/nonexistent/kube-vip.yaml")).load().unwrap_err().to_string();
     assert!(
         error.starts_with("/nonexistent/kube-vip.yaml: cannot be read: No such file"),
         "{error}"

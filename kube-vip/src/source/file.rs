@@ -14,7 +14,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
 
-use crate::config::{self, Config, ConfigError};
+use crate::config::{self, Config, ConfigError, Origin};
 
 /// Time between two looks.
 const INTERVAL: Duration = Duration::from_millis(500);
@@ -25,23 +25,31 @@ const FRESH: Duration = Duration::from_secs(2);
 /// An editor may remove a file and write it anew; this many looks in a row miss it before it is said.
 const MISSES: u32 = 3;
 
-/// Watches `path`, of which `current` is in force, and sends what becomes of it. SIGHUP makes it
-/// look at once. It ends when the receiver is dropped.
-pub fn watch(path: PathBuf, current: Arc<Config>) -> mpsc::Receiver<Result<Config, ConfigError>> {
-    watch_every(INTERVAL, path, current)
+/// Watches a file, of which `current` is in force, and sends what becomes of it. SIGHUP makes it
+/// look at once. It ends when the receiver is dropped. Where there is no file, nothing changes.
+pub fn watch(origin: Origin, current: Arc<Config>) -> mpsc::Receiver<Result<Config, ConfigError>> {
+    watch_every(INTERVAL, origin, current)
 }
 
 fn watch_every(
     interval: Duration,
-    path: PathBuf,
+    origin: Origin,
     current: Arc<Config>,
 ) -> mpsc::Receiver<Result<Config, ConfigError>> {
     let (sender, receiver) = mpsc::channel(1);
+    let Some(path) = origin.file.clone() else {
+        tokio::spawn(async move {
+            // It would end the process otherwise.
+            let _hangup = signal(SignalKind::hangup());
+            sender.closed().await;
+        });
+        return receiver;
+    };
     tokio::spawn(async move {
         let mut hangup = signal(SignalKind::hangup())
             .inspect_err(|error| tracing::warn!("SIGHUP has no effect: {error}"))
             .ok();
-        let mut watcher = Watcher { path, seen: None, stamp: None, misses: 0 };
+        let mut watcher = Watcher { path, origin, seen: None, stamp: None, misses: 0 };
         let mut current = Some(current);
         loop {
             if let Some(result) = watcher.look().await {
@@ -72,6 +80,7 @@ fn watch_every(
 
 struct Watcher {
     path: PathBuf,
+    origin: Origin,
     /// What was sent last.
     seen: Option<Content>,
     /// The file's state when it was read last; none if that proves nothing.
@@ -109,10 +118,10 @@ impl Watcher {
             return None;
         }
         self.seen = Some(content);
-        let source = self.path.display().to_string();
+        let origin = self.origin.clone();
         let parse = move || match bytes {
-            Ok(bytes) => Config::parse_bytes(&bytes, &source, &config::host_name()),
-            Err(error) => Err(config::unreadable(&source, &error)),
+            Ok(bytes) => origin.parse(&bytes),
+            Err(error) => Err(config::unreadable(&origin.name(), &error)),
         };
         spawn_blocking(parse).await.ok()
     }
@@ -193,8 +202,8 @@ mod tests {
             let dir = TempDir::new();
             let path = dir.path().join("config.yaml");
             fs::write(&path, text("10.0.0.100")).unwrap();
-            let config = Arc::new(Config::load(&path).unwrap());
-            let receiver = watch_every(Duration::from_millis(10), path, config);
+            let config = Arc::new(Origin::file(&path).load().unwrap());
+            let receiver = watch_every(Duration::from_millis(10), Origin::file(&path), config);
             Self { dir, receiver }
         }
 
@@ -249,8 +258,8 @@ mod tests {
         symlink("one", at("..data")).unwrap();
         symlink("..data/config.yaml", at("config.yaml")).unwrap();
         let path = at("config.yaml");
-        let config = Arc::new(Config::load(&path).unwrap());
-        let receiver = watch_every(Duration::from_millis(10), path, config);
+        let config = Arc::new(Origin::file(&path).load().unwrap());
+        let receiver = watch_every(Duration::from_millis(10), Origin::file(&path), config);
         symlink("two", at("..tmp")).unwrap();
         fs::rename(at("..tmp"), at("..data")).unwrap();
         let mut watched = Watched { dir, receiver };
@@ -273,9 +282,9 @@ mod tests {
         let dir = TempDir::new();
         let path = dir.path().join("config.yaml");
         fs::write(&path, text("10.0.0.100")).unwrap();
-        let config = Arc::new(Config::load(&path).unwrap());
+        let config = Arc::new(Origin::file(&path).load().unwrap());
         fs::write(&path, text("10.0.0.103")).unwrap();
-        let receiver = watch_every(Duration::from_millis(10), path, config);
+        let receiver = watch_every(Duration::from_millis(10), Origin::file(&path), config);
         let mut watched = Watched { dir, receiver };
         assert_eq!(watched.vip().await.unwrap(), "10.0.0.103");
     }
