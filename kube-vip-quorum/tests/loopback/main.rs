@@ -216,11 +216,7 @@ async fn host_with_another_secret_stays_outside_and_says_why() {
             it.standing("n3").trouble.is_some_and(|why| why.contains("does not know the secret"))
         })
         .await;
-    hosts
-        .until("two voters", |it| {
-            it.standing("n1").voters().eq(["n1", "n2"])
-        })
-        .await;
+    hosts.until("two voters", |it| it.standing("n1").voters().eq(["n1", "n2"])).await;
     assert_eq!(hosts.standing("n3").role, Role::Outside);
     assert!(hosts.node("n1").refused() > 0);
 }
