@@ -15,20 +15,20 @@ use tracing::{error, info, warn};
 
 use crate::address::{Addresses, Report};
 use crate::announce::Announcer;
-use crate::config::{Config, ConfigError, Origin, check_host, check_host_ports};
+use crate::config::{Config, ConfigError, Origin, check_change, check_host, check_host_ports};
 use crate::dataplane::Driver;
 use crate::election::quorum::Member;
 use crate::election::{self, Election};
 use crate::observe;
 use crate::observe::conflicts::{Claim, Conflicts};
 use crate::plan::{self, Desired};
-use crate::publish::{InstanceLock, StatusSocket, VipLocks, run_dir};
+use crate::publish::{AgentSocket, InstanceLock, VipLocks, run_dir};
+use crate::requests;
 use crate::source::health::Healths;
 use crate::source::links::Links;
 use crate::source::neighbours::Hops;
 use crate::source::probes::Voice;
 use crate::source::{file, health, links, neighbours, probes};
-use crate::status;
 use crate::view::{Check, Probes, Targets, View};
 
 /// What nobody reports (a foreign program detached ours, a map was changed by hand) is looked for
@@ -92,6 +92,8 @@ struct Agent {
     health: watch::Receiver<Healths>,
     checks: watch::Sender<BTreeSet<Check>>,
     election: Election,
+    /// What the file says, without the hosts that the others have told of.
+    written: Arc<Config>,
     /// This host is about to end.
     leaving: bool,
 }
@@ -110,7 +112,7 @@ pub async fn run(origin: Origin, config: Config, keep_on_exit: bool) -> anyhow::
     let dir = run_dir();
     let instance = InstanceLock::acquire(&dir, &config.instance)?;
     let locks = VipLocks::acquire(&dir, &config.instance, config.vips.iter().copied())?;
-    let socket = StatusSocket::bind(&dir, &config.instance).await?;
+    let socket = AgentSocket::bind(&dir, &config.instance).await?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
 
@@ -150,6 +152,7 @@ pub async fn run(origin: Origin, config: Config, keep_on_exit: bool) -> anyhow::
         health: health::follow(to_check),
         checks,
         election,
+        written: Arc::clone(&config),
         leaving: false,
         state: Arc::new(Mutex::new(State {
             config_path,
@@ -168,9 +171,9 @@ pub async fn run(origin: Origin, config: Config, keep_on_exit: bool) -> anyhow::
     };
     let (claims, mut heard) = mpsc::channel(CLAIMS);
     let listener = voices.map(|voices| tokio::spawn(observe::voices::listen(voices, claims)));
-    let state = Arc::clone(&agent.state);
+    let (state, orders) = (Arc::clone(&agent.state), agent.election.orders());
     let publisher = tokio::spawn(async move {
-        socket.serve(|| async { status::of(&*state.lock().await) }).await;
+        socket.serve(|request| requests::reply(&state, orders.as_ref(), request)).await;
     });
 
     let mut beat = interval(BEAT);
@@ -187,6 +190,7 @@ pub async fn run(origin: Origin, config: Config, keep_on_exit: bool) -> anyhow::
             _ = interrupt.recv() => break Ending::Clear,
             _ = beat.tick() => {
                 agent.election.beat();
+                agent.election.revive().await;
                 if let Err(error) = hand.set() {
                     error!("writing CLOCK: {error}");
                 }
@@ -242,7 +246,7 @@ impl Agent {
         match read.map_err(anyhow::Error::from).and_then(|new| {
             check_host(&new, &links)?;
             check_host_ports(&new)?;
-            fits_in(&new, &state.config)?;
+            check_change(&new, &self.written)?;
             self.locks.change(new.vips.iter().copied())?;
             Ok(new)
         }) {
@@ -252,16 +256,29 @@ impl Agent {
                 }
                 new.limits = state.config.limits.clone();
                 info!("{} has changed: taken up", state.config_path.display());
-                self.wanted.send_replace(plan::wanted(&new).collect());
                 self.checks.send_replace(plan::checks(&new));
-                state.config = Arc::new(new);
-                self.election.take_up(&state.config);
+                self.written = Arc::new(new);
+                self.election.take_up(&self.written);
+                self.know_hosts(&mut state);
                 state.refused = None;
             }
             Err(error) => {
                 error!("refused, the old configuration stays in force: {error:#}");
                 state.refused = Some(format!("{error:#}"));
             }
+        }
+    }
+
+    /// Adds the hosts to the configuration that take part and that the file does not name.
+    fn know_hosts(&self, state: &mut State) {
+        let unnamed = self.election.unnamed();
+        let mut config = Arc::clone(&self.written);
+        if !unnamed.is_empty() {
+            Arc::make_mut(&mut config).remote_peers.extend(unnamed);
+        }
+        if state.config != config {
+            self.wanted.send_replace(plan::wanted(&config).collect());
+            state.config = config;
         }
     }
 
@@ -282,6 +299,7 @@ impl Agent {
     async fn reconcile(&mut self) -> bool {
         let mut state = self.state.lock().await;
         state.links = self.links.borrow_and_update().clone();
+        self.know_hosts(&mut state);
         state.quorum = self.election.member().map(Member::standing);
         let view = View {
             config: Arc::clone(&state.config),
@@ -289,6 +307,7 @@ impl Agent {
             hops: self.hops.borrow_and_update().clone(),
             probes: self.probes.borrow_and_update().clone(),
             health: self.health.borrow_and_update().clone(),
+            secret: self.election.secret(),
             standings: self.election.standings(),
         };
         let desired = plan::plan(&view);
@@ -392,36 +411,6 @@ impl Agent {
             }
         }
     }
-}
-
-/// What cannot be changed while running.
-fn fits_in(new: &Config, old: &Config) -> anyhow::Result<()> {
-    anyhow::ensure!(
-        new.instance == old.instance,
-        "instance: {:?} cannot become {:?} while running; restart for that",
-        old.instance,
-        new.instance
-    );
-    anyhow::ensure!(
-        new.election == old.election,
-        "election, quorum, secret: they cannot change while running; restart for that"
-    );
-    let elects = matches!(new.election, crate::config::Election::Quorum(_));
-    anyhow::ensure!(
-        !elects || (&new.local_peer, &new.remote_peers) == (&old.local_peer, &old.remote_peers),
-        "localPeer, remotePeers: hosts that elect cannot change while running; restart for that"
-    );
-    for (what, new, old) in [
-        ("frontends", new.limits.frontends, old.limits.frontends),
-        ("backends", new.limits.backends, old.limits.backends),
-    ] {
-        // `limits` leave twice the room that is needed.
-        anyhow::ensure!(
-            new / 2 <= old,
-            "limits.{what}: the file needs {new}, {old} were made at the start; restart for that"
-        );
-    }
-    Ok(())
 }
 
 /// Says where all backends of a load balancer have gone down, and where some are up again.

@@ -21,6 +21,7 @@ pub mod logging;
 pub mod observe;
 pub mod plan;
 pub mod publish;
+mod requests;
 pub mod source;
 mod status;
 pub mod view;

@@ -15,7 +15,8 @@ use crate::plan::{self, Frontend, Through, Way};
 use crate::publish::{
     BackendState, BackendStatus, BackendWay, ClientsStatus, ClientsWay, ConfigStatus,
     ConflictStatus, EgressMode, FrontendStatus, HealthStatus, LeaseStatus, PeerStatus, PeerWay,
-    QuorumRole, QuorumStatus, ReplyDeviceStatus, Status, UplinkStatus, VipStatus, XdpMode,
+    QuorumHostStatus, QuorumRole, QuorumStatus, ReplyDeviceStatus, Status, UplinkStatus, VipStatus,
+    XdpMode,
 };
 use crate::view::Probe;
 
@@ -120,7 +121,7 @@ fn egress_mode(egress: Egress) -> EgressMode {
 
 fn peers(state: &State) -> Vec<PeerStatus> {
     let probes = state.probes.borrow();
-    let standings = plan::standings(&state.config, &probes);
+    let standings = plan::standings(&state.config, state.desired.dataplane.digest, &probes);
     let of = |(id, address, refusal): (&str, IpAddr, Option<String>)| {
         let node = state.desired.dataplane.nodes.get(id);
         let hop = node.and_then(|node| node.hop(address.is_ipv4()));
@@ -162,18 +163,30 @@ fn clients(state: &State) -> ClientsStatus {
 }
 
 fn quorum(standing: &node::Standing) -> QuorumStatus {
+    let host = |host: &node::Taking| QuorumHostStatus {
+        id: host.name.clone(),
+        addresses: host.addresses.clone(),
+        role: role(host.role),
+        weight: host.weight,
+        drained: host.drained,
+        assigned: host.assigned.clone(),
+    };
     QuorumStatus {
-        role: match standing.role {
-            node::Role::Outside => QuorumRole::Outside,
-            node::Role::Learner => QuorumRole::Learner,
-            node::Role::Voter => QuorumRole::Voter,
-            node::Role::Leader => QuorumRole::Leader,
-        },
+        role: role(standing.role),
         leader: standing.leader.clone(),
-        voters: standing.voters().map(str::to_owned).collect(),
-        learners: standing.learners().map(str::to_owned).collect(),
+        hosts: standing.hosts.iter().map(host).collect(),
         differing: standing.differing.clone(),
+        strangers: standing.strangers.clone(),
         trouble: standing.trouble.clone(),
+    }
+}
+
+fn role(role: node::Role) -> QuorumRole {
+    match role {
+        node::Role::Outside => QuorumRole::Outside,
+        node::Role::Learner => QuorumRole::Learner,
+        node::Role::Voter => QuorumRole::Voter,
+        node::Role::Leader => QuorumRole::Leader,
     }
 }
 

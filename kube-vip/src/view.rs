@@ -21,6 +21,8 @@ pub struct View {
     pub probes: Probes,
     /// What this host's own probes say of backends. A check that is not there yet says nothing.
     pub health: BTreeMap<Check, Health>,
+    /// A number that stands for the secret that the hosts share, where they share one.
+    pub secret: Option<u64>,
     /// Where this host stands, by lease; a lease that is not there is nobody's.
     pub standings: Standings,
 }

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use kube_vip::config::{Config, SAMPLE};
+use kube_vip::config::{Config, MANIFEST, SAMPLE};
 use kube_vip_common::stats::Reason;
 
 fn root() -> PathBuf {
@@ -100,6 +100,16 @@ fn examples_are_configurations() {
             Config::parse(example, name, "host").unwrap_or_else(|error| panic!("{error}"));
         }
     }
+}
+
+#[test]
+fn the_manifest_is_of_this_version_and_starts_what_there_is() {
+    assert_eq!(MANIFEST, read("manifests/static-pod.yaml"));
+    assert!(MANIFEST.contains(concat!("image: kube-vip:", env!("CARGO_PKG_VERSION"), "\n")));
+    let words = MANIFEST.lines().skip_while(|line| line.trim() != "args:").skip(1);
+    let words = words.map(str::trim).filter(|line| !line.starts_with('#'));
+    let words: Vec<_> = words.map_while(|line| line.strip_prefix("- ")).collect();
+    assert_eq!(words, ["start", "-c", "/etc/kube-vip/config.yaml", "--keep-on-exit"]);
 }
 
 #[test]

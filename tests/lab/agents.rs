@@ -25,6 +25,8 @@ pub struct Setup {
     pub adapt: fn(&mut Config),
     /// How they are started.
     pub launch: Launch,
+    /// So many nodes have one, the first ones; all unless said.
+    pub hosts: Option<usize>,
 }
 
 impl Setup {
@@ -37,7 +39,7 @@ impl Setup {
 
 impl Default for Setup {
     fn default() -> Self {
-        Self { adapt: |_| {}, launch: Launch::default() }
+        Self { adapt: |_| {}, launch: Launch::default(), hosts: None }
     }
 }
 
@@ -50,7 +52,8 @@ impl Agents {
 
     /// The same, in another way than usual.
     pub fn start_as(lab: &Lab, balancers: &[Balancer], setup: Setup) -> Result<Self> {
-        let started = lab.nodes().map(|node| {
+        let hosts = setup.hosts.unwrap_or(usize::MAX);
+        let started = lab.nodes().take(hosts).map(|node| {
             Agent::start_as(node, &setup.config(lab, node, balancers).to_string(), &setup.launch)
         });
         let mut agents = Self { all: started.collect::<Result<_>>()?, setup };

@@ -57,7 +57,7 @@ fn a_veth_is_served_in_generic_mode_with_a_reason_and_everything_works() -> Resu
     let lab = Lab::new(&Topology::bridge(3, 1)?.bare())?;
     let mut balancers = web(&lab);
     balancers.push(Balancer::new("dns", Transport::Udp, 53, backends(lab.nodes(), BACKEND_PORT)));
-    let setup = Setup { adapt: |config| config.xdp_mode = "auto", launch: Launch::default() };
+    let setup = Setup { adapt: |config| config.xdp_mode = "auto", ..Setup::default() };
     Cluster::start_as(lab, &balancers, setup)?.explain(|cluster| {
         for name in NODES {
             let uplink = cluster.agents.on(name).status()?["uplinks"][0].clone();

@@ -1,46 +1,15 @@
 //! The hosts agree among themselves who owns each VIP, and never two at once.
 
-use std::collections::BTreeMap;
-use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use lab::{
-    Agent, Burst, Cluster, Config, Connection, Heard, Lab, Launch, Mac, Refusal, Setup, VIPS,
-    Watch, eventually, owner, web,
+    Agent, Burst, Cluster, Config, Connection, Heard, Lab, Launch, Mac, Refusal, SECRET, VIPS,
+    Watch, by_quorum, electing, eventually, owner, web,
 };
-
-/// As `kube-vip secret` prints one.
-const SECRET: &str = "pTzYHUM0qkGDzZ5uGmXz4n0sK8e5oqXcxLJ1v1dDqnk=";
 
 /// What is added where a machine may be busy.
 const GENEROUS: Duration = Duration::from_secs(5);
-
-fn adapt(config: &mut Config) {
-    // Each host of the lab has a /run of its own.
-    config.extra = format!(
-        "election: quorum\nsecret: {SECRET}\nquorum: {{stateDir: /run/kube-vip-state}}\n\
-         announceInterval: 1h\n"
-    );
-}
-
-fn cluster(nodes: usize) -> Result<Cluster> {
-    let lab = Lab::bridge(nodes, 1)?;
-    let balancers = web(&lab);
-    let cluster = Cluster::start_as(lab, &balancers, Setup { adapt, ..Setup::default() })?;
-    for vip in VIPS {
-        eventually(4 * GENEROUS, "an owner", || owner(cluster.host("c1"), vip))?;
-    }
-    Ok(cluster)
-}
-
-/// Which host owns a VIP, by its answers.
-fn owner_of(cluster: &Cluster, vip: IpAddr) -> Result<String> {
-    let mac = owner(cluster.host("c1"), vip)?;
-    let names: BTreeMap<Mac, &str> =
-        cluster.lab.nodes().map(|node| (node.mac(), node.name())).collect();
-    Ok((*names.get(&mac).with_context(|| format!("{mac} is no node"))?).to_owned())
-}
 
 fn never_two(heard: &[Heard]) -> Result<()> {
     for heard in heard {
@@ -65,7 +34,7 @@ fn lose_owner(
     lose: impl FnOnce(&mut Cluster, &str) -> Result<()>,
 ) -> Result<Duration> {
     let vip = VIPS[0];
-    let name = owner_of(cluster, vip)?;
+    let name = cluster.lab.owner_of(vip)?;
     let mac = cluster.host(&name).mac();
     let watch = Watch::start(cluster.host("c1"), vip)?;
     std::thread::sleep(Duration::from_millis(300));
@@ -78,7 +47,7 @@ fn lose_owner(
 
 #[test]
 fn an_owner_that_is_killed_is_replaced_and_one_that_ends_hands_over() -> Result<()> {
-    cluster(3)?.explain(|cluster| {
+    electing(3)?.explain(|cluster| {
         for round in 0..3 {
             let killed =
                 lose_owner(cluster, |cluster, name| cluster.agents.on(name).process().kill())?;
@@ -110,8 +79,8 @@ fn an_owner_that_is_killed_is_replaced_and_one_that_ends_hands_over() -> Result<
 
 #[test]
 fn a_frozen_owner_is_silent_and_replaced_and_comes_back_as_nobody() -> Result<()> {
-    cluster(3)?.explain(|cluster| {
-        let frozen = owner_of(cluster, VIPS[0])?;
+    electing(3)?.explain(|cluster| {
+        let frozen = cluster.lab.owner_of(VIPS[0])?;
         let outage =
             lose_owner(cluster, |cluster, name| cluster.agents.on(name).process().freeze())?;
         println!("frozen, nobody answered for {outage:?}");
@@ -123,7 +92,7 @@ fn a_frozen_owner_is_silent_and_replaced_and_comes_back_as_nobody() -> Result<()
         let address = VIPS[0].to_string();
         eventually(GENEROUS, "the address to be gone from the thawed host", || {
             let addresses = cluster.host(&frozen).run(&["ip", "addr", "show", "dev", "eth0"])?;
-            ensure!(!addresses.contains(&address) || owner_of(cluster, VIPS[0])? == frozen);
+            ensure!(!addresses.contains(&address) || cluster.lab.owner_of(VIPS[0])? == frozen);
             Ok(())
         })
     })
@@ -132,11 +101,11 @@ fn a_frozen_owner_is_silent_and_replaced_and_comes_back_as_nobody() -> Result<()
 #[test]
 fn connections_to_other_hosts_outlive_their_vips_owner() -> Result<()> {
     const HELD: usize = 600;
-    cluster(3)?.explain(|cluster| {
+    electing(3)?.explain(|cluster| {
         let report = cluster.client.connect(Burst::new((VIPS[0], 80), HELD).hold())?;
         report.expect_all(HELD)?;
         let mut held = report.held;
-        let lost = owner_of(cluster, VIPS[0])?;
+        let lost = cluster.lab.owner_of(VIPS[0])?;
         let mut transfer = {
             let others = || -> Result<Connection> {
                 loop {
@@ -169,7 +138,7 @@ fn connections_to_other_hosts_outlive_their_vips_owner() -> Result<()> {
         println!("{gone} connections ended on {lost}, {} of the others failed", other.len());
         ensure!(gone > HELD / 6 && gone < HELD / 2, "{gone} of {HELD} were on {lost}");
         ensure!(other.is_empty(), "{} failed: {:?}", other.len(), other.first());
-        let next = owner_of(cluster, VIPS[0])?;
+        let next = cluster.lab.owner_of(VIPS[0])?;
         ensure!(next != lost, "{lost} is cut off and still answers");
         Ok(())
     })
@@ -177,8 +146,8 @@ fn connections_to_other_hosts_outlive_their_vips_owner() -> Result<()> {
 
 #[test]
 fn without_a_majority_nobody_owns() -> Result<()> {
-    cluster(3)?.explain(|cluster| {
-        let keeper = owner_of(cluster, VIPS[0])?;
+    electing(3)?.explain(|cluster| {
+        let keeper = cluster.lab.owner_of(VIPS[0])?;
         for name in ["n1", "n2", "n3"].into_iter().filter(|name| *name != keeper) {
             cluster.agents.on(name).process().freeze()?;
         }
@@ -222,12 +191,12 @@ fn what_cannot_work_is_refused_in_one_line_and_changes_nothing() -> Result<()> {
 
 #[test]
 fn whoever_does_not_know_the_secret_changes_nothing() -> Result<()> {
-    cluster(3)?.explain(|cluster| {
-        let before = owner_of(cluster, VIPS[0])?;
+    electing(3)?.explain(|cluster| {
+        let before = cluster.lab.owner_of(VIPS[0])?;
         let agent = cluster.agents.on("n3");
         agent.process().kill()?;
         let mut config = Config::of(&cluster.lab, cluster.lab.host("n3"), &web(&cluster.lab));
-        adapt(&mut config);
+        by_quorum(&mut config);
         let other = SECRET.replace('p', "q");
         config.extra = config.extra.replace(SECRET, &other);
         let agent = cluster.agents.on("n3");
@@ -238,7 +207,7 @@ fn whoever_does_not_know_the_secret_changes_nothing() -> Result<()> {
         let owned = status["vips"].as_array().into_iter().flatten();
         ensure!(owned.into_iter().all(|vip| vip["owned"] == false), "{}", status["vips"]);
         // The two others are a majority.
-        let now = owner_of(cluster, VIPS[0])?;
+        let now = cluster.lab.owner_of(VIPS[0])?;
         ensure!(now != "n3", "{now} owns the VIP; it was {before}");
         Ok(())
     })
@@ -246,11 +215,11 @@ fn whoever_does_not_know_the_secret_changes_nothing() -> Result<()> {
 
 #[test]
 fn a_host_without_kernel_programs_votes_and_owns_nothing() -> Result<()> {
-    cluster(3)?.explain(|cluster| {
+    electing(3)?.explain(|cluster| {
         let agent = cluster.agents.on("n3");
         ensure!(agent.stop()?.success(), "n3 ended badly");
         let mut config = Config::of(&cluster.lab, cluster.lab.host("n3"), &web(&cluster.lab));
-        adapt(&mut config);
+        by_quorum(&mut config);
         // Enough for addresses and announcements, not for programs.
         let two = "-all,+net_admin,+net_raw";
         let launch =
@@ -263,7 +232,7 @@ fn a_host_without_kernel_programs_votes_and_owns_nothing() -> Result<()> {
         cluster.agents.on("n1").process().kill()?;
         for vip in VIPS {
             eventually(GENEROUS, "n2 to own everything", || {
-                let name = owner_of(cluster, vip)?;
+                let name = cluster.lab.owner_of(vip)?;
                 ensure!(name == "n2", "{name} owns {vip}");
                 Ok(())
             })?;

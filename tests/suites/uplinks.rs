@@ -5,15 +5,15 @@ use std::net::{IpAddr, SocketAddr};
 
 use anyhow::{Context, Result, ensure};
 use lab::{
-    Agents, BACKEND_PORT, Balancer, Burst, Client, Cluster, Lab, Launch, Server, Setup, Stacked,
-    Topology, Transport, VIPS, backends, owner, web,
+    Agents, BACKEND_PORT, Balancer, Burst, Client, Cluster, Lab, Server, Setup, Stacked, Topology,
+    Transport, VIPS, backends, owner, web,
 };
 use serde_json::Value;
 
 const NODES: [&str; 3] = ["n1", "n2", "n3"];
 
 fn setup(adapt: fn(&mut lab::Config)) -> Setup {
-    Setup { adapt, launch: Launch::default() }
+    Setup { adapt, ..Setup::default() }
 }
 
 fn text<'a>(value: &'a Value, what: &str) -> Result<&'a str> {

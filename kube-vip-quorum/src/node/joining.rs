@@ -41,6 +41,7 @@ pub(super) async fn run(inner: Arc<Inner>) {
             configured = peers.iter().map(client).collect();
         }
         if inner.takes_part().await {
+            inner.refused.store(false, Ordering::Relaxed);
             inner.trouble(None);
             inner.keep_house().await;
         } else {
@@ -73,6 +74,7 @@ impl Inner {
             match self.links.call(client, Lane::Bulk, &request, PATIENCE).await {
                 Ok(Response::Joined(Joined::Welcome { cluster })) => {
                     reached += 1;
+                    self.refused.store(false, Ordering::Relaxed);
                     known = Some(cluster);
                     self.enter(cluster);
                 }
@@ -82,6 +84,7 @@ impl Inner {
                 }
                 Ok(Response::Joined(Joined::Refused(why))) => {
                     reached += 1;
+                    self.refused.store(true, Ordering::Relaxed);
                     known = known.or(client.met().and_then(|hello| hello.cluster));
                     problems.push(format!("{name}: {why}"));
                 }

@@ -133,6 +133,8 @@ struct Inner {
     quiet: AtomicBool,
     /// A planned stop is under way.
     leaving: AtomicBool,
+    /// The leader has said that this host takes no part; its own log may not.
+    refused: AtomicBool,
     /// The log has ended; nothing is promised any more.
     failed: AtomicBool,
     /// Questions to others that are under way.
@@ -176,6 +178,7 @@ impl Node {
             ask: Notify::new(),
             quiet: AtomicBool::new(false),
             leaving: AtomicBool::new(false),
+            refused: AtomicBool::new(false),
             failed: AtomicBool::new(false),
             tasks: Mutex::default(),
             settings,

@@ -96,7 +96,11 @@ impl Inner {
             _ => Role::Outside,
         };
         let leads = self.lead().is_some();
-        let role = if leads { Role::Leader } else { part(node) };
+        let role = match leads {
+            true => Role::Leader,
+            false if self.refused.load(Ordering::Relaxed) => Role::Outside,
+            false => part(node),
+        };
         let mut hosts: Vec<_> = applied
             .cluster
             .hosts

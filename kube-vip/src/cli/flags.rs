@@ -1,9 +1,8 @@
 //! The old program's flags for what is in the configuration file.
+//!
+//! Booleans are Go's: `--arp` or `--arp=true`, never with a space.
 
 use crate::config::{Given, Key};
-
-/// A boolean of Go: `--arp` or `--arp=true`, never with a space.
-type Flag = Option<String>;
 
 /// The old program's flags for what is in the configuration file
 #[derive(Clone, Debug, Default, clap::Args)]
@@ -24,17 +23,17 @@ pub(super) struct Flags {
     /// There are no other hosts
     #[arg(long = "singleNode", value_name = "BOOL", num_args = 0..=1, require_equals = true,
           default_missing_value = "true")]
-    single_node: Flag,
+    single_node: Option<String>,
 
     /// This host may begin the cluster of hosts
     #[arg(long = "startAsLeader", value_name = "BOOL", num_args = 0..=1, require_equals = true,
           default_missing_value = "true")]
-    start_as_leader: Flag,
+    start_as_leader: Option<String>,
 
     /// Tell the network where the virtual IP is; true unless said
     #[arg(long, value_name = "BOOL", num_args = 0..=1, require_equals = true,
           default_missing_value = "true")]
-    arp: Flag,
+    arp: Option<String>,
 
     /// This host, like server1:192.168.0.1:10000 or server1:[fd00::1]:10000
     #[arg(long = "localPeer", value_name = "ID:ADDRESS:PORT")]
@@ -47,7 +46,7 @@ pub(super) struct Flags {
     /// The load balancer is on the virtual IP, not on the hosts' own addresses
     #[arg(long = "lbBindToVip", value_name = "BOOL", num_args = 0..=1, require_equals = true,
           default_missing_value = "true")]
-    lb_bind_to_vip: Flag,
+    lb_bind_to_vip: Option<String>,
 
     /// tcp, udp, sctp or http
     #[arg(long = "lbType", value_name = "TYPE")]
@@ -81,12 +80,12 @@ pub(super) struct ClusterFlags {
     /// Comes with Kubernetes
     #[arg(long = "inCluster", value_name = "BOOL", num_args = 0..=1, require_equals = true,
           default_missing_value = "true")]
-    in_cluster: Flag,
+    in_cluster: Option<String>,
 
     /// Comes with Kubernetes
     #[arg(long = "leaderElection", value_name = "BOOL", num_args = 0..=1, require_equals = true,
           default_missing_value = "true")]
-    leader_election: Flag,
+    leader_election: Option<String>,
 }
 
 impl Flags {

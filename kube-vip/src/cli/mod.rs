@@ -2,9 +2,12 @@
 
 mod cleanup;
 mod completion;
+mod drain;
 mod flags;
 mod man;
+mod move_vip;
 mod output;
+mod peers;
 mod sample;
 mod secret;
 mod start;
@@ -37,6 +40,9 @@ Examples:
 enum Command {
     Start(start::Start),
     Status(status::StatusCommand),
+    Peers(peers::Peers),
+    Move(move_vip::Move),
+    Drain(drain::Drain),
     Cleanup(cleanup::Cleanup),
     Sample(sample::Sample),
     Secret(secret::SecretCommand),
@@ -50,6 +56,9 @@ pub fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Start(command) => command.run(),
         Command::Status(command) => command.run(),
+        Command::Peers(command) => command.run(),
+        Command::Move(command) => command.run(),
+        Command::Drain(command) => command.run(),
         Command::Cleanup(command) => command.run(),
         Command::Sample(command) => command.run(),
         Command::Secret(command) => command.run(),
@@ -99,6 +108,12 @@ mod tests {
             "secret",
             "cleanup --all -o json",
             "cleanup --instance x",
+            "peers list -o json",
+            "peers add n4 --instance x",
+            "peers remove n4",
+            "move 10.0.0.1 n2",
+            "drain",
+            "drain n2 --undo -o json",
             "sample config",
             "version -o json",
             "completion bash",
@@ -106,7 +121,8 @@ mod tests {
             "man start",
         ] {
             let words = std::iter::once("kube-vip").chain(line.split(' '));
-            assert!(Cli::try_parse_from(words).is_ok(), "{line}: {:?}", Cli::try_parse_from(line.split(' ')).err());
+            let parsed = Cli::try_parse_from(words);
+            assert!(parsed.is_ok(), "{line}: {}", parsed.unwrap_err());
         }
         for line in [
             "",
@@ -116,6 +132,9 @@ mod tests {
             "status -o xml",
             "cleanup --all --instance x",
             "completion",
+            "peers",
+            "move 10.0.0.1",
+            "move n2 10.0.0.1",
             "man nothing",
         ] {
             let words = std::iter::once("kube-vip").chain(line.split_whitespace());

@@ -1,6 +1,7 @@
 //! The configuration file: what it says, checked as a whole before anything is done.
 
 mod balancers;
+mod change;
 mod error;
 mod file;
 mod forwarding;
@@ -28,6 +29,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+pub use change::check_change;
 pub use error::{ConfigError, Problem};
 pub use forwarding::{Forwarding, MssClamp, NatSource};
 pub use given::{Given, Key};

@@ -10,12 +10,13 @@ pub mod quorum;
 use std::sync::Arc;
 use std::time::Duration;
 
+use kube_vip_quorum::node::Orders;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use self::fixed::Pulse;
 use self::quorum::Member;
-use crate::config::{self, Config};
+use crate::config::{self, Config, Peer};
 use crate::dataplane::Fence;
 use crate::view::Standings;
 
@@ -81,6 +82,37 @@ impl Election {
         }
     }
 
+    /// The other hosts that take part and that the file does not name.
+    pub fn unnamed(&self) -> Vec<Peer> {
+        match &self.by {
+            By::File { .. } => Vec::new(),
+            By::Quorum(member) => member.unnamed(&self.config),
+        }
+    }
+
+    /// A number that stands for the secret that the hosts share, where they share one.
+    pub fn secret(&self) -> Option<u64> {
+        match &self.by {
+            By::File { .. } => None,
+            By::Quorum(member) => member.secret(),
+        }
+    }
+
+    /// A way to the leader, where there is one.
+    pub fn orders(&self) -> Option<watch::Receiver<Option<Orders>>> {
+        match &self.by {
+            By::File { .. } => None,
+            By::Quorum(member) => Some(member.orders()),
+        }
+    }
+
+    /// Takes part again, if this host's log has ended.
+    pub async fn revive(&mut self) {
+        if let By::Quorum(member) = &mut self.by {
+            member.revive().await;
+        }
+    }
+
     /// Waits until the standings may be others.
     pub async fn changed(&mut self) {
         match &mut self.by {
@@ -91,12 +123,12 @@ impl Election {
 
     /// Goes by a changed file.
     pub fn take_up(&mut self, config: &Arc<Config>) {
-        self.config = Arc::clone(config);
+        let before = std::mem::replace(&mut self.config, Arc::clone(config));
         self.beat();
-        match &self.by {
+        match &mut self.by {
             // What is new need not wait for the next extension.
             By::File { pulse, fence, .. } => pulse.borrow().offer(fence),
-            By::Quorum(member) => member.take_up(config),
+            By::Quorum(member) => member.take_up(&before, config),
         }
     }
 

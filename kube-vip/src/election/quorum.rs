@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context as _, anyhow};
 use kube_vip_quorum::cluster::Vip;
 use kube_vip_quorum::grant::Lease;
-use kube_vip_quorum::node::{self, Node, Settings};
+use kube_vip_quorum::node::{self, Node, Order, OrderError, Orders, Settings};
 use kube_vip_quorum::raft::Applied;
 use kube_vip_quorum::time::{Boot, Clock};
 use kube_vip_quorum::transport::{Protection, Secret};
@@ -29,14 +29,23 @@ const SECRET_VARIABLE: &str = "vip_secret";
 /// A host that may begin a new cluster looks for one that long first.
 const BOOTSTRAP_WAIT: Duration = Duration::from_secs(3);
 
+/// A host whose log has ended (a full disk, for instance) tries this often to take part again.
+const REVIVAL: Duration = Duration::from_secs(5);
+
 /// This host among the others.
 pub struct Member {
-    node: Arc<Node>,
+    settings: Settings,
+    fence: Fence,
+    node: Option<Arc<Node>>,
+    /// Where a node is not there, the last one's.
     standing: watch::Receiver<node::Standing>,
     applied: watch::Receiver<Applied>,
+    orders: watch::Sender<Option<Orders>>,
     /// What the uplink says, and when the main loop came round last.
     state: watch::Sender<State>,
     watch: JoinHandle<()>,
+    /// When this host tried last to take part again.
+    revived: Instant,
 }
 
 #[derive(Clone, Copy)]
@@ -67,14 +76,13 @@ impl Member {
             bootstrap: config.start_as_leader,
             bootstrap_wait: BOOTSTRAP_WAIT,
         };
-        let node = Node::start(settings, Arc::new(KernelClock), Arc::new(Writer(fence))).await?;
-        // Not before the main loop says so.
-        node.set_fit(false);
-        let node = Arc::new(node);
+        let node = start(&settings, &fence).await?;
         let (standing, applied) = (node.standing(), node.applied());
+        let orders = watch::Sender::new(Some(node.orders()));
         let state = watch::Sender::new(State { fit: false, beat: Instant::now() });
         let watch = tokio::spawn(watch_over(Arc::clone(&node), state.subscribe()));
-        Ok(Self { node, standing, applied, state, watch })
+        let (node, revived) = (Some(node), Instant::now());
+        Ok(Self { settings, fence, node, standing, applied, orders, state, watch, revived })
     }
 
     /// Where this host stands.
@@ -86,9 +94,8 @@ impl Member {
                 return Standing::Owner { epoch: *epoch };
             }
             // What is assigned to this host is not owned before it is granted.
-            let assigned = cluster.assignments.get(vip);
-            let host = assigned.filter(|it| it.node != self.node.id());
-            let host = host.and_then(|it| cluster.hosts.get(&it.node));
+            let host = cluster.assignments.get(vip).and_then(|it| cluster.hosts.get(&it.node));
+            let host = host.filter(|host| host.name != self.settings.name);
             Standing::Follower { owner: host.map(|host| host.name.clone()) }
         };
         config.vips.iter().map(|vip| (plan::lease(vip), of(vip))).collect()
@@ -99,6 +106,36 @@ impl Member {
         self.standing.borrow().clone()
     }
 
+    /// The other hosts that take part and that the file does not name.
+    pub fn unnamed(&self, config: &Config) -> Vec<Peer> {
+        let applied = self.applied.borrow();
+        let hosts = applied.cluster.hosts.values();
+        let mut unnamed: Vec<_> = hosts
+            .filter(|host| config.peers().all(|peer| peer.id != host.name))
+            .map(|host| Peer {
+                id: host.name.clone(),
+                addresses: host.addresses.iter().map(SocketAddr::ip).collect(),
+                port: host.addresses.first().map_or(config.local_peer.port, SocketAddr::port),
+                pods: Vec::new(),
+            })
+            .collect();
+        unnamed.sort_by(|a, b| a.id.cmp(&b.id));
+        unnamed
+    }
+
+    /// A number that stands for the secret that the hosts share, where they share one.
+    pub fn secret(&self) -> Option<u64> {
+        match &self.settings.protection {
+            Protection::Secret(secret) => Some(secret.number("kube-vip: the seed of tables")),
+            Protection::Insecure => None,
+        }
+    }
+
+    /// A way to the leader.
+    pub fn orders(&self) -> watch::Receiver<Option<Orders>> {
+        self.orders.subscribe()
+    }
+
     /// Waits until the standings may be others.
     pub async fn changed(&mut self) {
         tokio::select! {
@@ -107,9 +144,50 @@ impl Member {
         }
     }
 
-    /// The VIPs of a changed file.
-    pub fn take_up(&self, config: &Config) {
-        self.node.set_vips(vips(config));
+    /// The VIPs and peers of a changed file. Hosts that it names and did not name before may join,
+    /// those that it names no more are removed.
+    pub fn take_up(&mut self, before: &Config, config: &Config) {
+        self.settings.vips = vips(config);
+        self.settings.peers = config.remote_peers.iter().map(peer).collect();
+        let Some(node) = &self.node else { return };
+        node.set_vips(self.settings.vips.clone());
+        node.set_peers(self.settings.peers.clone());
+        let added = missing(config, before).map(|host| Order::Admit { host });
+        let removed = missing(before, config).map(|host| Order::Remove { host });
+        let changes: Vec<_> = added.chain(removed).collect();
+        if let (false, Some(orders)) = (changes.is_empty(), self.orders.borrow().clone()) {
+            tokio::spawn(change_hosts(orders, changes));
+        }
+    }
+
+    /// Takes part again, if this host's log has ended.
+    pub async fn revive(&mut self) {
+        let failed = self.node.is_none() || self.standing.borrow().failed;
+        if !failed || self.revived.elapsed() < REVIVAL {
+            return;
+        }
+        self.revived = Instant::now();
+        self.watch.abort();
+        self.orders.send_replace(None);
+        match self.node.take().map(Arc::try_unwrap) {
+            Some(Ok(node)) => node.abort().await,
+            // The task that watches has not ended yet.
+            Some(Err(node)) => {
+                self.node = Some(node);
+                return;
+            }
+            None => {}
+        }
+        match start(&self.settings, &self.fence).await {
+            Ok(node) => {
+                tracing::info!("taking part again");
+                (self.standing, self.applied) = (node.standing(), node.applied());
+                self.orders.send_replace(Some(node.orders()));
+                self.watch = tokio::spawn(watch_over(Arc::clone(&node), self.state.subscribe()));
+                self.node = Some(node);
+            }
+            Err(error) => tracing::error!("cannot take part again yet: {error:#}"),
+        }
     }
 
     /// Whether this host can answer for VIPs now.
@@ -131,9 +209,38 @@ impl Member {
         let Self { node, watch, .. } = self;
         watch.abort();
         let _ = watch.await;
-        match Arc::try_unwrap(node) {
-            Ok(node) => node.stop().await,
-            Err(_) => tracing::warn!("what this host owns ends by its deadline"),
+        match node.map(Arc::try_unwrap) {
+            Some(Ok(node)) => node.stop().await,
+            Some(Err(_)) => tracing::warn!("what this host owns ends by its deadline"),
+            None => {}
+        }
+    }
+}
+
+async fn start(settings: &Settings, fence: &Fence) -> anyhow::Result<Arc<Node>> {
+    let (clock, writer) = (Arc::new(KernelClock), Arc::new(Writer(fence.clone())));
+    let node = Node::start(settings.clone(), clock, writer).await?;
+    // Not before the main loop says so.
+    node.set_fit(false);
+    Ok(Arc::new(node))
+}
+
+/// The peers that one file names and another does not.
+fn missing<'a>(named: &'a Config, other: &'a Config) -> impl Iterator<Item = String> + 'a {
+    let missing = |id: &&String| other.remote_peers.iter().all(|peer| peer.id != **id);
+    named.remote_peers.iter().map(|peer| &peer.id).filter(missing).cloned()
+}
+
+/// Carries out what a changed file says of the hosts. Each host's agent does that for its own file,
+/// so that most find it done.
+async fn change_hosts(orders: Orders, changes: Vec<Order>) {
+    for order in changes {
+        match orders.give(order.clone()).await {
+            Ok(()) => tracing::info!(?order, "as the changed file says"),
+            Err(OrderError::Refused(why)) => tracing::info!(?order, "nothing to do: {why}"),
+            Err(error) => {
+                tracing::error!(?order, "not done, repeat it by `kube-vip peers`: {error}");
+            }
         }
     }
 }

@@ -16,7 +16,7 @@ pub(super) fn plan(
     tunnels: &BTreeMap<String, Tunnel>,
 ) -> Frontends {
     let config = &view.config;
-    let seed = seed::of(config);
+    let seed = seed::of(view);
     let places = Places { view, nodes, tunnels };
     let mut frontends = Frontends::new();
     let balanced = |balancer: &&LoadBalancer| balancer.forwarding != Forwarding::Bypass;
@@ -123,7 +123,7 @@ impl Places<'_> {
                 let v4 = address.is_ipv4();
                 let hop = nodes.get(&peer.id).and_then(|node| node.hop(v4));
                 let through = hop.map(|hop| hop.through);
-                match (through, peers::obstacle(&view.config, &view.probes, peer, v4)) {
+                match (through, peers::obstacle(seed::of(view), &view.probes, peer, v4)) {
                     (Some(Through::Tunnel), _) if method == Forwarding::DirectRoute => {
                         excluded("the peer is behind a router")
                     }

@@ -72,7 +72,7 @@ pub fn plan(view: &View) -> Desired {
             tunnels,
             drain_timeout: config.drain_timeout,
             probe_port: if config.remote_peers.is_empty() { 0 } else { config.local_peer.port },
-            digest: seed::of(config),
+            digest: seed::of(view),
         },
     }
 }

@@ -7,13 +7,13 @@ use std::net::IpAddr;
 use kube_vip_common::hash::HASH_VERSION;
 
 use super::nodes::first;
-use super::{DataPlane, Node, Through, seed};
+use super::{DataPlane, Node, Through};
 use crate::config::{Config, Peer};
 use crate::view::{Probe, Probes, Target, Targets, View};
 
 /// Why a host is no peer for this family's packets, in words for people; nothing where it is one.
 /// One that has not been asked for long enough is taken for one.
-pub(super) fn obstacle(config: &Config, probes: &Probes, peer: &Peer, v4: bool) -> Option<String> {
+pub(super) fn obstacle(digest: u64, probes: &Probes, peer: &Peer, v4: bool) -> Option<String> {
     // Where this host has no address of the family to ask from, the other one tells as much.
     let mut addresses = [v4, !v4].into_iter().filter_map(|v4| first(peer, v4));
     let (address, probe) = addresses.find_map(|ip| Some((ip, probes.get(&ip)?)))?;
@@ -29,8 +29,8 @@ pub(super) fn obstacle(config: &Config, probes: &Probes, peer: &Peer, v4: bool) 
             "{id} hashes by version {}, this host by {HASH_VERSION}; run the same version on both",
             answer.hash
         )),
-        Probe::Answered(answer) if answer.digest != seed::of(config) => Some(format!(
-            "{id} has another list of hosts: localPeer and remotePeers must say the same on all"
+        Probe::Answered(answer) if answer.digest != digest => Some(format!(
+            "{id} has another list of hosts, or another secret: they must be the same on all"
         )),
         Probe::Answered(answer) if !answer.has_agent() => {
             Some(format!("the agent of {id} has not been running for {} s or more", answer.age))
@@ -42,12 +42,13 @@ pub(super) fn obstacle(config: &Config, probes: &Probes, peer: &Peer, v4: bool) 
 /// Each host with each address that is asked, and why it is no peer there.
 pub fn standings<'a>(
     config: &'a Config,
+    digest: u64,
     probes: &Probes,
 ) -> Vec<(&'a str, IpAddr, Option<String>)> {
     let both = config.remote_peers.iter().flat_map(|peer| [(peer, true), (peer, false)]);
     both.filter_map(|(peer, v4)| {
         let address = first(peer, v4)?;
-        Some((peer.id.as_str(), address, obstacle(config, probes, peer, v4)))
+        Some((peer.id.as_str(), address, obstacle(digest, probes, peer, v4)))
     })
     .collect()
 }

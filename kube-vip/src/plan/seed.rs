@@ -1,15 +1,19 @@
-//! The seed of all tables: what every host reads from its own file alike.
+//! The seed of all tables: what all hosts know alike.
 
 use kube_vip_common::hash::FlowHash;
 
-use crate::config::Config;
+use crate::view::View;
 
 /// "kube-vip" as a number, so that an empty list is not a weak key.
 const START: u64 = u64::from_be_bytes(*b"kube-vip");
 
-/// A number from the sorted list of hosts; the same on each of them, and after every restart.
-pub(super) fn of(config: &Config) -> u64 {
-    let mut peers: Vec<_> = config.peers().map(|peer| (&peer.id, &peer.addresses)).collect();
+/// A number from the secret that the hosts share, which stays when hosts come and go; from the sorted
+/// list of hosts where they share none. The same on each of them, and after every restart.
+pub(super) fn of(view: &View) -> u64 {
+    if let Some(secret) = view.secret {
+        return secret;
+    }
+    let mut peers: Vec<_> = view.config.peers().map(|peer| (&peer.id, &peer.addresses)).collect();
     peers.sort();
     let text: Vec<u8> = peers
         .iter()

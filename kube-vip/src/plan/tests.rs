@@ -60,6 +60,7 @@ fn view(own: u8, hosts: &[u8], backends: &[(u8, u16)], leader: bool) -> View {
         hops: hops.collect(),
         probes: BTreeMap::new(),
         health: BTreeMap::new(),
+        secret: None,
         standings: [(lease(&address(100)), standing)].into(),
     }
 }
@@ -167,6 +168,16 @@ fn answer(view: &View) -> Answer {
 }
 
 #[test]
+fn tables_stay_when_a_host_joins_those_that_share_a_secret() {
+    let three = view(1, &[1, 2, 3], &[(1, 80), (2, 80)], true);
+    let four = view(1, &[1, 2, 3, 4], &[(1, 80), (2, 80)], true);
+    assert!(recipe(&plan(&three)) != recipe(&plan(&four)), "seeds come from the list of hosts");
+    let with = |view: &View| plan(&View { secret: Some(7), ..view.clone() });
+    assert!(recipe(&with(&three)) == recipe(&with(&four)));
+    assert_eq!(with(&three).dataplane.digest, 7);
+}
+
+#[test]
 fn a_host_is_a_peer_while_its_data_plane_answers() {
     let mut view = view(1, &[1, 2], &[(1, 80), (2, 80)], true);
     let good = answer(&view);
@@ -178,11 +189,14 @@ fn a_host_is_a_peer_while_its_data_plane_answers() {
         (Probe::Silent, Some("no data plane answers for n2 at 10.0.0.2, UDP port 10000")),
         (Probe::Left, Some("stopped")),
         (answered(Answer { hash: HASH_VERSION + 1, ..good }), Some("hashes by version")),
-        (answered(Answer { digest: good.digest ^ 1, ..good }), Some("another list of hosts")),
+        (
+            answered(Answer { digest: good.digest ^ 1, ..good }),
+            Some("another list of hosts, or another secret"),
+        ),
         (answered(Answer { age: 31, ..good }), Some("has not been running for 31 s")),
     ] {
         view.probes = [(address(2), probe)].into();
-        let [(_, _, reason)] = &standings(&view.config, &view.probes)[..] else {
+        let [(_, _, reason)] = &standings(&view.config, good.digest, &view.probes)[..] else {
             panic!("one address of one host");
         };
         match (way_of(&view, "10.0.0.2:80"), expected, reason) {

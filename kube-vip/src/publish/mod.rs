@@ -5,6 +5,7 @@
 
 mod left;
 mod lock;
+mod request;
 mod socket;
 mod status;
 mod table;
@@ -14,11 +15,13 @@ use std::path::PathBuf;
 pub use left::{left_instances, remove_left};
 pub(crate) use lock::holder_of;
 pub use lock::{InstanceLock, LockError, VipLocks};
-pub use socket::{FetchError, SocketError, StatusSocket, fetch};
+pub use request::{Answer, Reply, Request};
+pub use socket::{AgentSocket, AskError, SocketError, fetch, order};
 pub use status::{
     BackendState, BackendStatus, BackendWay, ClientsStatus, ClientsWay, ConfigStatus,
     ConflictStatus, EgressMode, FrontendStatus, HealthStatus, LeaseStatus, PeerStatus, PeerWay,
-    QuorumRole, QuorumStatus, ReplyDeviceStatus, Status, UplinkStatus, VipStatus, XdpMode,
+    QuorumHostStatus, QuorumRole, QuorumStatus, ReplyDeviceStatus, Status, UplinkStatus, VipStatus,
+    XdpMode,
 };
 pub use table::{Style, render};
 

@@ -1,7 +1,7 @@
 //! What an agent says of itself, as `kube-vip status -o json` prints it.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
@@ -160,14 +160,31 @@ pub struct QuorumStatus {
     pub role: QuorumRole,
     /// Id of the host that leads, as far as this one knows.
     pub leader: Option<String>,
-    /// Ids of the hosts that vote.
-    pub voters: Vec<String>,
-    /// Ids of the hosts that follow without a vote.
-    pub learners: Vec<String>,
+    /// The hosts that take part.
+    pub hosts: Vec<QuorumHostStatus>,
     /// VIPs that only this host's file names, or only the leader's.
     pub differing: Vec<IpAddr>,
+    /// Hosts that only this host's file names, or that take part without being named there.
+    pub strangers: Vec<String>,
     /// What keeps this host from taking part.
     pub trouble: Option<String>,
+}
+
+/// A host that takes part.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QuorumHostStatus {
+    /// Its id.
+    pub id: String,
+    /// Where the others reach it.
+    pub addresses: Vec<SocketAddr>,
+    /// The part it takes.
+    pub role: QuorumRole,
+    /// Its share of the virtual addresses, relative to the others'.
+    pub weight: u32,
+    /// It is to hold none: `kube-vip drain`.
+    pub drained: bool,
+    /// The virtual addresses that are assigned to it.
+    pub assigned: Vec<IpAddr>,
 }
 
 /// What part a host takes.
@@ -333,8 +350,14 @@ pub(super) mod tests {
              "version": "0.1.0", "answered_ms": 400},
             {"id": "n3", "address": "10.78.0.13", "way": "tunnel", "mtu": 1400,
              "reason": "the agent of n3 has been stopped", "version": null, "answered_ms": null}],
-        "quorum": {"role": "voter", "leader": "n2", "voters": ["n1", "n2", "n3"],
-            "learners": [], "differing": ["10.77.0.101"], "trouble": null},
+        "quorum": {"role": "voter", "leader": "n2", "hosts": [
+            {"id": "n1", "addresses": ["10.77.0.11:10000"], "role": "voter", "weight": 1,
+             "drained": false, "assigned": ["10.77.0.100"]},
+            {"id": "n2", "addresses": ["10.77.0.12:10000"], "role": "leader", "weight": 1,
+             "drained": true, "assigned": []},
+            {"id": "n3", "addresses": ["10.78.0.13:10000"], "role": "learner", "weight": 2,
+             "drained": false, "assigned": ["fd77::100"]}],
+            "differing": ["10.77.0.101"], "strangers": ["n4"], "trouble": null},
         "vips": [
             {"address": "10.77.0.100", "owned": true, "owner": "n1", "held": true,
              "interface": "eth0", "lease": {"epoch": 1, "remaining_ms": 2500},

@@ -5,7 +5,8 @@ use std::net::SocketAddr;
 
 use super::status::{
     BackendState, BackendStatus, BackendWay, ClientsStatus, ClientsWay, ConflictStatus, EgressMode,
-    FrontendStatus, HealthStatus, PeerWay, QuorumRole, QuorumStatus, Status, XdpMode,
+    FrontendStatus, HealthStatus, PeerWay, QuorumHostStatus, QuorumRole, QuorumStatus, Status,
+    XdpMode,
 };
 
 /// How much is shown, and with colours or without.
@@ -91,7 +92,7 @@ fn clients(out: &mut String, clients: &ClientsStatus) {
 
 /// Who votes and who leads, on one line, and what is wrong with that on further ones.
 fn quorum(quorum: &QuorumStatus, style: Style) -> String {
-    let QuorumStatus { role, leader, voters, learners, differing, trouble } = quorum;
+    let QuorumStatus { role, leader, hosts, differing, strangers, trouble } = quorum;
     let said = match role {
         QuorumRole::Leader => "this host leads".to_owned(),
         QuorumRole::Outside => not_ready("this host belongs to no cluster yet").paint(style),
@@ -101,15 +102,25 @@ fn quorum(quorum: &QuorumStatus, style: Style) -> String {
         },
     };
     let mut text = format!("quorum: {said}");
-    for (hosts, vote) in [(voters, "vote"), (learners, "follow without a vote")] {
+    let named = |is_meant: &dyn Fn(&&QuorumHostStatus) -> bool| -> Vec<&str> {
+        hosts.iter().filter(is_meant).map(|host| host.id.as_str()).collect()
+    };
+    let voters = named(&|host| matches!(host.role, QuorumRole::Voter | QuorumRole::Leader));
+    let learners = named(&|host| host.role == QuorumRole::Learner);
+    let drained = named(&|host| host.drained);
+    for (hosts, what) in [(voters, "vote"), (learners, "without a vote"), (drained, "drained")] {
         if !hosts.is_empty() {
-            let _ = write!(text, "; {} {vote}", hosts.join(" "));
+            let _ = write!(text, "; {} {what}", hosts.join(" "));
         }
     }
     text.push('\n');
     if !differing.is_empty() {
         let all: Vec<_> = differing.iter().map(ToString::to_string).collect();
         let _ = writeln!(text, "quorum: the hosts' files differ: {} not in all", all.join(", "));
+    }
+    if !strangers.is_empty() {
+        let all = strangers.join(", ");
+        let _ = writeln!(text, "quorum: {all}: in this host's file or taking part, not both");
     }
     if let Some(trouble) = trouble {
         let _ = writeln!(text, "quorum: {}", not_ready(trouble).paint(style));
@@ -371,8 +382,9 @@ mod tests {
 n1: ready (instance default, pid 1, version 0.1.0)
 eth0: native XDP, tcx
 clients on this host: led to backends
-quorum: n2 leads; n1 n2 n3 vote
+quorum: n2 leads; n1 n2 vote; n3 without a vote; n2 drained
 quorum: the hosts' files differ: 10.77.0.101 not in all
+quorum: n4: in this host's file or taking part, not both
 
 VIP          OWNER    HERE   INTERFACE  LEASE
 10.77.0.100  n1       owned  eth0       epoch 1, 2.5 s left
