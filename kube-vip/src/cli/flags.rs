@@ -35,7 +35,7 @@ pub(super) struct Flags {
           default_missing_value = "true")]
     arp: Option<String>,
 
-    /// This host, like server1:192.168.0.1:10000 or server1:[fd00::1]:10000
+    /// This host, like `server1:192.168.0.1:10000` or `server1:[fd00::1]:10000`
     #[arg(long = "localPeer", value_name = "ID:ADDRESS:PORT")]
     local_peer: Option<String>,
 
@@ -64,7 +64,7 @@ pub(super) struct Flags {
     #[arg(long = "lbBackEndPort", value_name = "PORT")]
     lb_backend_port: Option<String>,
 
-    /// Who serves it, like 192.168.0.1:6444 or [fd00::1]:6444, with commas between
+    /// Who serves it, like `192.168.0.1:6444` or `[fd00::1]:6444`, with commas between
     #[arg(long = "lbBackends", value_name = "ADDRESS:PORT,…")]
     lb_backends: Vec<String>,
 }

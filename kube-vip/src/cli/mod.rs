@@ -38,7 +38,7 @@ Examples:
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    Start(start::Start),
+    Start(Box<start::Start>),
     Status(status::StatusCommand),
     Peers(peers::Peers),
     Move(move_vip::Move),

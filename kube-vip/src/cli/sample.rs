@@ -20,7 +20,7 @@ pub(super) struct Sample {
 enum What {
     /// A configuration for three hosts that share a virtual IP, with explanations; with flags one
     /// that says what they do
-    Config(Flags),
+    Config(Box<Flags>),
     /// A static Pod that runs kube-vip with a configuration on the host
     Manifest,
 }
