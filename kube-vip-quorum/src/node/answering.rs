@@ -1,8 +1,6 @@
 //! What peers ask, and what this host answers.
 
-use std::future::Future;
 use std::net::IpAddr;
-use std::pin::Pin;
 use std::sync::Arc;
 
 use openraft::raft::{VoteRequest, VoteResponse};
@@ -13,7 +11,7 @@ use super::{Inner, random};
 use crate::cluster::{NodeId, TenureId};
 use crate::grant::{Answer, Ask};
 use crate::raft::LogId;
-use crate::transport::{Handler, Hello};
+use crate::transport::{Answering, Handler, Hello};
 
 impl Handler for Inner {
     fn hello(&self) -> Hello {
@@ -27,11 +25,7 @@ impl Handler for Inner {
         configured.chain(agreed).any(|known| known.ip() == address)
     }
 
-    fn handle(
-        self: Arc<Self>,
-        peer: Arc<Hello>,
-        request: Vec<u8>,
-    ) -> Pin<Box<dyn Future<Output = Option<Vec<u8>>> + Send>> {
+    fn handle(self: Arc<Self>, peer: Arc<Hello>, request: Vec<u8>) -> Answering {
         Box::pin(async move {
             let request = match serde_json::from_slice(&request) {
                 Ok(request) => request,
@@ -42,6 +36,16 @@ impl Handler for Inner {
             };
             let response = self.respond(&peer, request).await?;
             serde_json::to_vec(&response).ok()
+        })
+    }
+
+    fn aside(self: Arc<Self>, peer: Arc<Hello>, body: Vec<u8>) -> Answering {
+        let answer = self.hand_over(&peer, body);
+        Box::pin(async move {
+            match answer {
+                Some(answer) => answer.await,
+                None => None,
+            }
         })
     }
 }

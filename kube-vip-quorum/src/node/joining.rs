@@ -88,7 +88,7 @@ impl Inner {
                     known = known.or(client.met().and_then(|hello| hello.cluster));
                     problems.push(format!("{name}: {why}"));
                 }
-                Ok(_) | Err(CallError::Broken | CallError::Timeout(_)) => {}
+                Ok(_) | Err(CallError::Broken | CallError::Timeout(_) | CallError::TooLong(_)) => {}
                 Err(error @ CallError::Unreachable { .. }) => {
                     // It does not go together with this host, but may well know a cluster.
                     known = known.or(client.met().and_then(|hello| hello.cluster));

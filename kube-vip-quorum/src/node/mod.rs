@@ -6,10 +6,12 @@
 //! answering  what peers ask: votes pass the voter's refusal first
 //! orders     what users and hosts ask of the leader
 //! joining    how a cluster begins, and how hosts come and go
+//! aside      what is somebody else's, by the same ways
 //! links      the ways to the other hosts, and openraft's use of them
 //! ```
 
 mod answering;
+mod aside;
 mod drive;
 mod joining;
 mod links;
@@ -38,6 +40,7 @@ use crate::store::{Store, StoreError};
 use crate::time::{Boot, Clock};
 use crate::transport::{Limits, Server};
 
+pub use aside::{Post, Receiver};
 pub use orders::{Order, OrderError};
 pub use settings::{Peer, Settings, SettingsError, even_number};
 pub use standing::{Role, Standing, Taking};
@@ -119,6 +122,8 @@ struct Inner {
     lead: Mutex<Option<Tenure>>,
     holder: Mutex<Holder>,
     vips: Mutex<BTreeMap<IpAddr, Vip>>,
+    /// Takes what is not for this crate.
+    receiver: Mutex<Option<Arc<dyn Receiver>>>,
     /// The other hosts that the configuration names.
     peers: Mutex<Vec<Peer>>,
     applied: watch::Receiver<Applied>,
@@ -169,6 +174,7 @@ impl Node {
             lead: Mutex::default(),
             holder: Mutex::new(Holder::new(store.node())),
             vips: Mutex::new(settings.vips.clone()),
+            receiver: Mutex::default(),
             peers: Mutex::new(settings.peers.clone()),
             applied: store.machine().applied(),
             standing: watch::Sender::new(Standing::default()),

@@ -10,7 +10,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::connection::{self, Reader, Writer};
-use super::frame::{Kind, Message};
+use super::frame::{Kind, MAX_ASIDE, Message};
 use super::{Hello, Protection};
 use crate::cluster::NodeId;
 
@@ -28,21 +28,29 @@ pub enum Lane {
     /// For what is short and urgent. There are two, because one lost packet holds a connection up
     /// for 200 ms: what is sent again with another number takes the other one.
     Urgent(u64),
+    /// For what is somebody else's. It has a connection of its own, so that nothing of ours waits
+    /// behind it.
+    Aside,
 }
 
 impl Lane {
-    const COUNT: usize = 3;
+    const COUNT: usize = 4;
 
     fn index(self) -> usize {
         match self {
             Self::Bulk => 0,
             Self::Urgent(number) => 1 + usize::from(number % 2 == 1),
+            Self::Aside => 3,
         }
+    }
+
+    fn kind(self) -> Kind {
+        if self == Self::Aside { Kind::Aside } else { Kind::Request }
     }
 
     /// After how long without any answer a connection is given up.
     fn patience(index: usize) -> Duration {
-        Duration::from_millis(if index == 0 { 2000 } else { 250 })
+        Duration::from_millis(if matches!(index, 1 | 2) { 250 } else { 2000 })
     }
 }
 
@@ -63,6 +71,9 @@ pub enum CallError {
     /// The connection broke before the answer.
     #[error("the connection broke")]
     Broken,
+    /// It is longer than such messages may be.
+    #[error("{0} bytes are too long a message")]
+    TooLong(usize),
 }
 
 /// One peer, as seen from the side that asks.
@@ -75,6 +86,7 @@ pub struct Client {
 
 #[derive(Debug)]
 struct Job {
+    kind: Kind,
     body: Vec<u8>,
     answer: oneshot::Sender<Result<Vec<u8>, CallError>>,
 }
@@ -128,8 +140,11 @@ impl Client {
         body: Vec<u8>,
         within: Duration,
     ) -> Result<Vec<u8>, CallError> {
+        if lane == Lane::Aside && body.len() > MAX_ASIDE {
+            return Err(CallError::TooLong(body.len()));
+        }
         let (answer, answered) = oneshot::channel();
-        let job = Job { body, answer };
+        let job = Job { kind: lane.kind(), body, answer };
         let call = async {
             self.lanes[lane.index()].send(job).await.map_err(|_| CallError::Broken)?;
             answered.await.map_err(|_| CallError::Broken)?
@@ -219,7 +234,7 @@ async fn talk(
         loop {
             if let Some(job) = next.take() {
                 number += 1;
-                let message = Message { kind: Kind::Request, number, body: job.body };
+                let message = Message { kind: job.kind, number, body: job.body };
                 lock(&pending).insert(number, job.answer);
                 if writer.send(&message).await.is_err() {
                     return;

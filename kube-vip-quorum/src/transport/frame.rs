@@ -9,6 +9,10 @@
 /// Longer messages are refused; a snapshot of a thousand VIPs has a few hundred kilobytes.
 pub const MAX_MESSAGE: usize = 4 << 20;
 
+/// Longest message that is somebody else's: what is urgent waits for the writing of one at most, on
+/// a processor, never on a connection.
+pub const MAX_ASIDE: usize = 48 << 10;
+
 /// Longest chunk on the stream: what a Noise message may have.
 pub(super) const MAX_CHUNK: usize = 65535;
 
@@ -38,6 +42,8 @@ pub(super) enum Kind {
     Request = 0,
     /// That answer.
     Answer = 1,
+    /// Wants an answer too, but is somebody else's: what it says is not looked at here.
+    Aside = 2,
 }
 
 /// One message.
@@ -69,6 +75,7 @@ impl Message {
         let (kind, number) = match header {
             [0, number @ ..] => (Kind::Request, number),
             [1, number @ ..] => (Kind::Answer, number),
+            [2, number @ ..] => (Kind::Aside, number),
             _ => return Err(FrameError::Header),
         };
         let number = number.try_into().map_err(|_| FrameError::Header)?;
@@ -104,10 +111,11 @@ mod tests {
 
     #[test]
     fn bytes_and_messages() {
-        let cases: [(&[u8], Kind, u64, &[u8]); 3] = [
+        let cases: [(&[u8], Kind, u64, &[u8]); 4] = [
             (b"\x01\x00\x01\x00\x00\x00\x00\x00\x00\x00", Kind::Request, 1, b""),
             (b"\x01\x01\x00\x01\x00\x00\x00\x00\x00\x00ab", Kind::Answer, 256, b"ab"),
             (b"\x01\x00\xff\xff\xff\xff\xff\xff\xff\xff\x00", Kind::Request, u64::MAX, b"\x00"),
+            (b"\x01\x02\x03\x00\x00\x00\x00\x00\x00\x00ab", Kind::Aside, 3, b"ab"),
         ];
         for (bytes, kind, number, body) in cases {
             let message = Message { kind, number, body: body.to_vec() };
@@ -122,7 +130,7 @@ mod tests {
             (b"", FrameError::Flag),
             (b"\x02\x00\x01\x00\x00\x00\x00\x00\x00\x00", FrameError::Flag),
             (b"\x01\x00\x01\x00\x00\x00\x00\x00\x00", FrameError::Header),
-            (b"\x01\x02\x01\x00\x00\x00\x00\x00\x00\x00", FrameError::Header),
+            (b"\x01\x03\x01\x00\x00\x00\x00\x00\x00\x00", FrameError::Header),
         ];
         for (bytes, error) in cases {
             assert_eq!(Assembler::default().push(bytes), Err(error));

@@ -15,10 +15,10 @@ mod session;
 mod tests;
 
 pub use client::{CallError, Client, Lane};
-pub use frame::{FrameError, MAX_MESSAGE};
+pub use frame::{FrameError, MAX_ASIDE, MAX_MESSAGE};
 pub use hello::{ClusterId, Hello, HelloError, VERSIONS, Versions};
 pub use secret::{Secret, SecretError};
-pub use server::{Handler, Limits, Server};
+pub use server::{Answering, Handler, Limits, Server};
 pub use session::HandshakeError;
 
 /// What protects what the hosts say to each other.

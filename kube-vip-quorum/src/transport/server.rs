@@ -15,7 +15,7 @@ use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use super::connection::{self, ConnectionError, Reader, Writer};
-use super::frame::{Kind, Message};
+use super::frame::{Kind, MAX_ASIDE, Message};
 use super::{Hello, Protection};
 
 /// Answers requests of peers.
@@ -27,12 +27,14 @@ pub trait Handler: Send + Sync + 'static {
     fn knows(&self, address: IpAddr) -> bool;
 
     /// The answer to a request; nothing where the peer is better left to run into its timeout.
-    fn handle(
-        self: Arc<Self>,
-        peer: Arc<Hello>,
-        request: Vec<u8>,
-    ) -> Pin<Box<dyn Future<Output = Option<Vec<u8>>> + Send>>;
+    fn handle(self: Arc<Self>, peer: Arc<Hello>, request: Vec<u8>) -> Answering;
+
+    /// The answer to what is somebody else's, as [`handle`](Self::handle).
+    fn aside(self: Arc<Self>, peer: Arc<Hello>, body: Vec<u8>) -> Answering;
 }
+
+/// An answer under way.
+pub type Answering = Pin<Box<dyn Future<Output = Option<Vec<u8>>> + Send>>;
 
 /// How much of this host strangers may occupy.
 #[derive(Clone, Copy, Debug)]
@@ -181,12 +183,18 @@ async fn serve(
         let places = Arc::new(Semaphore::new(requests));
         loop {
             let message = reader.next().await?;
-            if message.kind != Kind::Request {
-                continue;
-            }
+            let is_aside = match message.kind {
+                Kind::Request => false,
+                Kind::Aside if message.body.len() <= MAX_ASIDE => true,
+                Kind::Aside | Kind::Answer => continue,
+            };
             while running.try_join_next().is_some() {}
             let Ok(place) = Arc::clone(&places).acquire_owned().await else { return Ok(()) };
-            let answer = Arc::clone(&handler).handle(Arc::clone(&peer), message.body);
+            let (handler, peer) = (Arc::clone(&handler), Arc::clone(&peer));
+            let answer = match is_aside {
+                true => handler.aside(peer, message.body),
+                false => handler.handle(peer, message.body),
+            };
             let answers = answers.clone();
             running.spawn(async move {
                 if let Some(body) = answer.await {

@@ -1,8 +1,6 @@
 //! Both sides on loopback, and what strangers can do.
 
-use std::future::Future;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -32,15 +30,19 @@ impl Handler for Reverse {
         address == HOME
     }
 
-    fn handle(
-        self: Arc<Self>,
-        _: Arc<Hello>,
-        mut request: Vec<u8>,
-    ) -> Pin<Box<dyn Future<Output = Option<Vec<u8>>> + Send>> {
+    fn handle(self: Arc<Self>, _: Arc<Hello>, mut request: Vec<u8>) -> Answering {
         Box::pin(async move {
             self.handled.fetch_add(1, Ordering::Relaxed);
             request.reverse();
             (request != b"gnihton").then_some(request)
+        })
+    }
+
+    /// Slowly, and told from the others.
+    fn aside(self: Arc<Self>, _: Arc<Hello>, body: Vec<u8>) -> Answering {
+        Box::pin(async move {
+            sleep(Duration::from_millis(200)).await;
+            Some([b"aside: ", &body[..]].concat())
         })
     }
 }
@@ -81,6 +83,28 @@ async fn requests_are_answered_on_every_lane() {
         assert_eq!(handler.handled.load(Ordering::Relaxed), 4);
         assert_eq!(server.refused(), 0);
     }
+}
+
+#[tokio::test]
+async fn what_is_somebody_elses_goes_aside_and_holds_nothing_up() {
+    let protection = secret();
+    let (server, handler) = server(&protection, Limits::default(), hello(1)).await;
+    let client = Arc::new(client(server.address(), &protection, hello(2)));
+    let long = vec![7; MAX_ASIDE];
+    let aside = {
+        let (client, long) = (Arc::clone(&client), long.clone());
+        tokio::spawn(async move { client.call(Lane::Aside, long, LONG).await })
+    };
+    for number in 0..20 {
+        client.call(Lane::Urgent(number), b"abc".to_vec(), LONG).await.unwrap();
+    }
+    assert!(!aside.is_finished(), "it takes 200 ms");
+    let answer = aside.await.unwrap().unwrap();
+    assert_eq!(answer, [b"aside: ", &long[..]].concat());
+    assert_eq!(handler.handled.load(Ordering::Relaxed), 20, "it is no request");
+    let longer = vec![7; MAX_ASIDE + 1];
+    let refused = client.call(Lane::Aside, longer, LONG).await;
+    assert_eq!(refused, Err(CallError::TooLong(MAX_ASIDE + 1)));
 }
 
 #[tokio::test]

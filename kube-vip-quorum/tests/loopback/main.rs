@@ -9,9 +9,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hosts::{Hosts, LONG, vip};
-use kube_vip_quorum::node::{self, Order, OrderError, Role, StartError};
+use kube_vip_quorum::node::{self, Order, OrderError, Receiver, Role, StartError};
 use kube_vip_quorum::time::{Clock, SystemClock};
-use kube_vip_quorum::transport::{Protection, Secret};
+use kube_vip_quorum::transport::{Answering, CallError, Protection, Secret};
 use tokio::time::{sleep, timeout};
 
 /// How often a loss or a stop is tried; `KUBE_VIP_LOOPBACK_ROUNDS`.
@@ -44,6 +44,38 @@ async fn hosts_find_each_other_and_share_the_vips() {
         assert_eq!(standing.learners().count(), 0);
         assert_eq!((standing.differing, standing.strangers), (vec![], vec![] as Vec<String>));
     }
+}
+
+/// Answers with its name, the sender's and what was said.
+struct Parrot(&'static str);
+
+impl Receiver for Parrot {
+    fn receive(&self, from: &str, body: Vec<u8>) -> Answering {
+        let answer = format!("{} hears {from}: {}", self.0, String::from_utf8_lossy(&body));
+        Box::pin(async move { Some(answer.into_bytes()) })
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn hosts_carry_messages_of_others() {
+    let mut hosts = Hosts::new(3, 1);
+    hosts.start_all().await;
+    hosts.settled(3).await;
+    for name in ["n2", "n3"] {
+        hosts.node(name).set_receiver(Arc::new(Parrot(name)));
+    }
+    let post = hosts.node("n1").post();
+    hosts.until("all known", |_| post.hosts().len() == 2).await;
+    for (number, name) in post.hosts() {
+        let answer = post.send(number, b"hello".to_vec(), LONG).await.unwrap();
+        assert_eq!(String::from_utf8(answer).unwrap(), format!("{name} hears n1: hello"));
+    }
+    // To one that has nobody for it, and to nobody.
+    let post = hosts.node("n2").post();
+    let (n1, _) = post.hosts().into_iter().find(|(_, name)| name == "n1").unwrap();
+    let within = Duration::from_millis(300);
+    assert_eq!(post.send(n1, vec![], within).await, Err(CallError::Timeout(within)));
+    assert_eq!(post.send(1, vec![], within).await, Err(CallError::Broken));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
