@@ -4,6 +4,8 @@
 //! it depends on the packet's bytes and the agreed seed only. Two rounds of multiply and shift
 //! (the finisher of `MurmurHash3`, by constants) mix well and cost about 2 ns.
 
+use core::net::{IpAddr, Ipv6Addr, SocketAddr};
+
 /// Of this function: hosts with another one have other tables.
 pub const HASH_VERSION: u16 = 1;
 
@@ -51,6 +53,39 @@ pub const fn ports(source: u16, destination: u16, protocol: u8) -> u64 {
 #[inline(always)]
 pub const fn addresses4(source: u32, destination: u32) -> u64 {
     (source as u64) << 32 | destination as u64
+}
+
+/// What the programs make of a client's address, for user space.
+pub fn of_client(seed: u64, client: IpAddr) -> FlowHash {
+    let hash = FlowHash::new(seed);
+    match client {
+        IpAddr::V4(client) => hash.mix(u32::from(client).into()),
+        IpAddr::V6(client) => {
+            let (high, low) = halves(client);
+            hash.mix(high).mix(low)
+        }
+    }
+}
+
+/// What the programs make of a packet's addresses and ports, for user space. Nothing where the
+/// addresses are not of one family.
+pub fn of_flow(seed: u64, client: SocketAddr, vip: SocketAddr, protocol: u8) -> Option<FlowHash> {
+    let hash = match (client.ip(), vip.ip()) {
+        (IpAddr::V4(client), IpAddr::V4(vip)) => {
+            FlowHash::new(seed).mix(addresses4(client.into(), vip.into()))
+        }
+        (IpAddr::V6(client), IpAddr::V6(vip)) => {
+            let (high, low) = halves(vip);
+            of_client(seed, client.into()).mix(high ^ low.rotate_left(32))
+        }
+        _ => return None,
+    };
+    Some(hash.mix(ports(client.port(), vip.port(), protocol)))
+}
+
+fn halves(address: Ipv6Addr) -> (u64, u64) {
+    let bits = address.to_bits();
+    ((bits >> 64) as u64, bits as u64)
 }
 
 #[cfg(test)]

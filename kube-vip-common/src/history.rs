@@ -66,6 +66,14 @@ impl Past {
     }
 }
 
+/// The same where a host has said that it has the connection ([`stray`](crate::stray)), and can be
+/// sent to: `told` is its index into `NODES`, or 0.
+#[inline(always)]
+pub fn straight(position: u8, told: u8) -> Option<(u8, u8)> {
+    let is_another = told != 0 && told != THIS_NODE as u8;
+    (is_another && position < LAST).then_some((told, position + 1))
+}
+
 /// The host that gets a connection's segment next, and the position it travels with; nothing where
 /// all that may be have been tried.
 ///
@@ -114,6 +122,8 @@ mod tests {
     struct Belief {
         slots: u8,
         past: Past,
+        /// The host that is said to have the connection; 0: nobody says so.
+        told: u8,
     }
 
     #[derive(Debug)]
@@ -167,7 +177,7 @@ mod tests {
             if home == Some(here) {
                 return Walk { visited, found: home };
             }
-            let Belief { slots, past } = beliefs[here];
+            let Belief { slots, past, told } = beliefs[here];
             // Only of hosts that it knows a host can say that they sent something.
             let from = sender.filter(|sender| trust.known[here][*sender]);
             let place = |node: u8| {
@@ -179,7 +189,9 @@ mod tests {
                 None if slots > 1 => Some((slots, mark::entry(ttl))),
                 position => {
                     let position = position.unwrap_or(mark::entry(ttl));
-                    next(position, here as u32, slots, past, place)
+                    let told = if place(told).is_some() { told } else { 0 };
+                    straight(position, told)
+                        .or_else(|| next(position, here as u32, slots, past, place))
                 }
             };
             let Some((node, marked)) = step else {
@@ -196,10 +208,12 @@ mod tests {
 
     fn belief() -> impl Strategy<Value = Belief> {
         let node = 0..=HOSTS as u8;
-        (node.clone(), any::<[u8; DEPTH]>(), node).prop_map(|(slots, nodes, wrap)| Belief {
+        let slot = (node.clone(), any::<[u8; DEPTH]>(), node.clone());
+        (slot, node).prop_map(|((slots, nodes, wrap), told)| Belief {
             slots,
             // Not even that hosts are all different is taken for granted.
             past: Past { nodes: nodes.map(|node| node % (wrap + 1)) },
+            told,
         })
     }
 
@@ -240,6 +254,25 @@ mod tests {
         }
 
         #[test]
+        fn where_it_has_said_it_is_it_is_found_though_nobody_remembers(
+            slots in 0..HOSTS,
+            home in 0..HOSTS,
+            first in 0..HOSTS,
+            forgotten in proptest::collection::vec(belief(), HOSTS),
+        ) {
+            // The host that the slot leads to knows what it was told, and may have other ideas.
+            let mut beliefs = forgotten;
+            for (here, belief) in beliefs.iter_mut().enumerate() {
+                (belief.slots, belief.told) = (number(here, slots), 0);
+            }
+            beliefs[slots].told = number(slots, home);
+            // A host that has a connection looks before it sends its packets away.
+            let walk = walk(&beliefs, &Trust::full(), (first, 64), Some(home));
+            prop_assert_eq!(walk.found, Some(home), "{:?}", walk.visited);
+            prop_assert!(walk.visited.len() <= 3);
+        }
+
+        #[test]
         fn while_a_change_is_under_way_a_slot_is_no_hosts_loss(
             moves in proptest::collection::vec(0..=DEPTH, 2..12),
             behind in proptest::collection::vec(any::<bool>(), HOSTS),
@@ -261,7 +294,7 @@ mod tests {
         let past = moves.windows(2).fold(Past::NONE, |past, pair| {
             past.after(number(here, pair[0]), number(here, pair[1]), |_| true)
         });
-        Belief { slots: number(here, *moves.last().expect("one at least")), past }
+        Belief { slots: number(here, *moves.last().expect("one at least")), past, told: 0 }
     }
 
     /// The hosts whose connections are to be found.

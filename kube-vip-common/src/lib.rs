@@ -31,6 +31,7 @@ pub mod probe;
 pub mod rate;
 pub mod settings;
 pub mod stats;
+pub mod stray;
 pub mod table;
 pub mod vip;
 

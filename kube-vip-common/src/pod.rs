@@ -17,6 +17,7 @@ use crate::node::{Node, Peer, PeerKey, Uplink};
 use crate::rate::{Allowance, Client};
 use crate::settings::Settings;
 use crate::stats::{BackendTraffic, Count, Traffic};
+use crate::stray::Stray;
 use crate::table::Line;
 use crate::vip::Vip;
 
@@ -59,6 +60,7 @@ pod!(
     PeerKey,
     PortRange,
     Settings,
+    Stray,
     Traffic,
     Tuple4,
     Tuple6,

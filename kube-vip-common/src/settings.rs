@@ -7,7 +7,7 @@ use crate::nat::PortRange;
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Settings {
-    /// Any of [`LOG`], [`ALL_CLIENTS`], [`TRANSLATES`].
+    /// Any of [`LOG`], [`ALL_CLIENTS`], [`TRANSLATES`], [`REPLICATES`].
     pub flags: u32,
     /// A TCP port of this host that is taken and never answers but with RST, host order; 0 while
     /// there is none.
@@ -37,7 +37,9 @@ pub const LOG: u32 = 1;
 /// Processes of all network namespaces are led to backends, not only those of the agent's.
 pub const ALL_CLIENTS: u32 = 2;
 
-/// This host translates: it owns a VIP, so replies may come to it.
+/// This host translates: it owns a VIP, or did a moment ago, so replies may come to it.
 pub const TRANSLATES: u32 = 4;
+/// The agent is told of translated flows, and tells other hosts: the VIP may become theirs.
+pub const REPLICATES: u32 = 8;
 
 assert_size!(Settings: 40);

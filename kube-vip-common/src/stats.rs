@@ -101,7 +101,10 @@ reasons! {
     /// Of a connection this host does not know, or for a backend that is not here: sent on to a host
     /// that may know better.
     SecondChance = "second_chance",
-    /// The same where no host is left, while tables have just changed: dropped, it is sent again.
+    /// Of a connection that another host has said is there: sent on to it.
+    StrayLed = "stray_led",
+    /// Of a connection that nobody is left to know, while tables or the owner have just changed:
+    /// dropped, it is sent again.
     Unsettled = "unsettled",
     /// From an agent, for a VIP or frontend not known here yet: dropped.
     UnknownFromAgent = "unknown_from_agent",
@@ -143,6 +146,8 @@ reasons! {
     NatNoOwner = "nat_no_owner",
     /// Reply to a client of which this host has only heard through another agent: dropped.
     NatClientUnknown = "nat_client_unknown",
+    /// A translated flow that the agent was not told of for want of room: it looks at all of them.
+    NatUntold = "nat_untold",
     /// A direct connection ended the record of a balanced one with the same tuple.
     FlowReplaced = "flow_replaced",
     /// A new flow got another source port, its own leads to another VIP's flow at the same backend.

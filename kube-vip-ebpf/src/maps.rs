@@ -19,6 +19,7 @@ use kube_vip_common::node::{Node, Peer, PeerKey, Uplink};
 use kube_vip_common::rate::{Allowance, Client};
 use kube_vip_common::settings::Settings;
 use kube_vip_common::stats::{BackendTraffic, Count, Reason, Traffic};
+use kube_vip_common::stray::Stray;
 use kube_vip_common::table::{Line, USUAL_LINES, USUAL_SLOTS};
 use kube_vip_common::vip::Vip;
 
@@ -90,6 +91,9 @@ pub static PEER_IPS: HashMap<Address, Peer, 512> = HashMap::new();
 #[btf_map]
 pub static UPLINKS: HashMap<u32, Uplink, 64> = HashMap::new();
 
+/// Bytes of the buffers for changes: some ten thousand IPv6 flows, each with eight bytes of its own.
+const CHANGES: usize = 1 << 19;
+
 /// Entries of maps of connections before the agent says how many there are to be.
 pub const SMALLEST: usize = 1024;
 
@@ -118,6 +122,14 @@ pub static HALF4: LruHashMap<Tuple4, Endpoint4, SMALLEST> = LruHashMap::new();
 #[btf_map]
 pub static HALF6: LruHashMap<Tuple6, Endpoint6, SMALLEST> = LruHashMap::new();
 
+/// Connections that are on another host though their slot leads here.
+#[btf_map]
+pub static STRAYS4: LruHashMap<Tuple4, Stray, SMALLEST> = LruHashMap::new();
+
+/// As `STRAYS4`, for IPv6.
+#[btf_map]
+pub static STRAYS6: LruHashMap<Tuple6, Stray, SMALLEST> = LruHashMap::new();
+
 /// What clients have used up of their allowance, where a frontend limits them.
 #[btf_map]
 pub static RATES: LruHashMap<Client, Allowance, 16384> = LruHashMap::new();
@@ -137,6 +149,14 @@ pub static NAT4: LruHashMap<Tuple4, Nat4, 1024> = LruHashMap::new();
 /// As `NAT4`, for IPv6.
 #[btf_map]
 pub static NAT6: LruHashMap<Tuple6, Nat6, 1024> = LruHashMap::new();
+
+/// The keys of those that have begun or come a step further, either direction, for the agent.
+#[btf_map]
+pub static NAT_CHANGES4: RingBuf<Tuple4, CHANGES> = RingBuf::new();
+
+/// As `NAT_CHANGES4`, for IPv6.
+#[btf_map]
+pub static NAT_CHANGES6: RingBuf<Tuple6, CHANGES> = RingBuf::new();
 
 /// Number of the next try to find a port for one.
 #[btf_map]

@@ -15,3 +15,15 @@ pub fn owned(vip: &Vip) -> bool {
         _ => false,
     }
 }
+
+/// Whether this host has owned the VIP for less than a second.
+#[inline(always)]
+pub fn is_new(vip: &Vip) -> bool {
+    let Some(lease) = LEASES.get(vip.lease).filter(|lease| lease.until != 0) else {
+        return false;
+    };
+    boot_time().wrapping_sub(lease.since) < NEW
+}
+
+/// Nanoseconds.
+const NEW: u64 = 1_000_000_000;

@@ -92,6 +92,8 @@ stages! {
     nat_begin: nat_begin4, nat_begin6 = xdp::nat_begin::stage;
     /// The middle of a connection without a record here; the number is a packed [`xdp::Chosen`].
     stray: stray4, stray6 = xdp::stray::stage;
+    /// The same, and no handshake; the number is a packed [`xdp::Chosen`].
+    second: second4, second6 = xdp::second::stage;
     /// An IP packet inside another one, for an address of ours. The number is not used.
     decapsulate: decapsulate4, decapsulate6 = xdp::decapsulate::stage;
     /// To a peer behind a router; the number is a packed [`xdp::Onward`].

@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use kube_vip::dataplane::Port;
 use kube_vip::plan::{Frontend, Way};
 use kube_vip_common::frontend::{Affinity, Protocol};
-use kube_vip_common::hash::{FlowHash, addresses4, ports};
+use kube_vip_common::hash;
 use kube_vip_common::maglev::{self, Candidate};
 use kube_vip_common::table::TableSize;
 use proptest::prelude::RngExt as _;
@@ -45,26 +45,12 @@ impl Model {
     }
 
     fn choice(&self, packet: &Packet, protocol: Protocol) -> Option<SocketAddr> {
-        let halves = |ip: std::net::Ipv6Addr| {
-            let number = u128::from_be_bytes(ip.octets());
-            ((number >> 64) as u64, number as u64)
-        };
-        let start = FlowHash::new(self.seed);
-        let (addresses, client) = match (packet.source, packet.destination) {
-            (IpAddr::V4(source), IpAddr::V4(vip)) => {
-                let (source, vip) = (source.to_bits(), vip.to_bits());
-                (start.mix(addresses4(source, vip)), start.mix(source.into()))
-            }
-            (IpAddr::V6(source), IpAddr::V6(vip)) => {
-                let ((high, low), (first, last)) = (halves(source), halves(vip));
-                let client = start.mix(high).mix(low);
-                (client.mix(first ^ last.rotate_left(32)), client)
-            }
-            _ => panic!("one family"),
-        };
+        let (from, to) = packet.ports;
+        let client = SocketAddr::new(packet.source, from);
+        let vip = SocketAddr::new(packet.destination, to);
         let hash = match self.affinity {
-            Affinity::ClientIp => client,
-            Affinity::None => addresses.mix(ports(packet.ports.0, packet.ports.1, protocol as u8)),
+            Affinity::ClientIp => hash::of_client(self.seed, packet.source),
+            Affinity::None => hash::of_flow(self.seed, client, vip, protocol as u8)?,
         };
         let slot = hash.slot(self.size.slots());
         self.backends.get(usize::from(self.slots[slot as usize])).copied()

@@ -9,10 +9,12 @@ use std::net::SocketAddr;
 use std::os::fd::AsFd as _;
 use std::time::Duration;
 
-use aya::maps::{HashMap, Map, MapData};
+use aya::maps::{HashMap, Map, MapData, RingBuf};
 use aya::programs::{TestRun as _, TestRunOptions};
 use kube_vip::config::Limits;
-use kube_vip::dataplane::{Fence, Hand, Mirror, Object, Port, Term, boot_time, counters, event};
+use kube_vip::dataplane::{
+    Fence, Hand, Key, Mirror, Object, Port, Records, Term, Travels, boot_time, counters, event,
+};
 use kube_vip::plan::DataPlane;
 use kube_vip::view::Mac;
 use kube_vip_common::address::MacAddress;
@@ -89,6 +91,7 @@ impl Outcome {
 /// A loaded set of programs and maps.
 pub(crate) struct Kernel {
     object: Object,
+    changes: Option<[RingBuf<MapData>; 2]>,
     mirror: Mirror,
     fence: Fence,
 }
@@ -107,7 +110,7 @@ impl Kernel {
         let own = Uplink { mac: MacAddress::new(HOST.0), pad: [0; 2] };
         object.maps.uplinks.insert(IFINDEX, own, 0).expect("uplink");
         let fence = object.maps.fence().expect("fence");
-        let mut kernel = Self { object, mirror, fence };
+        let mut kernel = Self { object, changes: None, mirror, fence };
         kernel.apply(desired);
         kernel
     }
@@ -247,6 +250,32 @@ impl Kernel {
     pub(crate) fn backend(&self, protocol: Protocol, backend: SocketAddr) -> BackendTraffic {
         let id = self.mirror.backend_id(&(protocol, backend)).expect("backend");
         counters::backend(&self.object.maps, id)
+    }
+
+    /// What other hosts are told of, and tell; once.
+    pub(crate) fn records(&mut self) -> Records {
+        let Travels { records, changes } = self.object.maps.travels.take().expect("once");
+        self.changes = Some(changes);
+        records
+    }
+
+    /// The index into `NODES` of another host.
+    pub(crate) fn node(&self, desired: &DataPlane, name: &str) -> u32 {
+        self.mirror.world(desired, "").nodes[name]
+    }
+
+    /// Translated flows that have changed since the last call.
+    pub(crate) fn changes(&mut self) -> Vec<Key> {
+        if self.changes.is_none() {
+            self.records();
+        }
+        let mut keys = Vec::new();
+        for ring in self.changes.iter_mut().flatten() {
+            while let Some(item) = ring.next() {
+                keys.extend(Key::read(&item));
+            }
+        }
+        keys
     }
 
     /// The events since the last call.

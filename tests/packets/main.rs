@@ -29,6 +29,7 @@ mod nd;
 mod passing;
 mod places;
 mod probe;
+mod replication;
 mod reply;
 mod reset;
 mod sctp;

@@ -265,6 +265,9 @@ pub trait Family {
     /// `HALF4` or `HALF6`.
     fn half() -> &'static Records<Self>;
 
+    /// The host that has a connection, by `STRAYS4` or `STRAYS6`.
+    fn told(tuple: &Self::Tuple) -> Option<u32>;
+
     /// Looks up `NAT4` or `NAT6`.
     fn translation(tuple: &Self::Tuple) -> Option<Translation<Self::Bytes>>;
     /// Whether a direction of a translated connection is there, and leads back to where the packets
@@ -284,6 +287,9 @@ pub trait Family {
     fn nat_update(tuple: &Self::Tuple, life: Life, link: Link);
     /// Forgets one direction of a translated connection.
     fn nat_remove(tuple: &Self::Tuple) -> bool;
+    /// Tells the agent that a direction of a translated connection has changed; false where there
+    /// was no room.
+    fn nat_tell(tuple: &Self::Tuple) -> bool;
 
     /// Makes a checksum at `check` that covers a pseudo-header follow a change of address.
     fn replace_in_pseudo(

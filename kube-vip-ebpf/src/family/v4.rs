@@ -16,7 +16,7 @@ use network_types::ip::Ipv4Hdr;
 use super::{Family, Life, Link, Payload, Ports, Records, Translation, protocol};
 use crate::frame::{Cursor, Frame, Key as _};
 use crate::helpers;
-use crate::maps::{self, FLOWS4, HALF4, NAT4, REVERSE4};
+use crate::maps::{self, FLOWS4, HALF4, NAT_CHANGES4, NAT4, REVERSE4, STRAYS4};
 
 /// IPv4 (RFC 791).
 pub struct V4;
@@ -285,6 +285,11 @@ impl Family for V4 {
     }
 
     #[inline(always)]
+    fn told(tuple: &Tuple4) -> Option<u32> {
+        maps::read(&STRAYS4, tuple, |stray| stray.node)
+    }
+
+    #[inline(always)]
     fn translation(tuple: &Tuple4) -> Option<Translation<[u8; 4]>> {
         maps::read(&NAT4, tuple, |nat| Translation {
             source: nat.source,
@@ -362,6 +367,11 @@ impl Family for V4 {
     #[inline(always)]
     fn nat_remove(tuple: &Tuple4) -> bool {
         NAT4.remove(tuple).is_ok()
+    }
+
+    #[inline(always)]
+    fn nat_tell(tuple: &Tuple4) -> bool {
+        NAT_CHANGES4.output(tuple, 0).is_ok()
     }
 
     #[inline(always)]

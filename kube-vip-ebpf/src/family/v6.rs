@@ -16,7 +16,7 @@ use network_types::ip::Ipv6Hdr;
 use super::{Family, Life, Link, Payload, Ports, Records, Translation, protocol};
 use crate::frame::{self, Cursor, Frame, Key as _, Word};
 use crate::helpers;
-use crate::maps::{self, FLOWS6, HALF6, NAT6, REVERSE6};
+use crate::maps::{self, FLOWS6, HALF6, NAT_CHANGES6, NAT6, REVERSE6, STRAYS6};
 
 /// IPv6 (RFC 8200).
 pub struct V6;
@@ -376,6 +376,11 @@ impl Family for V6 {
     }
 
     #[inline(always)]
+    fn told(tuple: &Tuple6) -> Option<u32> {
+        maps::read(&STRAYS6, tuple, |stray| stray.node)
+    }
+
+    #[inline(always)]
     fn translation(tuple: &Tuple6) -> Option<Translation<Halves>> {
         maps::read(&NAT6, tuple, |nat| Translation {
             source: Halves::of(&nat.source),
@@ -454,6 +459,11 @@ impl Family for V6 {
     #[inline(always)]
     fn nat_remove(tuple: &Tuple6) -> bool {
         NAT6.remove(tuple).is_ok()
+    }
+
+    #[inline(always)]
+    fn nat_tell(tuple: &Tuple6) -> bool {
+        NAT_CHANGES6.output(tuple, 0).is_ok()
     }
 
     #[inline(always)]

@@ -16,8 +16,8 @@
 //!                   ├─ nat_open: such a flow begins, here or at the owner
 //!                   ├─ nat_seek: its port is found
 //!                   ├─ nat_begin: and goes, out again
-//!                   ├─ stray: a connection goes on, unknown here ─┬─> its client exists: deliver
-//!                   │                                             └─> second: to a host that may know
+//!                   ├─ stray: a connection goes on, unknown here ─> its client exists: deliver
+//!                   ├─ second: no, to a host that may know
 //!                   ├─ tunnel: to a peer behind a router, out again
 //!                   ├─ nat_reply: to its client, out again
 //!                   ├─ unbalanced: ours, no frontend ─┬─> echo, probe
@@ -64,7 +64,7 @@ pub(crate) mod probe;
 pub(crate) mod recorded;
 pub(crate) mod refuse;
 mod reset;
-mod second;
+pub(crate) mod second;
 pub(crate) mod stray;
 pub(crate) mod transport;
 pub(crate) mod tunnel;
@@ -135,6 +135,8 @@ pub enum Verdict {
     Stray(Chosen),
     /// Nor is that one translated.
     Lost(Chosen),
+    /// Nor is its handshake under way.
+    Astray(Chosen),
     /// It is an IP packet inside another one.
     Decapsulate,
     /// It goes to a peer behind a router.
@@ -167,6 +169,7 @@ const REDIRECT: u64 = 15 << 56;
 const BEGIN: u64 = 16 << 56;
 const RECORDED: u64 = 17 << 56;
 const LOST: u64 = 18 << 56;
+const ASTRAY: u64 = 19 << 56;
 const KIND: u64 = 0x7f << 56;
 /// Flag of a packed verdict: it is about a first fragment.
 pub(crate) const FIRST_FRAGMENT: u64 = 1 << 63;
@@ -188,6 +191,7 @@ impl Verdict {
             Self::NatBegin(chosen, port) => NAT_BEGIN | chosen.pack() | (port as u64) << PORT,
             Self::Stray(chosen) => STRAY | chosen.pack(),
             Self::Lost(chosen) => LOST | chosen.pack(),
+            Self::Astray(chosen) => ASTRAY | chosen.pack(),
             Self::Redirect(ifindex) => REDIRECT | ifindex as u64,
             Self::Decapsulate => DECAPSULATE,
             Self::Tunnel(onward) => TUNNEL | onward.pack(),
@@ -335,6 +339,9 @@ fn finish<F: Family + Stages>(ctx: &XdpContext, verdict: Verdict) -> Action {
     }
     if word & KIND == LOST {
         word = F::stray(ctx, word & !KIND);
+    }
+    if word & KIND == ASTRAY {
+        word = F::second(ctx, word & !KIND);
     }
     if word & KIND == UNBALANCED {
         word = F::nat_reply(ctx, word);

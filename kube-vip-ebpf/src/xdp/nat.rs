@@ -8,6 +8,7 @@ use aya_ebpf::programs::XdpContext;
 use kube_vip_common::mark::{self, ORDINARY_TTL};
 use kube_vip_common::nat;
 use kube_vip_common::node::Hop;
+use kube_vip_common::settings::REPLICATES;
 use kube_vip_common::stats::Reason;
 use network_types::eth::EthHdr;
 
@@ -16,7 +17,7 @@ use super::{Action, Chosen, Verdict, deliver, is_anothers, is_unicast, locate};
 use crate::count;
 use crate::family::{Family, Life, Link, Ports, Translation};
 use crate::frame::{Cursor, addresses, addresses_of, is_for, length, set_addresses, turned};
-use crate::maps::{self, NODES};
+use crate::maps::{self, NODES, SETTINGS};
 use crate::stage::Stages;
 
 #[inline(always)]
@@ -85,15 +86,27 @@ pub(super) fn known<F: Family>(
             F::nat_remove(flow);
             return None;
         }
-        let Some(chosen) = chosen else {
-            F::nat_update(flow, life, Link::UNKNOWN);
-            F::nat_update(&other, life, Link::UNKNOWN);
-            return Some(send::<F>(ctx, ethernet, ip, transport, to));
+        let (there, back) = match chosen {
+            Some(chosen) => (hop::<F>(chosen, to.backend), client_link(ctx, ethernet, chosen)),
+            None => (Link::UNKNOWN, Link::UNKNOWN),
         };
-        F::nat_update(flow, life, hop::<F>(chosen, to.backend));
-        F::nat_update(&other, life, client_link(ctx, ethernet, chosen));
+        F::nat_update(flow, life, there);
+        F::nat_update(&other, life, back);
+        // A second more is nothing to tell of.
+        if state != to.life.state {
+            tell::<F>(flow);
+        }
     }
     Some(send::<F>(ctx, ethernet, ip, transport, to))
+}
+
+/// Tells the agent of a flow that has begun or come a step further, where other hosts are to know.
+#[inline(always)]
+pub(super) fn tell<F: Family>(flow: &F::Tuple) {
+    let replicates = SETTINGS.get(0).is_some_and(|settings| settings.flags & REPLICATES != 0);
+    if replicates && !F::nat_tell(flow) {
+        count::reason(Reason::NatUntold);
+    }
 }
 
 /// What keeps a packet from being translated: it is somebody else's, or has gone too far.

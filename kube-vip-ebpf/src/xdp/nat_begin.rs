@@ -8,7 +8,7 @@ use kube_vip_common::node::THIS_NODE;
 use kube_vip_common::stats::Reason;
 use network_types::eth::EthHdr;
 
-use super::nat::{forget, link, send};
+use super::nat::{forget, link, send, tell};
 use super::{Action, Chosen, Verdict, locate};
 use crate::count;
 use crate::family::{Family, Life, Ports, Translation};
@@ -48,6 +48,7 @@ fn handle<F: Family + Stages>(ctx: &XdpContext, chosen: Chosen, port: u16) -> Op
         count::reason(Reason::FlowTableFull);
         return Some(Verdict::Done(Action::Drop));
     }
+    tell::<F>(&flow);
     Some(send::<F>(ctx, ethernet, ip, transport, &to))
 }
 

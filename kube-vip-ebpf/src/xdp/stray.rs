@@ -1,15 +1,14 @@
 //! What has no place here: the middle of a connection that has no record (the handshake's last
 //! segment, or one whose connection is elsewhere), and the first packet of a flow that an agent sends
-//! to where no backend is.
+//! to where no backend is. What is no handshake's is [`second`](super::second)'s.
 
 use aya_ebpf::programs::XdpContext;
 use kube_vip_common::stats::Reason;
 
 use super::transport::{self, Transport};
-use super::{Action, Chosen, Refusal, Verdict, deliver, open, pick, second};
-use crate::family::{Family, Ports};
+use super::{Action, Chosen, Verdict, deliver};
+use crate::family::Family;
 use crate::frame::length;
-use crate::maps;
 use crate::{count, record};
 
 #[inline(always)]
@@ -21,29 +20,15 @@ pub(crate) fn stage<F: Family>(ctx: XdpContext, word: u64) -> u64 {
 /// Nothing where the packet is not what the caller saw.
 #[inline(always)]
 fn handle<F: Family>(ctx: &XdpContext, chosen: Chosen) -> Option<Verdict> {
-    let (ethernet, ip, transport) = transport::packet::<F>(ctx)?;
-    let begins = transport.opens || transport.is_udp();
-    let flow = F::tuple(F::source(ip), F::destination(ip), transport.ports);
-    if !begins && let Some(endpoint) = half_open::<F>(&flow, &transport, chosen) {
-        let bytes = length(ctx, F::length(ip));
-        return Some(deliver::to::<F>(ip, transport, &endpoint, bytes, chosen));
+    let (_, ip, transport) = transport::packet::<F>(ctx)?;
+    if !transport.begins() {
+        let flow = F::tuple(F::source(ip), F::destination(ip), transport.ports);
+        if let Some(endpoint) = half_open::<F>(&flow, &transport, chosen) {
+            let bytes = length(ctx, F::length(ip));
+            return Some(deliver::to::<F>(ip, transport, &endpoint, bytes, chosen));
+        }
     }
-    if let Some(verdict) = second::handle::<F>(ctx, ethernet, ip, transport.ports, chosen, begins) {
-        return Some(verdict);
-    }
-    Some(chosen.refuse(match chosen.from_agent() {
-        // Who serves it, or has the connection, may be found a moment later.
-        _ if is_settling::<F>(ip, transport.ports) => Refusal::Dropped(Reason::Unsettled),
-        _ if begins => open::no_backend::<F>(ip, &transport, chosen),
-        true => Refusal::Closed(Reason::NoFlowReset),
-        false => Refusal::Reset(Reason::NoFlowReset),
-    }))
-}
-
-#[inline(always)]
-fn is_settling<F: Family>(ip: &F::Header, ports: Ports) -> bool {
-    maps::frontend(F::frontend_key(F::destination(ip), ports))
-        .is_some_and(|frontend| pick::is_settling(frontend, maps::clock()))
+    Some(Verdict::Astray(chosen))
 }
 
 /// The backend of a connection whose client has not yet proved that it exists. It has by

@@ -127,6 +127,12 @@ impl Transport<'_> {
         self.ports.protocol == protocol::UDP
     }
 
+    /// Whether it may be a flow's first packet.
+    #[inline(always)]
+    pub(super) fn begins(&self) -> bool {
+        self.opens || self.is_udp()
+    }
+
     /// Whether it can be answered with RST.
     #[inline(always)]
     pub(super) fn is_tcp(&self) -> bool {

@@ -15,7 +15,9 @@ use super::interfaces::{Interfaces, Means};
 use super::leases::{Fence, FenceError};
 use super::object::{LoadError, Object};
 use super::pins::{Pins, TablePins};
+use super::records::Travels;
 use super::sync::{Changes, Mirror, Port, Server, SyncError};
+use super::world::World;
 use crate::config::Limits;
 use crate::instance::tag;
 use crate::observe::capabilities;
@@ -110,6 +112,16 @@ impl Driver {
     pub fn voices(&mut self) -> Option<Voices> {
         let object = &mut self.kernel.as_mut()?.object;
         Some(Voices { events: object.maps.events.take()?, logger: object.logger.take() })
+    }
+
+    /// What whoever speaks with other hosts needs, once.
+    pub fn travels(&mut self) -> Option<Travels> {
+        self.kernel.as_mut()?.object.maps.travels.take()
+    }
+
+    /// What the maps say now that `desired` has been applied; `interface` is the one VIPs are on.
+    pub fn world(&self, desired: &DataPlane, interface: &str) -> Option<World> {
+        Some(self.kernel.as_ref()?.mirror.world(desired, interface))
     }
 
     /// Makes everything as desired: maps, ownership, then the interfaces.

@@ -12,13 +12,15 @@ pub(super) type Words = [u32; SLOTS_PER_LINE as usize];
 pub(super) struct Before {
     nodes: Vec<u8>,
     pasts: Vec<Past>,
+    /// Slots that led to this host at some time, however long ago.
+    here: Vec<bool>,
 }
 
 impl Before {
     /// A table without a history: one that never was in the kernel.
     pub(super) fn of(slots: &[Slot]) -> Self {
         let nodes: Vec<_> = slots.iter().map(|slot| node(*slot)).collect();
-        Self { pasts: vec![Past::NONE; nodes.len()], nodes }
+        Self { pasts: vec![Past::NONE; nodes.len()], here: vec![false; nodes.len()], nodes }
     }
 
     /// The table in the kernel, if it has that many slots. Its layout is in
@@ -34,7 +36,9 @@ impl Before {
         if found != slots {
             return None;
         }
-        let nodes = words(1)?.into_iter().map(|word| node(Slot::from_bits(word))).collect();
+        let slots: Vec<_> = words(1)?.into_iter().map(Slot::from_bits).collect();
+        let nodes = slots.iter().map(|slot| node(*slot)).collect();
+        let here = slots.iter().map(|slot| slot.was_here()).collect();
         let pasts = match histories as usize {
             0 => vec![Past::NONE; length],
             start => {
@@ -42,7 +46,7 @@ impl Before {
                 words(start)?.into_iter().map(past).collect()
             }
         };
-        Some(Self { nodes, pasts })
+        Some(Self { nodes, pasts, here })
     }
 
     /// Whether any slot remembers a host that is not kept.
@@ -58,8 +62,13 @@ impl Before {
             .zip(before)
             .map(|(slot, (old, past))| past.after(*old, node(*slot), &kept))
             .collect();
-        for (slot, past) in slots.iter_mut().zip(&pasts).filter(|(_, past)| past.is_some()) {
-            *slot = slot.with_history(past.names(THIS_NODE as u8));
+        for ((slot, past), was_here) in slots.iter_mut().zip(&pasts).zip(&self.here) {
+            // Connections outlive the history: as other hosts send here what they are told is here,
+            // this one must not send it away.
+            let was_here = past.names(THIS_NODE as u8) || *was_here && slot.node() != THIS_NODE;
+            if past.is_some() || was_here {
+                *slot = slot.with_history(was_here);
+            }
         }
         if pasts.iter().any(|past| past.is_some()) { pasts } else { Vec::new() }
     }
@@ -117,12 +126,31 @@ mod tests {
 
     #[test]
     fn hosts_that_are_gone_are_forgotten() {
-        let before = Before { nodes: vec![2, 3], pasts: vec![past(&[4, 3]), past(&[])] };
+        let pasts = vec![past(&[4, 3]), past(&[])];
+        let before = Before { nodes: vec![2, 3], pasts, here: vec![false; 2] };
         assert!(before.names_other_than(|node| node != 4));
         assert!(!before.names_other_than(|node| node != 5));
         let mut now = slots(&[2, 3]);
         assert_eq!(before.follow(&mut now, |node| node != 4), [past(&[3]), past(&[])]);
         assert_eq!(before.follow(&mut now, |node| node == 2), []);
+    }
+
+    #[test]
+    fn that_a_slot_was_here_outlives_its_history() {
+        let mut kept = slots(&[HERE]);
+        let mut before = Before::of(&kept);
+        for other in 2..9 {
+            kept = slots(&[other]);
+            let pasts = before.follow(&mut kept, |_| true);
+            assert!(kept[0].was_here() && kept[0].has_history(), "{other}");
+            let table = Table { slots: kept.clone(), locals: vec![] };
+            let lines: Vec<_> = table.lines(&pasts, 7).iter().map(words).collect();
+            before = Before::read(&lines, 1).expect("a table");
+        }
+        assert!(before.pasts.iter().all(|past| !past.names(HERE as u8)));
+        let mut back = slots(&[HERE]);
+        before.follow(&mut back, |_| true);
+        assert!(!back[0].was_here(), "it is here");
     }
 
     fn tables() -> impl Strategy<Value = Vec<Vec<u16>>> {
@@ -145,9 +173,10 @@ mod tests {
                 let expected = if pasts.is_empty() { Before::of(&now).pasts } else { pasts };
                 prop_assert_eq!(&read.nodes, &now.iter().map(|slot| node(*slot)).collect::<Vec<_>>());
                 prop_assert_eq!(&read.pasts, &expected);
-                for ((slot, past), bits) in now.iter().zip(&expected).zip(&now) {
-                    prop_assert_eq!(slot.has_history(), past.is_some());
-                    prop_assert_eq!(bits.was_here(), past.names(HERE as u8));
+                for ((slot, past), ever) in now.iter().zip(&expected).zip(&before.here) {
+                    let was_here = past.names(HERE as u8) || *ever && slot.node() != HERE;
+                    prop_assert_eq!(slot.has_history(), past.is_some() || was_here);
+                    prop_assert_eq!(slot.was_here(), was_here);
                     prop_assert!(!past.names(node(*slot)), "a slot's own host is no history");
                 }
                 before = read;

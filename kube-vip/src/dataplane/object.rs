@@ -18,6 +18,7 @@ use kube_vip_common::settings::Settings;
 use kube_vip_common::stats::{BackendTraffic, Count, Traffic};
 use kube_vip_common::vip::Vip;
 
+use super::records::{Records, Travels};
 use super::sys;
 use crate::config::Limits;
 
@@ -119,6 +120,8 @@ pub struct Maps {
     pub flows4: [MapData; 2],
     /// `FLOWS6` and `HALF6`.
     pub flows6: [MapData; 2],
+    /// What other hosts are told of, and tell; taken by whoever does so.
+    pub travels: Option<Travels>,
     /// `STATS`.
     pub stats: PerCpuArray<MapData, Count>,
     /// `FRONTEND_STATS`.
@@ -163,7 +166,11 @@ pub(super) const MAP_NAMES: &[&str] = &[
     "FRAG_KEY",
     "NAT4",
     "NAT6",
+    "NAT_CHANGES4",
+    "NAT_CHANGES6",
     "NAT_PORTS",
+    "STRAYS4",
+    "STRAYS6",
     "CLIENTS",
 ];
 
@@ -286,6 +293,8 @@ fn loader<'a>(limits: &Limits) -> EbpfLoader<'a> {
         ("FLOWS6", limits.flows),
         ("REVERSE4", limits.flows),
         ("REVERSE6", limits.flows),
+        ("STRAYS4", limits.flows),
+        ("STRAYS6", limits.flows),
         // Both directions are in it.
         ("HALF4", limits.half_open.saturating_mul(2)),
         ("HALF6", limits.half_open.saturating_mul(2)),
@@ -358,7 +367,11 @@ impl Maps {
     fn take(programs: &mut Ebpf) -> Result<Self, LoadError> {
         let fd = |name| {
             let map = programs.map(name).ok_or(LoadError::Missing(name))?;
-            let (Map::Array(data) | Map::HashMap(data)) = map else {
+            let (Map::Array(data)
+            | Map::HashMap(data)
+            | Map::LruHashMap(data)
+            | Map::PerCpuArray(data)) = map
+            else {
                 return Err(LoadError::Missing(name));
             };
             data.fd()
@@ -366,12 +379,25 @@ impl Maps {
                 .try_clone_to_owned()
                 .map_err(|source| LoadError::Map { name, source: MapError::IoError(source) })
         };
+        let records = Records {
+            nat4: fd("NAT4")?,
+            nat6: fd("NAT6")?,
+            flows4: fd("FLOWS4")?,
+            flows6: fd("FLOWS6")?,
+            strays4: fd("STRAYS4")?,
+            strays6: fd("STRAYS6")?,
+            stats: fd("STATS")?,
+        };
         Ok(Self {
             leases_fd: fd("LEASES")?,
             backends_fd: fd("BACKENDS")?,
             frontends_fd: fd("FRONTENDS")?,
             frontend_ids_fd: fd("FRONTEND_IDS")?,
             frontend_list_fd: fd("FRONTEND_LIST")?,
+            travels: Some(Travels {
+                records,
+                changes: [typed(programs, "NAT_CHANGES4")?, typed(programs, "NAT_CHANGES6")?],
+            }),
             filter: typed(programs, "FILTER")?,
             vips: typed(programs, "VIPS")?,
             frontends: typed(programs, "FRONTENDS")?,

@@ -30,6 +30,9 @@ mod command {
 /// `ENOTSUPP`, which the kernel answers and libc does not name (include/linux/errno.h).
 const NOT_SUPPORTED: i32 = 524;
 
+/// `BPF_NOEXIST`: only where there is no such element.
+const NO_EXIST: u64 = 1;
+
 /// `BPF_MAP_TYPE_ARRAY`.
 const ARRAY: u32 = 2;
 /// `BPF_F_INNER_MAP`: arrays of different lengths fit into one outer map. Minimum kernel: 5.10.
@@ -290,7 +293,12 @@ pub(super) fn update_batch<K: Pod, V: Pod>(
     }
 }
 
-fn update<K: Pod, V: Pod>(
+/// Writes an element, whatever is there.
+///
+/// # Errors
+///
+/// The kernel's answer.
+pub(super) fn update<K: Pod, V: Pod>(
     map: BorrowedFd<'_>,
     what: &'static str,
     key: &K,
@@ -308,6 +316,56 @@ fn update<K: Pod, V: Pod>(
         what,
         source,
     })
+}
+
+/// The value of an element; nothing where there is none.
+///
+/// # Errors
+///
+/// The kernel's answer.
+pub(super) fn lookup<K: Pod, V: Pod + Default>(
+    map: BorrowedFd<'_>,
+    what: &'static str,
+    key: &K,
+) -> Result<Option<V>, SysError> {
+    let mut value = V::default();
+    let mut attr = Update {
+        map_fd: number(map),
+        pad: 0,
+        key: std::ptr::from_ref(key) as u64,
+        value: std::ptr::from_mut(&mut value) as u64,
+        flags: 0,
+    };
+    match bpf(command::MAP_LOOKUP_ELEM, &mut attr) {
+        Err(none) if none.raw_os_error() == Some(libc::ENOENT) => Ok(None),
+        Err(source) => Err(SysError { call: "BPF_MAP_LOOKUP_ELEM", what, source }),
+        Ok(_) => Ok(Some(value)),
+    }
+}
+
+/// Writes an element where there is none; false where there is one.
+///
+/// # Errors
+///
+/// The kernel's answer.
+pub(super) fn insert<K: Pod, V: Pod>(
+    map: BorrowedFd<'_>,
+    what: &'static str,
+    key: &K,
+    value: &V,
+) -> Result<bool, SysError> {
+    let mut attr = Update {
+        map_fd: number(map),
+        pad: 0,
+        key: std::ptr::from_ref(key) as u64,
+        value: std::ptr::from_ref(value) as u64,
+        flags: NO_EXIST,
+    };
+    match bpf(command::MAP_UPDATE_ELEM, &mut attr) {
+        Err(there) if there.raw_os_error() == Some(libc::EEXIST) => Ok(false),
+        Err(source) => Err(SysError { call: "BPF_MAP_UPDATE_ELEM", what, source }),
+        Ok(_) => Ok(true),
+    }
 }
 
 /// Gives memory that has been freed back to the kernel, where the allocator would keep it: to load the

@@ -73,6 +73,11 @@ impl Recipe {
         Table { slots, locals }
     }
 
+    /// The index into `NODES` that each slot leads to; 0 where it leads nowhere.
+    pub(super) fn nodes(&self) -> Vec<u8> {
+        self.table().slots.iter().map(|slot| slot.node() as u8).collect()
+    }
+
     /// The recipe of the others, as they used it before this host took part; nothing where this host
     /// takes none.
     pub(super) fn without_this_host(&self) -> Option<Self> {

@@ -79,6 +79,8 @@ pub struct DataPlane {
     pub probe_port: u16,
     /// Of what seeds come from: hosts with the same digest have the same tables.
     pub digest: u64,
+    /// The VIPs may become another host's: it is told of connections that are translated here.
+    pub replicates: bool,
 }
 
 impl DataPlane {

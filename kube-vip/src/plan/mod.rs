@@ -27,6 +27,7 @@ pub use desired::{
     Node, Through, Tunnel, Uplink, Vip, Way,
 };
 
+use crate::config::{Config, Election};
 use crate::view::View;
 
 /// What should be true on this host, given what is known.
@@ -73,6 +74,12 @@ pub fn plan(view: &View) -> Desired {
             drain_timeout: config.drain_timeout,
             probe_port: if config.remote_peers.is_empty() { 0 } else { config.local_peer.port },
             digest: seed::of(view),
+            replicates: replicates(config),
         },
     }
+}
+
+/// Whether hosts tell each other of connections: where ownership moves between them.
+pub fn replicates(config: &Config) -> bool {
+    matches!(config.election, Election::Quorum(_)) && !config.single_node
 }

@@ -24,11 +24,13 @@ use kube_vip_common::nat::{Nat4, Nat6};
 use kube_vip_common::node::{Node, Peer, PeerKey, Uplink};
 use kube_vip_common::settings::{Settings, TRANSLATES};
 use kube_vip_common::stats::{BackendTraffic, Count, Reason, Traffic};
+use kube_vip_common::stray::Stray;
 use kube_vip_common::table::{Geometry, Line, SLOTS_PER_LINE, Slot, USUAL_LINES, USUAL_SLOTS};
 use kube_vip_common::vip::Vip;
 
 use super::values::{
-    backend_of, frontend_of, key, lease_of, node_of, slot_of, v4_of, v6_of, vip_of,
+    Tuples, backend_of, frontend_of, key, lease_of, node_of, slot_of, tuple_of, v4_of, v6_of,
+    vip_of,
 };
 use crate::reference::host::{self, Configuration, Memory, THIS};
 use crate::reference::packet::Mac;
@@ -90,6 +92,8 @@ pub(crate) struct Kernel {
     half6: HashMap<MapData, Tuple6, Endpoint6>,
     nat4: HashMap<MapData, Tuple4, Nat4>,
     nat6: HashMap<MapData, Tuple6, Nat6>,
+    strays4: HashMap<MapData, Tuple4, Stray>,
+    strays6: HashMap<MapData, Tuple6, Stray>,
     nat_ports: Array<MapData, u32>,
     written: Configuration,
     /// What was served since the last time that flows were forgotten.
@@ -143,6 +147,8 @@ impl Kernel {
             ("HALF6", FLOWS),
             ("NAT4", FLOWS),
             ("NAT6", FLOWS),
+            ("STRAYS4", FLOWS),
+            ("STRAYS6", FLOWS),
         ] {
             loader.map_max_entries(name, size);
         }
@@ -193,6 +199,8 @@ impl Kernel {
             half6: take(p, "HALF6"),
             nat4: take(p, "NAT4"),
             nat6: take(p, "NAT6"),
+            strays4: take(p, "STRAYS4"),
+            strays6: take(p, "STRAYS6"),
             nat_ports: take(p, "NAT_PORTS"),
             written: Configuration::default(),
             served: BTreeSet::new(),
@@ -290,6 +298,17 @@ impl Kernel {
         for (address, node) in changed(&old.peer_ips, &new.peer_ips) {
             let peer = Peer { node: *node };
             self.peer_ips.insert(Address::from(*address), peer, 0).expect("PEER_IPS");
+        }
+        if old.strays != new.strays {
+            clear(&mut self.strays4);
+            clear(&mut self.strays6);
+            for (tuple, node) in &new.strays {
+                let stray = Stray { node: *node };
+                match tuple_of(tuple) {
+                    Tuples::V4(key) => self.strays4.insert(key, stray, 0).expect("STRAYS4"),
+                    Tuples::V6(key) => self.strays6.insert(key, stray, 0).expect("STRAYS6"),
+                }
+            }
         }
         match (old.uplink, new.uplink) {
             (old, new) if old == new => {}

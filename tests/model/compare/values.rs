@@ -86,6 +86,34 @@ pub(super) fn node_of(id: u32, node: &host::Node) -> Node {
     }
 }
 
+/// A key of the maps of flows.
+pub(super) enum Tuples {
+    V4(Tuple4),
+    V6(Tuple6),
+}
+
+pub(super) fn tuple_of(tuple: &Tuple) -> Tuples {
+    let Tuple { source_port, destination_port, .. } = *tuple;
+    let protocol = tuple.protocol.into();
+    match (tuple.source, tuple.destination) {
+        (IpAddr::V4(source), IpAddr::V4(destination)) => Tuples::V4(Tuple4 {
+            source: source.octets(),
+            destination: destination.octets(),
+            source_port,
+            destination_port,
+            protocol,
+        }),
+        (IpAddr::V6(source), IpAddr::V6(destination)) => Tuples::V6(Tuple6 {
+            source: source.octets(),
+            destination: destination.octets(),
+            source_port,
+            destination_port,
+            protocol,
+        }),
+        other => panic!("{other:?} are of two families"),
+    }
+}
+
 pub(super) fn v4_of((tuple, endpoint): (Tuple4, Endpoint4)) -> (Tuple, Endpoint) {
     let tuple = Tuple {
         source: tuple.source.into(),

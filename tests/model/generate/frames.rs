@@ -41,7 +41,7 @@ fn clients(v4: bool) -> Vec<(usize, IpAddr)> {
     }
 }
 
-fn client(v4: bool, random: &mut Random) -> IpAddr {
+pub(super) fn client(v4: bool, random: &mut Random) -> IpAddr {
     match random.below(20) {
         0 => address(random.below(HOSTS + 1), v4),
         1 => pod(random.below(HOSTS + 1), random.below(2) as u8, v4),
@@ -49,7 +49,7 @@ fn client(v4: bool, random: &mut Random) -> IpAddr {
     }
 }
 
-fn client_port(random: &mut Random) -> u16 {
+pub(super) fn client_port(random: &mut Random) -> u16 {
     random.weighted(&[(30, 40000), (20, 40001), (10, 40002), (1, 0), (1, 80), (1, 65535)])
 }
 

@@ -3,10 +3,12 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use super::frames;
 use super::random::Random;
 use crate::compare::kernel::{LEASES, LOCALS, TABLES};
 use crate::reference::host::{
-    Backend, Configuration, Frontend, Hop, Lease, Node, Port, Slot, THIS, Table, Vip, tunnelled,
+    Backend, Configuration, Frontend, Hop, Lease, Node, Port, Slot, THIS, Table, Tuple, Vip,
+    tunnelled,
 };
 use crate::reference::packet::{Mac, SCTP, TCP, UDP};
 
@@ -205,6 +207,7 @@ impl World {
             nodes,
             peers,
             peer_ips,
+            strays: BTreeMap::new(),
             uplink,
             served,
             closed_port,
@@ -212,7 +215,25 @@ impl World {
             digest: random.next(),
         };
         configuration.tables = self.tables(host, &configuration, random);
+        configuration.strays = self.strays(random);
         configuration
+    }
+
+    /// Some clients' connections are said to be somewhere, or nowhere.
+    fn strays(&self, random: &mut Random) -> BTreeMap<Tuple, u32> {
+        if self.frontends.is_empty() || random.percent(50) {
+            return BTreeMap::new();
+        }
+        let stray = |_| {
+            let ((destination, destination_port, protocol), _) = random.one_of(&self.frontends);
+            let source = frames::client(destination.is_ipv4(), random);
+            let source_port = frames::client_port(random);
+            let tuple = Tuple { source, source_port, destination, destination_port, protocol };
+            let other = 1 + random.below(HOSTS + 2) as u32;
+            let node = random.weighted(&[(8, other), (1, 0), (1, 256)]);
+            (tuple, node)
+        };
+        (0..12).map(stray).collect()
     }
 
     fn nodes(&self, host: usize, random: &mut Random) -> (BTreeMap<u32, Node>, BTreeMap<Mac, u32>) {

@@ -86,7 +86,8 @@ pub(super) fn judge(
             return deliver(host, frame, ip, endpoint, from_agent);
         }
         let position = position.unwrap_or(onward(ip));
-        if let Some(end) = second_chance(host, frame, ip, slot, position) {
+        let told = host.is.strays.get(&flow(ip, &transport)).copied();
+        if let Some(end) = second_chance(host, frame, ip, slot, told, position) {
             return end;
         }
         if settling {
@@ -112,7 +113,7 @@ pub(super) fn judge(
         if elsewhere {
             let only = Slot { past: [0; 4], ..tables };
             let position = position.unwrap_or_default();
-            if let Some(end) = second_chance(host, frame, ip, only, position) {
+            if let Some(end) = second_chance(host, frame, ip, only, None, position) {
                 return end;
             }
         }
@@ -235,10 +236,19 @@ fn towards(host: &Host, frame: &Frame, ip: &Ip, node: &Node, position: u8) -> En
     End::Changed(verdict, frame, counted)
 }
 
-/// To a host that may know the connection: of those that the slot leads or led to the next one in the
-/// order of all hosts.
-fn second_chance(host: &mut Host, frame: &Frame, ip: &Ip, slot: Slot, position: u8) -> Option<End> {
-    if slot.node == THIS && slot.past == [0; 4] {
+/// To a host that may know the connection: the one that is said to have it, or of those that the slot
+/// leads or led to the next one in the order of all hosts.
+fn second_chance(
+    host: &mut Host,
+    frame: &Frame,
+    ip: &Ip,
+    slot: Slot,
+    told: Option<u32>,
+    position: u8,
+) -> Option<End> {
+    // Of a number only so much is a node's.
+    let told = told.map(|id| id & 0xff).filter(|id| *id != 0);
+    if slot.node == THIS && slot.past == [0; 4] && told.is_none() {
         return None;
     }
     if host.is_anothers(frame.to) {
@@ -248,16 +258,26 @@ fn second_chance(host: &mut Host, frame: &Frame, ip: &Ip, slot: Slot, position: 
     let sender = host.is.peers.get(&frame.from).copied().filter(|id| *id != 0);
     let here = host.is.nodes.get(&THIS).copied().unwrap_or_default();
     let node = |id: u32| host.is.nodes.get(&id).copied().unwrap_or_default();
-    let candidates = [&[slot.node][..], &slot.past].concat();
-    let id = candidates
-        .into_iter()
-        .filter(|id| ![0, THIS].contains(id) && node(*id).hop(v4).interface != 0)
-        // By another way it is the same host.
-        .filter(|id| sender.is_none_or(|sender| node(sender).rank != node(*id).rank))
-        // What a client on that host sends is never delivered there.
-        .filter(|id| node(*id).address(v4) != ip.source)
-        .min_by_key(|id| (node(*id).rank.wrapping_sub(here.rank), *id))
-        .filter(|_| position < LAST)?;
+    let reached = |id: &u32| {
+        ![0, THIS].contains(id)
+            && node(*id).hop(v4).interface != 0
+            // By another way it is the same host.
+            && sender.is_none_or(|sender| node(sender).rank != node(*id).rank)
+            // What a client on that host sends is never delivered there.
+            && node(*id).address(v4) != ip.source
+    };
+    if position >= LAST {
+        return None;
+    }
+    let (id, reason) = match told.filter(reached) {
+        Some(id) => (id, Reason::StrayLed),
+        None => {
+            let candidates = [&[slot.node][..], &slot.past].concat();
+            let by_rank = |id: &u32| (node(*id).rank.wrapping_sub(here.rank), *id);
+            let next = candidates.into_iter().filter(reached).min_by_key(by_rank)?;
+            (next, Reason::SecondChance)
+        }
+    };
     let node = node(id);
     let end = if node.hop(v4).tunnel.is_some() {
         // Whose backend it is nobody knows here.
@@ -265,7 +285,7 @@ fn second_chance(host: &mut Host, frame: &Frame, ip: &Ip, slot: Slot, position: 
     } else {
         towards(host, frame, ip, &node, position + 1)
     };
-    Some(end.and(Reason::SecondChance))
+    Some(end.and(reason))
 }
 
 pub(super) fn flow(ip: &Ip, transport: &Transport) -> Tuple {

@@ -12,6 +12,11 @@ pub(super) fn parts(ip: &Ip, leaves: bool) -> Parts {
     Parts { leaves, source, destination, id: ip.identification() }
 }
 
+/// Whether the reason is of a packet that goes on as it was.
+fn is_sent_on(reason: &Reason) -> bool {
+    matches!(reason, Reason::SecondChance | Reason::StrayLed)
+}
+
 /// What has become of a first fragment that arrived. One that was refused or dropped leaves the
 /// others without a way.
 pub(super) fn remember(host: &mut Host, frame: &Frame, ip: &Ip, end: &End) {
@@ -25,9 +30,7 @@ pub(super) fn remember(host: &mut Host, frame: &Frame, ip: &Ip, end: &End) {
         End::Untouched | End::Counted(_) | End::Many(_, Verdict::Pass) => (Verdict::Pass, frame),
         End::Delivered(after, _) => (Verdict::Pass, after),
         // An answer is counted as such.
-        End::Changed(verdict, after, counted)
-            if counted.iter().all(|reason| *reason == Reason::SecondChance) =>
-        {
+        End::Changed(verdict, after, counted) if counted.iter().all(is_sent_on) => {
             (*verdict, after)
         }
         _ => {

@@ -136,6 +136,8 @@ pub(crate) struct Configuration {
     pub(crate) peers: BTreeMap<Mac, u32>,
     /// By IP address, for what comes out of tunnels and for probes.
     pub(crate) peer_ips: BTreeMap<IpAddr, u32>,
+    /// Connections that are said to be elsewhere, and on which node.
+    pub(crate) strays: BTreeMap<Tuple, u32>,
     /// Own Ethernet address of the interface that everything arrives on.
     pub(crate) uplink: Option<Mac>,
     /// Addresses and ports whose replies are looked for.

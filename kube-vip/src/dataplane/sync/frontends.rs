@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 
 use kube_vip_common::frontend::{
     Affinity, CLIENT_AFFINITY, FROM_NODE, Frontend, FrontendKey, HOST_ADDRESS, Protocol, SILENT,
@@ -33,7 +34,7 @@ impl Mirror {
         let mut filled: Vec<(u32, Recipe, OwnedFd)> = Vec::new();
         for (port, recipe) in recipes {
             let id = self.frontends.get_or_take(&(port, recipe.size), "frontends")?;
-            let same = self.recipes.get(&id) == Some(&recipe);
+            let same = self.recipes.get(&id).is_some_and(|known| **known == recipe);
             if same && all_kept {
                 continue;
             }
@@ -72,7 +73,7 @@ impl Mirror {
         let count = filled.len();
         for (id, recipe, _) in filled {
             self.leftover_tables.remove(&id);
-            self.recipes.insert(id, recipe);
+            self.recipes.insert(id, Arc::new(recipe));
         }
         Ok(count)
     }

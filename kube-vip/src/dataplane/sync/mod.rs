@@ -6,10 +6,12 @@ mod drains;
 mod frontends;
 mod leases;
 mod nodes;
+mod world;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd as _;
+use std::sync::Arc;
 
 use aya::maps::MapError;
 use kube_vip_common::address::{Address, MacAddress};
@@ -17,7 +19,7 @@ use kube_vip_common::backend::{Backend, DOWN, IN_USE};
 use kube_vip_common::frontend::{Frontend, Protocol};
 use kube_vip_common::lease::LEASES;
 use kube_vip_common::node::{Node, THIS_NODE};
-use kube_vip_common::settings::{ALL_CLIENTS, LOG, Settings, TRANSLATES};
+use kube_vip_common::settings::{ALL_CLIENTS, LOG, REPLICATES, Settings, TRANSLATES};
 use kube_vip_common::table::TableSize;
 use kube_vip_common::vip::{VIRTUAL, Vip};
 use tracing::warn;
@@ -75,7 +77,7 @@ pub struct Mirror {
     frontends: Ids<(Port, TableSize)>,
     ports: BTreeMap<Port, Frontend>,
     places: Places,
-    recipes: BTreeMap<u32, Recipe>,
+    recipes: BTreeMap<u32, Arc<Recipe>>,
     /// Hosts that histories in the tables may name.
     remembered: BTreeSet<u32>,
     /// Frontends whose table is an earlier agent's.
@@ -228,7 +230,9 @@ impl Mirror {
             desired.vips.values().any(|vip| vip.owner.is_some() && vip.owner.as_ref() == owner);
         let mut flags = if desired.logging { LOG } else { 0 };
         flags |= if desired.clients.whose == LocalClients::All { ALL_CLIENTS } else { 0 };
-        flags |= if owns { TRANSLATES } else { 0 };
+        // What comes to a host that has just lost its VIPs is as good as to the next one.
+        flags |= if owns || desired.replicates { TRANSLATES } else { 0 };
+        flags |= if desired.replicates { REPLICATES } else { 0 };
         let settings = Settings {
             flags,
             closed_port: closed,
