@@ -21,6 +21,7 @@ use crate::election::quorum::Member;
 use crate::election::{self, Election};
 use crate::observe;
 use crate::observe::conflicts::{Claim, Conflicts};
+use crate::peers::Peers;
 use crate::plan::{self, Desired};
 use crate::publish::{AgentSocket, InstanceLock, VipLocks, run_dir};
 use crate::requests;
@@ -42,6 +43,9 @@ const BEAT: Duration = Duration::from_secs(1);
 
 /// What this host owns is taken over within this time, or ends by itself.
 const HAND_OVER: Duration = Duration::from_secs(1);
+
+/// So long is waited at the end until others know of all connections that are translated here.
+const FLUSH: Duration = Duration::from_millis(500);
 
 /// Claims of others that wait for the main loop.
 const CLAIMS: usize = 64;
@@ -73,6 +77,8 @@ pub(crate) struct State {
     pub(crate) foreign: Vec<String>,
     /// What the hosts have agreed on, where they elect among themselves.
     pub(crate) quorum: Option<node::Standing>,
+    /// What agents tell each other of connections, where ownership moves.
+    pub(crate) peers: Option<Arc<Peers>>,
     /// Others that say a VIP is at their place.
     pub(crate) conflicts: Conflicts,
     pub(crate) ready: bool,
@@ -128,7 +134,7 @@ pub async fn run(origin: Origin, config: Config, keep_on_exit: bool) -> anyhow::
     let (checks, to_check) = watch::channel(plan::checks(&config));
     let mut driver = Driver::open(&config.instance, &config.limits);
     let voices = driver.voices();
-    let election = match Election::start(&config, driver.fence()).await {
+    let mut election = match Election::start(&config, driver.fence()).await {
         Ok(election) => election,
         Err(error) => {
             driver.close();
@@ -138,6 +144,7 @@ pub async fn run(origin: Origin, config: Config, keep_on_exit: bool) -> anyhow::
             return Err(error);
         }
     };
+    let peers = peers(&config, &mut election, &mut driver);
     let mut hand = driver.hand();
     let mut agent = Agent {
         addresses: Addresses::new(&config.instance),
@@ -165,6 +172,7 @@ pub async fn run(origin: Origin, config: Config, keep_on_exit: bool) -> anyhow::
             failures: Vec::new(),
             foreign: Vec::new(),
             quorum: None,
+            peers,
             conflicts: Conflicts::default(),
             ready: false,
         })),
@@ -328,6 +336,12 @@ impl Agent {
         // Switch.
         let state = &mut *state;
         let applied = tokio::task::block_in_place(|| state.driver.apply(&desired.dataplane));
+        if let (Some(peers), Ok(changes)) = (&state.peers, &applied)
+            && (*changes != Default::default() || state.desired.dataplane != desired.dataplane)
+            && let Some(world) = state.driver.world(&desired.dataplane, &state.config.interface)
+        {
+            peers.show(world);
+        }
         match applied {
             Ok(changes) if changes != Default::default() => {
                 info!(
@@ -384,6 +398,10 @@ impl Agent {
             }
             self.reconcile().await;
         }
+        let peers = self.state.lock().await.peers.clone();
+        if let Some(peers) = peers {
+            peers.flush(FLUSH).await;
+        }
     }
 
     /// Leaves everything as it is but what only an agent may do. Ownership runs out by its deadline,
@@ -421,6 +439,14 @@ impl Agent {
             }
         }
     }
+}
+
+/// Begins to tell other agents of connections, where what this host owns may become theirs.
+fn peers(config: &Config, election: &mut Election, driver: &mut Driver) -> Option<Arc<Peers>> {
+    let member = election.member_mut().filter(|_| plan::replicates(config))?;
+    let peers = Peers::start(member.post(), driver.travels()?);
+    member.set_receiver(peers.receiver());
+    Some(Arc::new(peers))
 }
 
 /// Says where all backends of a load balancer have gone down, and where some are up again.

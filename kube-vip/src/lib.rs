@@ -19,6 +19,7 @@ pub mod fuzzing;
 mod instance;
 pub mod logging;
 pub mod observe;
+pub mod peers;
 pub mod plan;
 pub mod publish;
 mod requests;

@@ -11,12 +11,13 @@ use crate::config::{LocalClients, Protocol};
 use crate::dataplane::{Attachment, Egress, Ingress, Port};
 use crate::observe::conflicts::{Claim, Heard};
 use crate::observe::reverse_path;
+use crate::peers::{Progress, Report};
 use crate::plan::{self, Frontend, Through, Way};
 use crate::publish::{
     BackendState, BackendStatus, BackendWay, ClientsStatus, ClientsWay, ConfigStatus,
     ConflictStatus, EgressMode, FrontendStatus, HealthStatus, LeaseStatus, PeerStatus, PeerWay,
-    QuorumHostStatus, QuorumRole, QuorumStatus, ReplyDeviceStatus, Status, UplinkStatus, VipStatus,
-    XdpMode,
+    QuorumHostStatus, QuorumRole, QuorumStatus, ReplicationHostStatus, ReplicationStatus,
+    ReplyDeviceStatus, Status, UplinkStatus, VipStatus, XdpMode,
 };
 use crate::view::Probe;
 
@@ -39,6 +40,7 @@ pub(crate) fn of(state: &State) -> Status {
         clients: clients(state),
         peers: peers(state),
         quorum: state.quorum.as_ref().map(quorum),
+        replication: state.peers.as_ref().map(|peers| replication(peers.report())),
         vips: vips(state),
         frontends: frontends(state),
         counters: reasons.iter().map(|(r, count)| (r.name().to_owned(), *count)).collect(),
@@ -178,6 +180,24 @@ fn quorum(standing: &node::Standing) -> QuorumStatus {
         differing: standing.differing.clone(),
         strangers: standing.strangers.clone(),
         trouble: standing.trouble.clone(),
+    }
+}
+
+fn replication(report: Report) -> ReplicationStatus {
+    let host = |(id, told): (String, Progress)| ReplicationHostStatus {
+        id,
+        reached: told.reached,
+        translations: told.translations,
+        strays: told.strays,
+        behind: told.behind,
+        sweeping: told.sweeping,
+        lag_ms: told.lag.as_millis() as u64,
+    };
+    ReplicationStatus {
+        hosts: report.sent.into_iter().map(host).collect(),
+        translations: report.translations,
+        strays: report.strays,
+        refused: report.refused,
     }
 }
 

@@ -82,6 +82,14 @@ impl Election {
         }
     }
 
+    /// The same, to change it.
+    pub fn member_mut(&mut self) -> Option<&mut Member> {
+        match &mut self.by {
+            By::File { .. } => None,
+            By::Quorum(member) => Some(member),
+        }
+    }
+
     /// The other hosts that take part and that the file does not name.
     pub fn unnamed(&self) -> Vec<Peer> {
         match &self.by {

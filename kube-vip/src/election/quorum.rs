@@ -9,7 +9,7 @@ use std::time::Duration;
 use anyhow::{Context as _, anyhow};
 use kube_vip_quorum::cluster::Vip;
 use kube_vip_quorum::grant::Lease;
-use kube_vip_quorum::node::{self, Node, Order, OrderError, Orders, Settings};
+use kube_vip_quorum::node::{self, Node, Order, OrderError, Orders, Post, Settings};
 use kube_vip_quorum::raft::Applied;
 use kube_vip_quorum::time::{Boot, Clock};
 use kube_vip_quorum::transport::{Protection, Secret};
@@ -41,6 +41,8 @@ pub struct Member {
     standing: watch::Receiver<node::Standing>,
     applied: watch::Receiver<Applied>,
     orders: watch::Sender<Option<Orders>>,
+    post: watch::Sender<Option<Post>>,
+    receiver: Option<Arc<dyn node::Receiver>>,
     /// What the uplink says, and when the main loop came round last.
     state: watch::Sender<State>,
     watch: JoinHandle<()>,
@@ -82,10 +84,22 @@ impl Member {
         let node = start(&settings, &fence).await?;
         let (standing, applied) = (node.standing(), node.applied());
         let orders = watch::Sender::new(Some(node.orders()));
+        let post = watch::Sender::new(Some(node.post()));
         let state = watch::Sender::new(State { fit: false, beat: Instant::now() });
         let watch = tokio::spawn(watch_over(Arc::clone(&node), state.subscribe()));
-        let (node, revived) = (Some(node), Instant::now());
-        Ok(Self { settings, fence, node, standing, applied, orders, state, watch, revived })
+        Ok(Self {
+            settings,
+            fence,
+            node: Some(node),
+            standing,
+            applied,
+            orders,
+            post,
+            receiver: None,
+            state,
+            watch,
+            revived: Instant::now(),
+        })
     }
 
     /// Where this host stands.
@@ -107,6 +121,19 @@ impl Member {
     /// What this host is among the others.
     pub fn standing(&self) -> node::Standing {
         self.standing.borrow().clone()
+    }
+
+    /// The way to the other hosts, for what agents say to each other besides.
+    pub fn post(&self) -> watch::Receiver<Option<Post>> {
+        self.post.subscribe()
+    }
+
+    /// Who takes that here.
+    pub fn set_receiver(&mut self, receiver: Arc<dyn node::Receiver>) {
+        if let Some(node) = &self.node {
+            node.set_receiver(Arc::clone(&receiver));
+        }
+        self.receiver = Some(receiver);
     }
 
     /// The other hosts that take part and that the file does not name.
@@ -172,6 +199,7 @@ impl Member {
         self.revived = Instant::now();
         self.watch.abort();
         self.orders.send_replace(None);
+        self.post.send_replace(None);
         match self.node.take().map(Arc::try_unwrap) {
             Some(Ok(node)) => node.abort().await,
             // The task that watches has not ended yet.
@@ -186,6 +214,10 @@ impl Member {
                 tracing::info!("taking part again");
                 (self.standing, self.applied) = (node.standing(), node.applied());
                 self.orders.send_replace(Some(node.orders()));
+                if let Some(receiver) = &self.receiver {
+                    node.set_receiver(Arc::clone(receiver));
+                }
+                self.post.send_replace(Some(node.post()));
                 self.watch = tokio::spawn(watch_over(Arc::clone(&node), self.state.subscribe()));
                 self.node = Some(node);
             }

@@ -20,8 +20,8 @@ pub use socket::{AgentSocket, AskError, SocketError, fetch, order};
 pub use status::{
     BackendState, BackendStatus, BackendWay, ClientsStatus, ClientsWay, ConfigStatus,
     ConflictStatus, EgressMode, FrontendStatus, HealthStatus, LeaseStatus, PeerStatus, PeerWay,
-    QuorumHostStatus, QuorumRole, QuorumStatus, ReplyDeviceStatus, Status, UplinkStatus, VipStatus,
-    XdpMode,
+    QuorumHostStatus, QuorumRole, QuorumStatus, ReplicationHostStatus, ReplicationStatus,
+    ReplyDeviceStatus, Status, UplinkStatus, VipStatus, XdpMode,
 };
 pub use table::{Style, render};
 

@@ -32,6 +32,9 @@ pub struct Status {
     /// What the hosts have agreed on, where they elect among themselves.
     #[serde(default)]
     pub quorum: Option<QuorumStatus>,
+    /// What the hosts tell each other of connections, where ownership moves between them.
+    #[serde(default)]
+    pub replication: Option<ReplicationStatus>,
     /// The virtual addresses.
     pub vips: Vec<VipStatus>,
     /// The balanced ports.
@@ -201,6 +204,38 @@ pub enum QuorumRole {
     Leader,
 }
 
+/// What the hosts tell each other of connections.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReplicationStatus {
+    /// Whom this host tells.
+    pub hosts: Vec<ReplicationHostStatus>,
+    /// Translated connections that it was told of, each time it was told of one.
+    pub translations: u64,
+    /// Connections that are elsewhere though their slot leads here, each time it was told of one.
+    pub strays: u64,
+    /// What it was told and cannot use.
+    pub refused: u64,
+}
+
+/// Another host, as it is told of connections.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReplicationHostStatus {
+    /// Its id.
+    pub id: String,
+    /// It answers.
+    pub reached: bool,
+    /// Translated connections that it was told of, each time it was told of one.
+    pub translations: u64,
+    /// Strays, likewise.
+    pub strays: u64,
+    /// Changes that it has yet to be told.
+    pub behind: u64,
+    /// All translated connections are being gone through for it.
+    pub sweeping: bool,
+    /// How long the last change took to be known there, or how old the oldest is that is not.
+    pub lag_ms: u64,
+}
+
 /// A virtual address.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VipStatus {
@@ -358,6 +393,12 @@ pub(super) mod tests {
             {"id": "n3", "addresses": ["10.78.0.13:10000"], "role": "learner", "weight": 2,
              "drained": false, "assigned": ["fd77::100"]}],
             "differing": ["10.77.0.101"], "strangers": ["n4"], "trouble": null},
+        "replication": {"hosts": [
+            {"id": "n2", "reached": true, "translations": 120, "strays": 7, "behind": 3,
+             "sweeping": false, "lag_ms": 12},
+            {"id": "n3", "reached": false, "translations": 0, "strays": 0, "behind": 0,
+             "sweeping": true, "lag_ms": 0}],
+            "translations": 40, "strays": 2, "refused": 1},
         "vips": [
             {"address": "10.77.0.100", "owned": true, "owner": "n1", "held": true,
              "interface": "eth0", "lease": {"epoch": 1, "remaining_ms": 2500},

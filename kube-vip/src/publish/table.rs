@@ -5,8 +5,8 @@ use std::net::SocketAddr;
 
 use super::status::{
     BackendState, BackendStatus, BackendWay, ClientsStatus, ClientsWay, ConflictStatus, EgressMode,
-    FrontendStatus, HealthStatus, PeerWay, QuorumHostStatus, QuorumRole, QuorumStatus, Status,
-    XdpMode,
+    FrontendStatus, HealthStatus, PeerWay, QuorumHostStatus, QuorumRole, QuorumStatus,
+    ReplicationHostStatus, ReplicationStatus, Status, XdpMode,
 };
 
 /// How much is shown, and with colours or without.
@@ -61,6 +61,9 @@ fn head(out: &mut String, status: &Status, style: Style) {
     clients(out, &status.clients);
     if let Some(agreed) = &status.quorum {
         out.push_str(&quorum(agreed, style));
+    }
+    if let Some(told) = &status.replication {
+        replication(out, told, style);
     }
     if let Some(reason) = &status.config.refused {
         let refused = not_ready("refused").paint(style);
@@ -126,6 +129,23 @@ fn quorum(quorum: &QuorumStatus, style: Style) -> String {
         let _ = writeln!(text, "quorum: {}", not_ready(trouble).paint(style));
     }
     text
+}
+
+/// Whether the other hosts know of the connections here, in time.
+fn replication(out: &mut String, told: &ReplicationStatus, style: Style) {
+    if told.hosts.is_empty() {
+        return;
+    }
+    let of = |host: &ReplicationHostStatus| {
+        let ReplicationHostStatus { id, reached, behind, lag_ms, .. } = host;
+        match (reached, behind) {
+            (false, _) => not_ready(&format!("{id} is not reached")).paint(style),
+            (true, 0) => format!("{id} within {lag_ms} ms"),
+            (true, behind) => format!("{id} {behind} behind, {lag_ms} ms"),
+        }
+    };
+    let hosts: Vec<_> = told.hosts.iter().map(of).collect();
+    let _ = writeln!(out, "connections told: {}", hosts.join(", "));
 }
 
 fn egress(mode: EgressMode) -> &'static str {
@@ -385,6 +405,7 @@ clients on this host: led to backends
 quorum: n2 leads; n1 n2 vote; n3 without a vote; n2 drained
 quorum: the hosts' files differ: 10.77.0.101 not in all
 quorum: n4: in this host's file or taking part, not both
+connections told: n2 3 behind, 12 ms, n3 is not reached
 
 VIP          OWNER    HERE   INTERFACE  LEASE
 10.77.0.100  n1       owned  eth0       epoch 1, 2.5 s left
