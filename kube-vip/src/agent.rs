@@ -22,6 +22,7 @@ use crate::election::{self, Election};
 use crate::observe;
 use crate::observe::conflicts::{Claim, Conflicts};
 use crate::plan::{self, Desired};
+use crate::proxy::Proxies;
 use crate::publish::{AgentSocket, InstanceLock, VipLocks, run_dir};
 use crate::requests;
 use crate::source::health::Healths;
@@ -67,6 +68,7 @@ pub(crate) struct State {
     /// What the other hosts' data planes have answered, up to this moment.
     pub(crate) probes: watch::Receiver<Probes>,
     pub(crate) driver: Driver,
+    pub(crate) proxies: Proxies,
     /// What the last reconcile could not do.
     pub(crate) failures: Vec<String>,
     /// VIPs on this host that somebody else put there.
@@ -162,6 +164,7 @@ pub async fn run(origin: Origin, config: Config, keep_on_exit: bool) -> anyhow::
             links: now,
             probes,
             driver,
+            proxies: Proxies::default(),
             failures: Vec::new(),
             foreign: Vec::new(),
             quorum: None,
@@ -330,6 +333,7 @@ impl Agent {
             Ok(_) => {}
             Err(error) => failures.push(format!("{:#}", anyhow::Error::from(error))),
         }
+        failures.extend(state.proxies.apply(&desired.proxies));
         let uplink = state.links.get(&state.config.interface);
         let linked = uplink.is_some_and(|link| link.up && link.carrier);
         // Without the fence nothing but this process would end what it owns.

@@ -20,6 +20,7 @@ mod instance;
 pub mod logging;
 pub mod observe;
 pub mod plan;
+pub mod proxy;
 pub mod publish;
 mod requests;
 pub mod source;
