@@ -12,7 +12,7 @@ pub const LEASES: usize = 1024;
 pub struct Lease {
     /// Ownership began.
     pub since: u64,
-    /// Ownership ends; 0 where this host is not the owner, `u64::MAX` where it has no end.
+    /// Ownership ends, or has ended; 0 where it never began, `u64::MAX` where it has no end.
     pub until: u64,
     /// Number of the grant.
     pub epoch: u64,

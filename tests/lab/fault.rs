@@ -43,6 +43,20 @@ impl Lab {
         self.fault(host, "egress", &rule)
     }
 
+    /// Makes the link to a host slow, both ways: what is sent queues for up to 300 ms.
+    pub fn slow_down(&self, host: &str) -> Result<()> {
+        let line = "tc qdisc replace dev DEV root tbf rate 2mbit burst 16kb latency 300ms";
+        self.wire().shell(&line.replace("DEV", host))?;
+        self.host(host).shell(&line.replace("DEV", "eth0")).map(drop)
+    }
+
+    /// Ends that.
+    pub fn speed_up(&self, host: &str) -> Result<()> {
+        let line = "tc qdisc del dev DEV root";
+        self.wire().shell(&line.replace("DEV", host))?;
+        self.host(host).shell(&line.replace("DEV", "eth0")).map(drop)
+    }
+
     /// Ends all cuts, partitions and losses.
     pub fn heal(&self) -> Result<()> {
         let input = format!("add table {TABLE}\ndelete table {TABLE}\n");

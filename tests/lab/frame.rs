@@ -160,6 +160,8 @@ pub enum What {
         kind: u8,
         /// Who sent it; unspecified while it checks for duplicates.
         sender: Ipv6Addr,
+        /// Who it was sent to.
+        receiver: Ipv6Addr,
         /// The address asked for or told.
         target: Ipv6Addr,
         /// The MAC address told with it.
@@ -251,7 +253,8 @@ fn ipv6(frame: &[u8]) -> Option<What> {
         let at =
             if matches!(frame.get(78), Some(1 | 2)) { array(frame, 80).map(Mac) } else { None };
         let target = array::<16>(frame, 62)?.into();
-        return Some(What::Neighbour { kind, sender: source, target, at });
+        let (sender, receiver) = (source, destination);
+        return Some(What::Neighbour { kind, sender, receiver, target, at });
     }
     Some(upper(frame, 54, protocol, ttl, source.into(), destination.into()))
 }
@@ -292,7 +295,13 @@ mod tests {
         assert_eq!(seen.to.to_string(), "33:33:00:00:00:01");
         assert_eq!(
             seen.what,
-            What::Neighbour { kind: 136, sender: vip, target: vip, at: Some(ME) }
+            What::Neighbour {
+                kind: 136,
+                sender: vip,
+                receiver: "ff02::1".parse().expect("v6"),
+                target: vip,
+                at: Some(ME)
+            }
         );
 
         let (me, vip) = (Ipv4Addr::new(10, 77, 0, 201), Ipv4Addr::new(10, 77, 0, 100));
@@ -303,7 +312,16 @@ mod tests {
         let (me, vip) = ("fd77::201".parse().expect("v6"), "fd77::100".parse().expect("v6"));
         let seen = Seen::of(&solicitation(ME, me, vip));
         assert_eq!(seen.to.to_string(), "33:33:ff:00:01:00");
-        assert_eq!(seen.what, What::Neighbour { kind: 135, sender: me, target: vip, at: Some(ME) });
+        assert_eq!(
+            seen.what,
+            What::Neighbour {
+                kind: 135,
+                sender: me,
+                receiver: "ff02::1:ff00:100".parse().expect("v6"),
+                target: vip,
+                at: Some(ME)
+            }
+        );
     }
 
     #[test]

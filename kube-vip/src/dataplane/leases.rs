@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use aya::maps::{Array, MapData, MapError};
-use kube_vip_common::lease::Lease;
+use kube_vip_common::lease::{LEASES, Lease};
 
 use super::boot_time::boot_time;
 
@@ -91,7 +91,7 @@ impl Fence {
         let Some(known) = inner.leases.get_mut(lease) else { return Ok(()) };
         known.offered = None;
         match known.taken_up.take() {
-            Some((index, _)) => inner.set(index, Lease::default()),
+            Some((index, _)) => inner.end(index),
             None => Ok(()),
         }
     }
@@ -119,7 +119,7 @@ impl Fence {
             known.taken_up = None;
         }
         // Also where an earlier agent had taken it up.
-        inner.set(index, Lease::default())
+        inner.end(index)
     }
 
     /// The same with everything that was taken up.
@@ -131,7 +131,18 @@ impl Fence {
         let mut inner = self.lock();
         let taken = inner.leases.values_mut().filter_map(|known| known.taken_up.take());
         let indices: Vec<u32> = taken.map(|(index, _)| index).collect();
-        let results = indices.into_iter().map(|index| inner.set(index, Lease::default()));
+        let results = indices.into_iter().map(|index| inner.end(index));
+        results.fold(Ok(()), Result::and)
+    }
+
+    /// Ends what an agent before this one has left in the map.
+    ///
+    /// # Errors
+    ///
+    /// The first that the kernel refused; all are tried.
+    pub fn end_left(&self) -> Result<(), FenceError> {
+        let mut inner = self.lock();
+        let results = (0..LEASES as u32).map(|index| inner.end(index));
         results.fold(Ok(()), Result::and)
     }
 
@@ -165,6 +176,17 @@ impl Inner {
         let goes_on = old.epoch == term.epoch && old.holds_at(now);
         let since = if goes_on { old.since } else { now };
         self.set(index, Lease { since, until: term.until, epoch: term.epoch })
+    }
+
+    /// Ends a lease that holds now, and leaves in the map from when to when it held.
+    fn end(&mut self, index: u32) -> Result<(), FenceError> {
+        let Some(map) = &self.map else { return Ok(()) };
+        let old = map.get(&index, 0).map_err(|source| FenceError { index, source })?;
+        let now = boot_time();
+        if old.until <= now {
+            return Ok(());
+        }
+        self.set(index, Lease { until: now, ..old })
     }
 
     fn set(&mut self, index: u32, lease: Lease) -> Result<(), FenceError> {

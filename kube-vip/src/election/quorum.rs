@@ -76,6 +76,9 @@ impl Member {
             bootstrap: config.start_as_leader,
             bootstrap_wait: BOOTSTRAP_WAIT,
         };
+        // A process that was killed may have left a lease that its successor knows nothing of, and
+        // would say it has given back.
+        fence.end_left()?;
         let node = start(&settings, &fence).await?;
         let (standing, applied) = (node.standing(), node.applied());
         let orders = watch::Sender::new(Some(node.orders()));
