@@ -1,6 +1,7 @@
 //! What `cargo xtask bench` measures: how fast, as ratios against a floor of the same run.
 
 mod agent;
+mod failover;
 mod figures;
 mod frames;
 mod kernel;
@@ -40,8 +41,8 @@ struct Arguments {
     /// Fewer and shorter samples
     #[arg(long)]
     quick: bool,
-    /// Only this section: packets, verifier, live, tcp, swaps, updates or atRest
-    #[arg(long, value_name = "KEY")]
+    /// Only this section; failover takes a quarter of an hour and is left out unless it is named
+    #[arg(value_name = "SECTION", value_parser = SECTIONS)]
     section: Option<String>,
     /// Only the ways whose name contains this, and nothing else
     #[arg(long, value_name = "TEXT")]
@@ -50,6 +51,10 @@ struct Arguments {
     #[arg(long, value_name = "FILE")]
     figures: Option<PathBuf>,
 }
+
+/// Their names, in the order in which they are measured.
+const SECTIONS: [&str; 8] =
+    ["packets", "verifier", "live", "tcp", "swaps", "updates", "atRest", "failover"];
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
@@ -70,7 +75,7 @@ fn main() -> ExitCode {
         }
     };
     let quick = arguments.quick;
-    let sections: [(&str, &dyn Fn() -> Section); 7] = [
+    let sections: [(&str, &dyn Fn() -> Section); 8] = [
         ("packets", &|| ways(&ways::Plan::new(quick), arguments.only.as_deref())),
         ("verifier", &verifier),
         ("live", &|| live(quick)),
@@ -78,9 +83,11 @@ fn main() -> ExitCode {
         ("swaps", &|| swaps(quick)),
         ("updates", &|| updates(quick)),
         ("atRest", &|| at_rest(quick)),
+        ("failover", &|| failover(quick)),
     ];
     let wanted = arguments.section.as_deref().or(arguments.only.as_ref().map(|_| "packets"));
-    for (_, section) in sections.iter().filter(|(key, _)| wanted.is_none_or(|only| only == *key)) {
+    let is_wanted = |key: &str| wanted.map_or(key != "failover", |only| only == key);
+    for (_, section) in sections.iter().filter(|(key, _)| is_wanted(key)) {
         add(section());
     }
     if arguments.json {
@@ -185,6 +192,19 @@ fn at_rest(quick: bool) -> Section {
         key: "atRest",
         title: format!("The agent at rest, the dearest of three over {} s", watched.as_secs()),
         rows: reason(agent::at_rest(watched).map(|used| report::at_rest(&used))),
+    }
+}
+
+fn failover(quick: bool) -> Section {
+    let plan = failover::Plan::new(quick);
+    Section {
+        key: "failover",
+        title: format!(
+            "How long nobody answers for a VIP, asked every 10 ms: {} losses, {} handovers",
+            plan.losses,
+            2 * plan.handovers
+        ),
+        rows: reason(failover::measure(&plan)),
     }
 }
 

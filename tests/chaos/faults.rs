@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use lab::{Cluster, STATE_DIR, VIPS};
 
-/// Numbers that a seed determines (SplitMix64).
+/// Numbers that a seed determines (the generator is `SplitMix64`).
 pub(crate) struct Random(u64);
 
 impl Random {

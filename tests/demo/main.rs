@@ -1,6 +1,7 @@
 //! Three hosts with an agent and one without share what arrives at a virtual address, on one machine, for
 //! somebody who watches.
 
+mod loss;
 mod paint;
 mod story;
 
@@ -12,7 +13,7 @@ use clap::{Parser, Subcommand};
 use lab::Server;
 
 /// Shows a virtual address held by three hosts, which share the connections to it with a fourth that
-/// has no agent.
+/// has no agent. Then its owner is lost, and the next owner's agent hangs.
 ///
 /// The hosts are made on this machine, with networks of their own, and are gone when the demo
 /// ends. Everything shown is measured while it happens.

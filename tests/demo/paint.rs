@@ -47,6 +47,13 @@ impl Paint {
         self.paint(2, text)
     }
 
+    /// In the colour of that host's bar.
+    pub(crate) fn host(&self, name: &str, text: &str) -> String {
+        let number: usize =
+            name.trim_start_matches(|c: char| !c.is_ascii_digit()).parse().unwrap_or(0);
+        self.paint(COLOURS[(number + COLOURS.len() - 1) % COLOURS.len()], text)
+    }
+
     pub(crate) fn bold(&self, text: &str) -> String {
         self.paint(1, text)
     }

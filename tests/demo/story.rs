@@ -7,10 +7,11 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use lab::{
     Agent, BACKEND_PORT, Balancer, Burst, Client, Config, Connection, Host, Lab, Process, Progress,
-    Report, Topology, Transport, VIPS, backends, eventually, who_has,
+    Report, Topology, Transport, VIPS, backends, by_quorum, eventually, who_has,
 };
 use serde_json::Value;
 
+use crate::loss;
 use crate::paint::Paint;
 
 /// What a backend says when clients may come.
@@ -18,7 +19,7 @@ pub(crate) const LISTENING: &str = "listening";
 
 const SERVERS: [&str; 4] = ["n1", "n2", "n3", PLAIN];
 /// It serves without an agent.
-const PLAIN: &str = "x1";
+pub(crate) const PLAIN: &str = "x1";
 const DOWNLOAD: u64 = 40_000_000;
 const MEGABYTE: f64 = 1e6;
 
@@ -31,6 +32,8 @@ pub(crate) fn tell(connections: usize, keep: bool) -> Result<()> {
     let mut agents = Vec::new();
     let shown = start_agents(&paint, &lab, &balancers, &mut agents)
         .and_then(|()| show(&paint, &lab, connections))
+        .and_then(|()| loss::lose_owner(&paint, &lab))
+        .and_then(|()| loss::freeze_owner(&paint, &lab, &mut agents))
         .and_then(|()| sum_up(&paint, agents.first().context("no agent")?));
     if let Err(error) = shown {
         for agent in &agents {
@@ -107,23 +110,17 @@ fn start_agents(
     paint.title(&format!("An agent on each but {PLAIN}, to hold {both}"));
     let began = Instant::now();
     for node in lab.nodes() {
-        agents.push(Agent::start(node, &Config::of(lab, node, balancers))?);
+        let mut config = Config::of(lab, node, balancers);
+        by_quorum(&mut config);
+        agents.push(Agent::start(node, &config)?);
     }
-    for agent in agents {
+    for agent in agents.iter_mut() {
         let status = agent.wait_for(balancers)?;
         let ready = began.elapsed().as_secs_f64();
         let text = |value: &Value| value.as_str().unwrap_or("?").to_owned();
         let uplink = &status["uplinks"][0];
-        let owned = status["vips"].as_array().into_iter().flatten();
-        let owned = owned.filter(|vip| vip["owned"] == true).map(|vip| text(&vip["address"]));
-        let owned = owned.collect::<Vec<_>>();
-        let role = if owned.is_empty() {
-            paint.dim("forwards and serves")
-        } else {
-            paint.good(&format!("owns {}", owned.join(" and ")))
-        };
         paint.line(&format!(
-            "{:>4} ready after {ready:.2} s, XDP {}, egress {}, {role}",
+            "{:>4} ready after {ready:.2} s, XDP {}, egress {}",
             agent.host().name(),
             text(&uplink["xdp"]),
             text(&uplink["egress"]),
@@ -131,6 +128,12 @@ fn start_agents(
         if let Some(reason) = uplink["reason"].as_str() {
             paint.line(&format!("     {}", paint.bad(reason)));
         }
+    }
+    for vip in VIPS {
+        let owner = eventually(Duration::from_secs(10), "an owner", || lab.owner_of(vip))?;
+        let after = began.elapsed().as_secs_f64();
+        let agreed = format!("the hosts agree: {owner} owns {vip}");
+        paint.line(&format!("{} {}", paint.good(&agreed), paint.dim(&format!("{after:.2} s"))));
     }
     Ok(())
 }

@@ -177,7 +177,7 @@ fn open(directory: &Path) -> Option<Open> {
     let leases = Array::try_from(Map::Array(leases)).ok()?;
     let all: HashMap<_, Address, Vip> = HashMap::try_from(Map::HashMap(pinned("VIPS")?)).ok()?;
     let mut vips = BTreeMap::new();
-    for entry in all.iter() {
+    for entry in &all {
         let (address, vip) = entry.ok()?;
         if vip.flags & VIRTUAL != 0 {
             vips.insert(address.to_ip(), vip.lease);

@@ -2,6 +2,7 @@
 
 use anyhow::Result;
 
+use crate::setup::Need;
 use crate::show;
 use crate::toolchain::ToolchainArgs;
 
@@ -16,7 +17,8 @@ use crate::toolchain::ToolchainArgs;
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   cargo xtask bench
-  cargo xtask bench --json > bench.json")]
+  cargo xtask bench --json > bench.json
+  cargo xtask bench failover                 losses and handovers, next to keepalived")]
 pub(crate) struct Args {
     #[command(flatten)]
     toolchain: ToolchainArgs,
@@ -31,5 +33,5 @@ pub(crate) struct Args {
 pub(crate) fn run(args: Args) -> Result<()> {
     let json = args.json.then(|| "--json".to_owned());
     let arguments: Vec<String> = json.into_iter().chain(args.arguments).collect();
-    show::become_program("bench", args.toolchain, &arguments)
+    show::become_program("bench", &[Need::Peer], args.toolchain, &arguments)
 }

@@ -32,5 +32,5 @@ pub(crate) struct Args {
 pub(crate) fn run(args: Args) -> Result<()> {
     let keep = args.keep.then(|| "--keep".to_owned());
     let arguments: Vec<String> = keep.into_iter().chain(args.arguments).collect();
-    show::become_program("demo", args.toolchain, &arguments)
+    show::become_program("demo", &[], args.toolchain, &arguments)
 }

@@ -3,6 +3,7 @@
 mod bench;
 mod build;
 mod build_ebpf;
+mod chaos;
 mod child;
 mod demo;
 mod fingerprint;
@@ -10,6 +11,7 @@ mod linker;
 mod lint;
 mod lint_tables;
 mod mutants;
+mod mutation;
 mod packages;
 mod paths;
 mod privilege;
@@ -39,6 +41,7 @@ enum Command {
     Demo(demo::Args),
     Test(test::Args),
     Mutants(mutants::Args),
+    Chaos(chaos::Args),
     Bench(bench::Args),
     Lint(lint::Args),
 }
@@ -51,6 +54,7 @@ fn main() -> ExitCode {
         Command::Demo(args) => demo::run(args).map(|()| true),
         Command::Test(args) => test::run(&args),
         Command::Mutants(args) => mutants::run(&args),
+        Command::Chaos(args) => chaos::run(&args),
         Command::Bench(args) => bench::run(args).map(|()| true),
         Command::Lint(args) => lint::run(&args).map(|()| true),
     };

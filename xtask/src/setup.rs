@@ -24,6 +24,13 @@ const LAB_PROGRAMS: &[Program] = &[
     Program { name: "bpftool", package: "bpftool", why: "shows programs and maps" },
 ];
 
+/// What the benchmark compares with.
+const PEER_PROGRAMS: &[Program] = &[Program {
+    name: "keepalived",
+    package: "keepalived",
+    why: "the benchmark measures its failover too",
+}];
+
 /// What building bpf-linker needs besides LLVM.
 const BUILD_PROGRAMS: &[Program] = &[
     Program { name: "cc", package: "gcc", why: "builds bpf-linker" },
@@ -64,6 +71,8 @@ pub(crate) enum Need {
     Linker,
     /// The programs the lab runs.
     Lab,
+    /// What the benchmark compares with.
+    Peer,
     /// The clippy of the compiler for the kernel programs.
     BpfClippy,
 }
@@ -184,6 +193,9 @@ fn survey(needs: &[Need], args: ToolchainArgs) -> Result<Survey> {
     }
     if needs.contains(&Need::Lab) {
         survey.programs(LAB_PROGRAMS);
+    }
+    if needs.contains(&Need::Peer) {
+        survey.programs(PEER_PROGRAMS);
     }
     if needs.contains(&Need::BpfClippy) {
         survey_clippy(&mut survey);

@@ -10,14 +10,17 @@ use crate::setup::{self, Need};
 use crate::toolchain::ToolchainArgs;
 use crate::{build_ebpf, child, paths, privilege};
 
-/// Builds the kernel programs, the agent and the program `name`, then becomes that program: it
+/// Builds the kernel programs, the agent and the program `name`, which needs `needs` besides, then becomes that
+/// program: it
 /// gets signals and returns exit codes itself.
 pub(crate) fn become_program(
     name: &str,
+    needs: &[Need],
     toolchain: ToolchainArgs,
     arguments: &[String],
 ) -> Result<()> {
-    setup::ensure(&[Need::Toolchain, Need::Linker, Need::Lab], toolchain)?;
+    let needs = [&[Need::Toolchain, Need::Linker, Need::Lab], needs].concat();
+    setup::ensure(&needs, toolchain)?;
     let objects = build_ebpf::ensure(toolchain)?;
     let agent = build::agent(Profile::Release, &["--package", "kube-vip"])?;
     let why = "it makes the lab and runs the agents in it";
