@@ -318,8 +318,9 @@ impl Agent {
 
         // Build: the address before anybody is told to come here.
         let built = self.addresses.build(&desired.addresses).await;
-        // Switch.
         let state = &mut *state;
+        failures.extend(state.proxies.apply(&desired.proxies));
+        // Switch.
         let applied = tokio::task::block_in_place(|| state.driver.apply(&desired.dataplane));
         match applied {
             Ok(changes) if changes != Default::default() => {
@@ -333,7 +334,6 @@ impl Agent {
             Ok(_) => {}
             Err(error) => failures.push(format!("{:#}", anyhow::Error::from(error))),
         }
-        failures.extend(state.proxies.apply(&desired.proxies));
         let uplink = state.links.get(&state.config.interface);
         let linked = uplink.is_some_and(|link| link.up && link.carrier);
         // Without the fence nothing but this process would end what it owns.

@@ -1,10 +1,12 @@
 //! What cannot work is refused in one line that names it, and nothing on the host is changed.
 
 use std::fs;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use lab::{
-    Agent, Config, Connection, Lab, Launch, Refusal, STATE_DIR, Server, VIPS, by_quorum, owner, web,
+    Agent, Config, Connection, Lab, Launch, PATIENCE, Refusal, STATE_DIR, Server, VIPS, by_quorum,
+    eventually, owner, web,
 };
 
 /// What is put in place of what, and what the message has to name.
@@ -160,6 +162,12 @@ fn refuse(lab: &Lab, content: &str, named: &[&str]) -> Result<()> {
 #[test]
 fn a_wrong_file_is_refused_in_one_line_that_names_the_thing() -> Result<()> {
     let lab = Lab::bridge(3, 0)?;
+    // Addresses of IPv6 may still be looked for on the link.
+    eventually(PATIENCE, "n1 to be at rest", || {
+        let before = lab.host("n1").snapshot()?;
+        std::thread::sleep(Duration::from_millis(500));
+        before.expect_same(&lab.host("n1").snapshot()?)
+    })?;
     let good = Config::of(&lab, lab.host("n1"), &web(&lab)).to_string();
     for Case { what, from, to, named } in CASES {
         ensure!(good.contains(from), "{what}: {from:?} is not in the file");

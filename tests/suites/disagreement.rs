@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
-use lab::{Agent, Cluster, Config, Lab, SECRET, VIPS, by_quorum, electing, eventually, owner, web};
+use lab::{
+    Agent, Cluster, Config, Lab, SECRET, STATE_DIR, VIPS, by_quorum, electing, eventually, owner,
+    web,
+};
 use serde_json::Value;
 
 const GENEROUS: Duration = Duration::from_secs(15);
@@ -86,20 +89,15 @@ fn the_leaders_list_of_vips_counts_and_a_host_holds_none_that_it_does_not_know()
         ensure!(ours(&status).context("its own")?["owned"] == false);
         let refusal = agent.cli(&["move", &VIPS[1].to_string(), "n3"]);
         ensure!(refusal.is_err(), "it was moved to a host that does not know it");
-        for lost in ["n1", "n2"] {
-            cluster.agents.on(lost).process().kill()?;
+        // n1 leads, and goes on leading.
+        for (drained, other) in [("n1", "n2"), ("n2", "n1")] {
+            cluster.agents.on("n1").cli(&["drain", drained])?;
             eventually(GENEROUS, "an owner that knows it", || {
                 let name = cluster.lab.owner_of(VIPS[1])?;
-                ensure!(name != "n3" && name != lost, "{name} owns it");
+                ensure!(name == other, "{name} owns it");
                 Ok(())
             })?;
-            let agent = cluster.agents.on(lost);
-            agent.restart()?;
-            agent.wait_ready()?;
-            agent.wait_until("a vote", |status| {
-                let role = status["quorum"]["role"].as_str();
-                role == Some("voter") || role == Some("leader")
-            })?;
+            cluster.agents.on("n1").cli(&["drain", drained, "--undo"])?;
         }
         Ok(())
     })
@@ -108,22 +106,26 @@ fn the_leaders_list_of_vips_counts_and_a_host_holds_none_that_it_does_not_know()
 #[test]
 fn state_of_another_cluster_is_named_and_changes_nothing() -> Result<()> {
     let lab = Lab::bridge(3, 1)?;
-    let mut alone = config(&lab, "n3");
-    alone.start_as_leader = true;
-    let mut third = Agent::start(lab.host("n3"), &alone)?;
-    third.wait_until("a cluster of its own", |status| status["quorum"]["role"] == "leader")?;
-    ensure!(third.stop()?.success());
-
-    let mut others = Vec::new();
-    for name in ["n1", "n2"] {
-        others.push(Agent::start(lab.host(name), &config(&lab, name))?);
-    }
-    for agent in &mut others {
+    let votes = |agent: &mut Agent| {
         agent.wait_until("a vote", |status| {
             let role = status["quorum"]["role"].as_str();
             role == Some("voter") || role == Some("leader")
-        })?;
-    }
+        })
+    };
+    // n3 and n2 have had a cluster, and n2 has lost its part of it.
+    let mut old = config(&lab, "n3");
+    old.start_as_leader = true;
+    let mut third = Agent::start(lab.host("n3"), &old)?;
+    let mut second = Agent::start(lab.host("n2"), &config(&lab, "n2"))?;
+    votes(&mut third)?;
+    votes(&mut second)?;
+    ensure!(second.stop()?.success() && third.stop()?.success());
+    lab.host("n2").run(&["rm", "-r", STATE_DIR])?;
+
+    let mut first = Agent::start(lab.host("n1"), &config(&lab, "n1"))?;
+    second.restart()?;
+    votes(&mut first)?;
+    votes(&mut second)?;
     for vip in VIPS {
         eventually(GENEROUS, "an owner", || owner(lab.host("c1"), vip))?;
     }

@@ -132,8 +132,8 @@ impl Inner {
         let agreed = &applied.cluster.vips;
         let differing = own.keys().filter(|vip| !agreed.contains_key(vip));
         let differing = differing.chain(agreed.keys().filter(|vip| !own.contains_key(vip)));
-        // A host that knows no list yet disagrees with none.
-        let differing = differing.filter(|_| applied.cluster.hosts.contains_key(&node));
+        // Where no leader has written its list yet, nobody disagrees with it.
+        let differing = differing.filter(|_| !agreed.is_empty());
         self.standing.send_if_modified(|standing| {
             let next = Standing {
                 role,
