@@ -89,10 +89,11 @@ fn shown(
         ensure!(next != owner, "{next} still answers");
         Ok(next)
     })?;
-    thread::sleep(AFTER.saturating_sub(from.elapsed()));
+    let to = Instant::now();
+    thread::sleep(AFTER.saturating_sub(from.elapsed()).max(Duration::from_millis(100)));
     let questions = questions.finish()?;
     expect_one_answer(&questions)?;
-    let outage = outage(&questions, from, Instant::now() - Duration::from_millis(100))?;
+    let outage = outage(&questions, from, to)?;
     for (name, line) in timeline(lab, &questions, from)? {
         paint.line(&format!("{name:>4} {}", paint.host(&name, &line)));
     }
