@@ -11,7 +11,7 @@ use kube_vip_quorum::node;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Mutex, mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout_at};
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
 use crate::address::{Addresses, Report};
 use crate::announce::Announcer;
@@ -291,7 +291,17 @@ impl Agent {
         let (address, mac) = (claim.address, claim.mac);
         let dataplane = &state.desired.dataplane;
         let owned = dataplane.vips.get(&address).is_some_and(|vip| vip.grant.is_some());
-        let of_ours = dataplane.senders.contains_key(&mac);
+        let peer = dataplane.senders.get(&mac);
+        // A new owner's announcement may be here before the log that says so: no two own it.
+        if let (Some(peer), true) = (peer, state.quorum.is_some()) {
+            debug!(%address, "{peer} announces it by {}", claim.by);
+            return;
+        }
+        let of_ours = peer.is_some();
+        warn!(
+            %address, %mac, interface = claim.interface,
+            "address conflict: somebody else claims the VIP by {}", claim.by
+        );
         if state.conflicts.note(claim, of_ours || !owned, Instant::now()) {
             info!(%address, "announced once more, against {mac} (RFC 5227 §2.4)");
             self.announcer.defend(address);

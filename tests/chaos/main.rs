@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use lab::{
     Cluster, Intervals, Lab, Questions, STATE_DIR, Setup, VIPS, by_quorum, eventually,
-    expect_one_answer, expect_one_owner, outage, web,
+    expect_one_answer, expect_one_owner, outage, web, who_has,
 };
 
 use self::clients::Clients;
@@ -50,10 +50,24 @@ fn cluster() -> Result<Cluster> {
     Ok(cluster)
 }
 
+/// Waits until every VIP has an owner; two of them are an error even if it passes.
 fn settle(cluster: &Cluster) -> Result<()> {
-    VIPS.iter().try_for_each(|vip| {
-        eventually(SETTLED, "every VIP to have an owner", || cluster.lab.owner_of(*vip).map(drop))
-    })
+    let mut two = None;
+    let owned = VIPS.iter().try_for_each(|vip| {
+        eventually(SETTLED, "every VIP to have an owner", || {
+            let answered = who_has(cluster.host("c1"), *vip)?;
+            if answered.len() > 1 {
+                two = Some(answered.clone());
+            }
+            ensure!(
+                answered.len() == 1,
+                "one host should answer for {vip}, these did: {answered:?}"
+            );
+            Ok(())
+        })
+    });
+    ensure!(two.is_none(), "two hosts answered one question: {two:?}");
+    owned
 }
 
 #[test]

@@ -9,7 +9,7 @@ use super::conflicts::Claim;
 use crate::dataplane::{Voices, event, poll};
 use crate::view::Mac;
 
-/// Passes on to the log what the programs tell, and who else claims a VIP to whom it concerns, for
+/// Passes on what the programs tell: to the log, and who else claims a VIP to whom it concerns, for
 /// ever.
 pub async fn listen(voices: Voices, claims: mpsc::Sender<Claim>) {
     let Voices { events, logger } = voices;
@@ -55,7 +55,6 @@ fn tell(record: &[u8]) -> Option<Claim> {
         |_| format!("number {}", event.ifindex),
         |name| name.to_string_lossy().into_owned(),
     );
-    warn!(%address, %mac, interface, "address conflict: somebody else claims the VIP by {by}");
     Some(Claim { address, mac, interface, by })
 }
 
