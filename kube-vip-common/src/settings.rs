@@ -28,8 +28,9 @@ pub struct Settings {
     pub mss4: u16,
     /// As `mss4`, over IPv6.
     pub mss6: u16,
-    /// Always 0.
-    pub pad: u32,
+    /// Everything passes once the agent has not set `CLOCK` for this many seconds; 0 where that never
+    /// happens.
+    pub abandoned_after: u32,
 }
 
 /// Rare paths write log lines.

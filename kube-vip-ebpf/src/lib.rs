@@ -9,6 +9,7 @@
     reason = "a stage that is a function of its own takes the context in a register, see frame::again"
 )]
 
+mod abandoned;
 pub mod cgroup;
 pub mod count;
 pub mod egress;

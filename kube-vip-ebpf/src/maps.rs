@@ -9,7 +9,7 @@ use kube_vip_common::backend::Backend;
 use kube_vip_common::client::{ClientEnd, ClientKey};
 use kube_vip_common::clock::Clock;
 use kube_vip_common::event::{Event, EventTime, KINDS};
-use kube_vip_common::filter::{FILTERS, Filter};
+use kube_vip_common::filter::{FILTERS, Filter, WORDS};
 use kube_vip_common::flow::{Endpoint4, Endpoint6, Tuple4, Tuple6};
 use kube_vip_common::fragment::{FRAGMENTS, Fate, FragmentKey};
 use kube_vip_common::frontend::{Frontend, FrontendKey, Listed, PLACES, place};
@@ -242,6 +242,19 @@ pub fn own_mac(ifindex: u32) -> Option<[u8; 6]> {
 #[inline(always)]
 pub fn clock() -> u32 {
     CLOCK.get(0).map_or(0, |clock| clock.seconds)
+}
+
+/// Takes all bits out of `FILTER`.
+#[inline(always)]
+pub fn empty_filters() {
+    for filter in 0..FILTERS as u32 {
+        let Some(filter) = FILTER.get_ptr_mut(filter) else { continue };
+        for word in 0..WORDS {
+            // SAFETY: the element stays allocated, and `word` is within it. Volatile, or LLVM would
+            // make a memset of this, which there is none of.
+            unsafe { (&raw mut (*filter).words[word]).write_volatile(0) };
+        }
+    }
 }
 
 /// The number of a try to find a port; two CPUs may get the same, and find the port taken.

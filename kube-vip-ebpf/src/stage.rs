@@ -184,6 +184,13 @@ pub extern "C" fn extensions_leaving(ctx: *mut __sk_buff, start: u64, next: u64)
     walk(&TcContext::new(ctx), start, next as u8)
 }
 
+/// Whether no agent has touched the data plane for long.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub extern "C" fn abandoned() -> u32 {
+    u32::from(crate::abandoned::check())
+}
+
 /// ARP for VIPs.
 #[unsafe(no_mangle)]
 #[inline(never)]

@@ -118,6 +118,7 @@ fn desired(vip: &Vip, frontends: Frontends) -> DataPlane {
         nat_ports: PortRange::default(),
         frontends,
         udp_idle: Duration::from_secs(120),
+        abandoned_after: Duration::ZERO,
         drain_timeout: None,
         probe_port: PROBE,
         digest: DIGEST,

@@ -6,6 +6,7 @@ mod cluster;
 mod frames;
 mod kernel;
 
+mod abandoned;
 mod agent;
 mod arp;
 mod balance;

@@ -41,7 +41,7 @@ pub(crate) fn message(kind: u8, flags: u8, target: Ipv6Addr, options: &[u8]) -> 
 }
 
 /// A client's solicitation as it is sent first, to the group.
-fn solicitation(options: &[u8]) -> Packet {
+pub(crate) fn solicitation(options: &[u8]) -> Packet {
     message(SOLICITATION, 0, VIP6, options)
         .between(CLIENT6.into(), GROUP.into())
         .link(CLIENT, GROUP_MAC)

@@ -10,7 +10,7 @@ use network_types::ip::Ipv6Hdr;
 use super::Action;
 use crate::family::{Family, Halves, V4, V6, protocol};
 use crate::frame::{Both, Cursor};
-use crate::{count, maps, ownership};
+use crate::{count, maps, ownership, stage};
 
 const ROUTER_SOLICITATION: u8 = 133;
 const SOLICITATION: u8 = 135;
@@ -57,7 +57,7 @@ pub(super) fn discovery(ctx: TcContext, network: usize) -> Action {
 #[inline(always)]
 fn judge<F: Family>(sender: F::Bytes, reason: Reason) -> Action {
     match maps::vip(&F::address(sender)).filter(|vip| vip.flags & VIRTUAL != 0) {
-        Some(vip) if !ownership::owned(vip) => {
+        Some(vip) if !ownership::owned(vip) && stage::abandoned() == 0 => {
             count::reason(reason);
             Action::Drop
         }

@@ -11,7 +11,7 @@ use network_types::eth::EthHdr;
 use super::{Action, nd};
 use crate::family::{Family as _, V4};
 use crate::frame::Cursor;
-use crate::{count, event, maps, ownership};
+use crate::{count, event, maps, ownership, stage};
 
 /// Hardware type Ethernet, protocol IPv4, six and four bytes (RFC 826).
 const ETHERNET_IPV4: ([u8; 2], [u8; 2], u8, u8) = ([0, 1], [8, 0], 6, 4);
@@ -30,7 +30,7 @@ pub(crate) fn handle(ctx: XdpContext) -> Action {
     // A sender that names a VIP as its own claims it, whatever the message is: a reply, an
     // announcement (RFC 5227 §1.1: request with both addresses equal), a request for somebody else.
     if let Some(vip) = maps::vip(&V4::address(arp.spa)).filter(|vip| vip.flags & VIRTUAL != 0) {
-        if nd::is_legitimate(vip, arp.sha) {
+        if nd::is_legitimate(vip, arp.sha) || stage::abandoned() != 0 {
             return Action::Pass;
         }
         event::conflict(&ctx, ARP_CONFLICT, Address::from_v4(arp.spa), arp.sha);
@@ -42,6 +42,9 @@ pub(crate) fn handle(ctx: XdpContext) -> Action {
     let Some(vip) = maps::vip(&V4::address(arp.tpa)).filter(|vip| vip.flags & VIRTUAL != 0) else {
         return Action::Pass;
     };
+    if stage::abandoned() != 0 {
+        return Action::Pass;
+    }
     let own = maps::own_mac(ctx.ingress_ifindex() as u32);
     let (true, Some(own)) = (ownership::owned(vip), own) else {
         count::reason(Reason::ArpSwallowed);

@@ -11,7 +11,7 @@ use network_types::ip::Ipv6Hdr;
 use super::Action;
 use crate::family::{Family as _, Halves, V6, protocol};
 use crate::frame::{Both, Cursor, Word};
-use crate::{count, event, helpers, maps, ownership};
+use crate::{count, event, helpers, maps, ownership, stage};
 
 const SOLICITATION: u8 = 135;
 const ADVERTISEMENT: u8 = 136;
@@ -59,7 +59,7 @@ pub(crate) fn handle(ctx: XdpContext) -> Action {
     };
     let named = if kind == ADVERTISEMENT { Halves::of(target) } else { V6::source(ip) };
     if let Some(vip) = virtual_ip(named) {
-        if is_legitimate(vip, claimed) {
+        if is_legitimate(vip, claimed) || stage::abandoned() != 0 {
             return Action::Pass;
         }
         event::conflict(&ctx, ND_CONFLICT, V6::address(named), claimed);
@@ -71,6 +71,9 @@ pub(crate) fn handle(ctx: XdpContext) -> Action {
     let Some(vip) = virtual_ip(Halves::of(target)) else {
         return Action::Pass;
     };
+    if stage::abandoned() != 0 {
+        return Action::Pass;
+    }
     let own = maps::own_mac(ctx.ingress_ifindex() as u32);
     let owned = ownership::owned(vip);
     let asker = asker(XdpContext::new(ctx.ctx));

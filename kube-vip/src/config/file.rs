@@ -18,7 +18,7 @@ use super::{Config, ConfigError, Limits, LoadBalancer, LocalClients, TableSize};
 use super::{forwarding, limits, quorum};
 
 /// Keys that have an effect; [`retired::KEYS`] are known too.
-const KEYS: [&str; 29] = [
+const KEYS: [&str; 30] = [
     "vip",
     "interface",
     "uplinks",
@@ -42,6 +42,7 @@ const KEYS: [&str; 29] = [
     "secret",
     "udpIdle",
     "drainTimeout",
+    "abandonedAfter",
     "mssClamp",
     "keepOnExit",
     "election",
@@ -116,6 +117,8 @@ fn config(section: &Section<'_>, host: &str) -> Option<Config> {
     let second = Duration::from_secs(1);
     let udp_idle = section.duration("udpIdle", second..=86_400 * second).unwrap_or(UDP_IDLE);
     let drain_timeout = section.duration("drainTimeout", second..=31_536_000 * second);
+    let abandoned_after = section.duration("abandonedAfter", 60 * second..=31_536_000 * second);
+    let abandoned_after = abandoned_after.unwrap_or(ABANDONED_AFTER);
     let mss_clamp = forwarding::mss_clamp(section);
     let limits = limits(section, &vips, peers.as_ref(), &load_balancers);
     let quorum::Written { election, preferences } =
@@ -133,6 +136,7 @@ fn config(section: &Section<'_>, host: &str) -> Option<Config> {
         gratuitous_arp,
         announce_interval,
         udp_idle,
+        abandoned_after,
         drain_timeout,
         mss_clamp,
         single_node,
@@ -264,6 +268,8 @@ pub(super) fn table_size(section: &Section<'_>) -> Option<TableSize> {
     size
 }
 
+/// Whoever restarts an agent has done so by then.
+const ABANDONED_AFTER: Duration = Duration::from_secs(3600);
 /// Below two minutes a NAT must not forget a UDP flow (RFC 4787 §4.3), and Linux's connection
 /// tracking does not either, so clients count on it.
 const UDP_IDLE: Duration = Duration::from_secs(120);

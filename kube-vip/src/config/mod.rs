@@ -70,6 +70,8 @@ pub struct Config {
     pub announce_interval: Duration,
     /// A UDP flow ends when nothing has come for this long.
     pub udp_idle: Duration,
+    /// The kernel programs let everything pass once no agent has been there for this long.
+    pub abandoned_after: Duration,
     /// Whether clients are told to send smaller TCP segments than backends take.
     pub mss_clamp: MssClamp,
     /// How long a backend that takes no new flows keeps those it has; as long as they live if unset.

@@ -228,6 +228,7 @@ prop_compose! {
             gratuitous_arp: flags[1],
             announce_interval: Duration::from_millis(interval),
             udp_idle: Duration::from_secs(120),
+            abandoned_after: Duration::from_secs(3600),
             drain_timeout: None,
             mss_clamp: MssClamp::Off,
             start_as_leader: flags[2],

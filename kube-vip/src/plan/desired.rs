@@ -106,6 +106,9 @@ pub struct DataPlane {
     pub logging: bool,
     /// A UDP flow ends when nothing has come for this long; whole seconds count.
     pub udp_idle: Duration,
+    /// The kernel programs let everything pass once no agent has been there for this long; zero where
+    /// that never happens.
+    pub abandoned_after: Duration,
     /// The most that clients may be told to send in a TCP segment.
     pub mss: Mss,
     /// How long a backend that takes no new flows keeps those it has.

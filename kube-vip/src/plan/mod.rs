@@ -69,6 +69,7 @@ pub fn plan(view: &View) -> Desired {
             clients: Clients { whose: config.local_clients, cgroup: config.cgroup_root.clone() },
             logging: config.log_data_plane,
             udp_idle: config.udp_idle,
+            abandoned_after: config.abandoned_after,
             mss: mss::plan(config.mss_clamp, &nodes, &tunnels),
             nodes,
             tunnels,

@@ -239,7 +239,7 @@ impl Mirror {
             udp_idle: desired.udp_idle.as_secs() as u32,
             mss4: desired.mss.v4,
             mss6: desired.mss.v6,
-            pad: 0,
+            abandoned_after: desired.abandoned_after.as_secs() as u32,
         };
         maps.settings.set(0, settings, 0).map_err(map_error("SETTINGS"))?;
         self.add_nodes(maps, desired)?;
