@@ -5,7 +5,7 @@
 //! that rendezvous hashing ranks first among those that have not yet their share. So the loss of a
 //! host moves that host's VIPs and no others, and those spread over all that remain.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use crate::cluster::{NodeId, Vip};
@@ -19,6 +19,15 @@ pub struct Candidate<'a> {
     pub name: &'a str,
     /// Its share of the VIPs.
     pub weight: u32,
+    /// Those it can hold; nothing: all.
+    pub vips: Option<&'a BTreeSet<IpAddr>>,
+}
+
+impl Candidate<'_> {
+    /// Whether it can hold a VIP.
+    pub fn can_hold(&self, vip: &IpAddr) -> bool {
+        self.vips.is_none_or(|vips| vips.contains(vip))
+    }
 }
 
 /// Where each VIP is to be; VIPs that no candidate can take are left out. `holders` are where they
@@ -32,7 +41,8 @@ pub fn place(
     let mut placed = BTreeMap::new();
     for vip in vips.keys() {
         let stays = [wishes.get(vip), holders.get(vip)].into_iter().flatten();
-        let mut stays = stays.filter(|node| candidates.iter().any(|it| it.node == **node));
+        let able = |node: NodeId| candidates.iter().any(|it| it.node == node && it.can_hold(vip));
+        let mut stays = stays.filter(|node| able(**node));
         if let Some(node) = stays.next() {
             placed.insert(*vip, *node);
         }
@@ -41,8 +51,9 @@ pub fn place(
         if placed.contains_key(vip) {
             continue;
         }
-        let preferred =
-            spec.prefer.iter().find_map(|name| candidates.iter().find(|it| it.name == name));
+        let able = candidates.iter().filter(|it| it.can_hold(vip));
+        let mut preferred = spec.prefer.iter();
+        let preferred = preferred.find_map(|name| able.clone().find(|it| it.name == name));
         if let Some(host) =
             preferred.or_else(|| ranked_first(*vip, vips.len(), &placed, candidates))
         {
@@ -64,7 +75,7 @@ fn ranked_first<'c, 'a>(
         // Its share of all VIPs, rounded up.
         has < (vips as u64 * u64::from(host.weight)).div_ceil(sum)
     };
-    let weighing = candidates.iter().filter(|it| it.weight > 0);
+    let weighing = candidates.iter().filter(|it| it.weight > 0 && it.can_hold(&vip));
     let best = |hosts: &mut dyn Iterator<Item = &'c Candidate<'a>>| {
         hosts.max_by(|a, b| {
             let (a_score, b_score) = (score(vip, a), score(vip, b));
@@ -98,8 +109,6 @@ fn score(vip: IpAddr, host: &Candidate<'_>) -> f64 {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
-
     use proptest::prelude::*;
 
     use super::*;
@@ -108,7 +117,9 @@ mod tests {
 
     fn hosts(weights: &[u32]) -> Vec<Candidate<'static>> {
         let numbered = NAMES.iter().zip(weights).zip(1..);
-        numbered.map(|((name, weight), node)| Candidate { node, name, weight: *weight }).collect()
+        numbered
+            .map(|((name, weight), node)| Candidate { node, name, weight: *weight, vips: None })
+            .collect()
     }
 
     fn vips(count: u8) -> BTreeMap<IpAddr, Vip> {
@@ -148,6 +159,23 @@ mod tests {
         assert_eq!(placed[&vip], 2, "a wish is");
         let placed = place(&vips, &holders, &BTreeMap::from([(vip, 9)]), &hosts);
         assert_eq!(placed[&vip], 1, "unless it cannot be met");
+    }
+
+    #[test]
+    fn vip_goes_only_where_it_is_known() {
+        let (mut vips, mut hosts) = (vips(2), hosts(&[1, 1, 1]));
+        let [a, b] = [0, 1].map(|n| IpAddr::from([10, 0, 0, n]));
+        vips.get_mut(&b).unwrap().prefer = vec!["n1".to_owned()];
+        let (first, second) = (BTreeSet::from([a]), BTreeSet::from([a, b]));
+        hosts[0].vips = Some(&first);
+        hosts[1].vips = Some(&second);
+        hosts[2].vips = Some(&first);
+        assert_eq!(fresh(&vips, &hosts)[&b], 2, "a preference does not help");
+        let (holders, wishes) = (BTreeMap::from([(b, 1)]), BTreeMap::from([(b, 3)]));
+        assert_eq!(place(&vips, &holders, &wishes, &hosts)[&b], 2, "nor does a wish");
+        hosts.remove(1);
+        assert_eq!(fresh(&vips, &hosts).get(&b), None);
+        assert!(fresh(&vips, &hosts).contains_key(&a));
     }
 
     proptest! {

@@ -23,6 +23,7 @@ use crate::observe;
 use crate::observe::conflicts::{Claim, Conflicts};
 use crate::peers::Peers;
 use crate::plan::{self, Desired};
+use crate::proxy::Proxies;
 use crate::publish::{AgentSocket, InstanceLock, VipLocks, run_dir};
 use crate::requests;
 use crate::source::health::Healths;
@@ -71,6 +72,7 @@ pub(crate) struct State {
     /// What the other hosts' data planes have answered, up to this moment.
     pub(crate) probes: watch::Receiver<Probes>,
     pub(crate) driver: Driver,
+    pub(crate) proxies: Proxies,
     /// What the last reconcile could not do.
     pub(crate) failures: Vec<String>,
     /// VIPs on this host that somebody else put there.
@@ -169,6 +171,7 @@ pub async fn run(origin: Origin, config: Config, keep_on_exit: bool) -> anyhow::
             links: now,
             probes,
             driver,
+            proxies: Proxies::default(),
             failures: Vec::new(),
             foreign: Vec::new(),
             quorum: None,
@@ -333,8 +336,9 @@ impl Agent {
 
         // Build: the address before anybody is told to come here.
         let built = self.addresses.build(&desired.addresses).await;
-        // Switch.
         let state = &mut *state;
+        failures.extend(state.proxies.apply(&desired.proxies));
+        // Switch.
         let applied = tokio::task::block_in_place(|| state.driver.apply(&desired.dataplane));
         if let (Some(peers), Ok(changes)) = (&state.peers, &applied)
             && (*changes != Default::default() || state.desired.dataplane != desired.dataplane)

@@ -21,6 +21,7 @@ pub mod logging;
 pub mod observe;
 pub mod peers;
 pub mod plan;
+pub mod proxy;
 pub mod publish;
 mod requests;
 pub mod source;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use kube_vip_quorum::node;
 use tokio::time::Instant;
@@ -12,14 +13,16 @@ use crate::dataplane::{Attachment, Egress, Ingress, Port};
 use crate::observe::conflicts::{Claim, Heard};
 use crate::observe::reverse_path;
 use crate::peers::{Progress, Report};
-use crate::plan::{self, Frontend, Through, Way};
+use crate::plan::{self, Frontend, Proxy, Through, Upstream, Way};
+use crate::proxy::Traffic;
 use crate::publish::{
     BackendState, BackendStatus, BackendWay, ClientsStatus, ClientsWay, ConfigStatus,
     ConflictStatus, EgressMode, FrontendStatus, HealthStatus, LeaseStatus, PeerStatus, PeerWay,
-    QuorumHostStatus, QuorumRole, QuorumStatus, ReplicationHostStatus, ReplicationStatus,
-    ReplyDeviceStatus, Status, UplinkStatus, VipStatus, XdpMode,
+    ProxyBackendStatus, ProxyStatus, QuorumHostStatus, QuorumRole, QuorumStatus,
+    ReplicationHostStatus, ReplicationStatus, ReplyDeviceStatus, Status, UplinkStatus, VipStatus,
+    XdpMode,
 };
-use crate::view::Probe;
+use crate::view::{Health, Probe};
 
 /// What is true now; counters are read from the kernel at this moment.
 pub(crate) fn of(state: &State) -> Status {
@@ -43,6 +46,7 @@ pub(crate) fn of(state: &State) -> Status {
         replication: state.peers.as_ref().map(|peers| replication(peers.report())),
         vips: vips(state),
         frontends: frontends(state),
+        proxies: proxies(state),
         counters: reasons.iter().map(|(r, count)| (r.name().to_owned(), *count)).collect(),
         notices: config
             .notices
@@ -53,6 +57,7 @@ pub(crate) fn of(state: &State) -> Status {
             .cloned()
             .chain(unfenced(state))
             .chain(state.desired.dataplane.frontends.iter().filter_map(all_down))
+            .chain(state.desired.proxies.iter().filter_map(proxy_down))
             .chain(reverse_path::notices(config.interfaces()))
             .collect(),
     }
@@ -274,6 +279,63 @@ fn all_down((port, frontend): (&Port, &Frontend)) -> Option<String> {
     frontend.all_down.then_some(note)
 }
 
+/// A note on a proxy whose backends all fail their checks.
+fn proxy_down((address, proxy): (&SocketAddr, &Proxy)) -> Option<String> {
+    let (name, some) = (&proxy.name, !proxy.upstreams.is_empty());
+    let nobody = proxy.upstreams.iter().all(|upstream| upstream.share() == 0);
+    match proxy.all_down {
+        true => {
+            Some(format!("{name} at {address}: all backends fail their checks, so all are kept"))
+        }
+        false if some && nobody => {
+            Some(format!("{name} at {address}: no backend is there, clients get 503"))
+        }
+        false => None,
+    }
+}
+
+fn proxies(state: &State) -> Vec<ProxyStatus> {
+    let of = |(address, proxy): (&SocketAddr, &Proxy)| {
+        let traffic = state.proxies.traffic(address);
+        let count = |counter: fn(&Traffic) -> &AtomicU64| {
+            traffic.as_ref().map_or(0, |traffic| counter(traffic).load(Ordering::Relaxed))
+        };
+        let total: u32 = proxy.upstreams.iter().map(|it| u32::from(it.share())).sum();
+        ProxyStatus {
+            name: proxy.name.clone(),
+            address: address.ip(),
+            port: address.port(),
+            listening: traffic.is_some(),
+            connections: count(|traffic| &traffic.connections),
+            requests: count(|traffic| &traffic.requests),
+            failed: count(|traffic| &traffic.failed),
+            backends: proxy.upstreams.iter().map(|upstream| proxied(upstream, total)).collect(),
+        }
+    };
+    state.desired.proxies.iter().map(of).collect()
+}
+
+fn proxied(upstream: &Upstream, total: u32) -> ProxyBackendStatus {
+    let fails = upstream.health.as_ref().and_then(|health| health.error.clone());
+    ProxyBackendStatus {
+        url: upstream.backend.url(),
+        address: upstream.backend.address,
+        state: if upstream.excluded { BackendState::NotReady } else { BackendState::Ready },
+        reason: fails.filter(|_| upstream.excluded),
+        health: upstream.health.as_ref().map(health),
+        weight: upstream.backend.weight,
+        share: f64::from(upstream.share()) / f64::from(total.max(1)),
+    }
+}
+
+fn health(health: &Health) -> HealthStatus {
+    HealthStatus {
+        up: health.up,
+        for_seconds: health.since.elapsed().as_secs(),
+        error: health.error.clone(),
+    }
+}
+
 fn backends(state: &State, protocol: Protocol, frontend: &Frontend) -> Vec<BackendStatus> {
     let weight_of = |(_, backend): (&SocketAddr, &plan::Backend)| match backend.way {
         Way::None(_) => 0,
@@ -309,11 +371,7 @@ fn backends(state: &State, protocol: Protocol, frontend: &Frontend) -> Vec<Backe
                     BackendState::NotReady
                 },
                 reason,
-                health: backend.health.as_ref().map(|health| HealthStatus {
-                    up: health.up,
-                    for_seconds: health.since.elapsed().as_secs(),
-                    error: health.error.clone(),
-                }),
+                health: backend.health.as_ref().map(health),
                 weight: backend.weight,
                 share,
                 packets: traffic.sent.packets,

@@ -41,6 +41,7 @@ pub struct Launch {
     instance: Option<String>,
     through: Vec<String>,
     environment: Vec<(String, String)>,
+    flags: Option<Vec<String>>,
 }
 
 impl Launch {
@@ -59,6 +60,12 @@ impl Launch {
     /// With a variable in its environment.
     pub fn environment(mut self, name: &str, value: &str) -> Self {
         self.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// With these flags instead of the configuration file.
+    pub fn flags(mut self, words: &[&str]) -> Self {
+        self.flags = Some(words.iter().map(|word| (*word).to_owned()).collect());
         self
     }
 
@@ -210,7 +217,11 @@ impl Agent {
 
 fn start(host: &Host, program: &Path, config: &Path, launch: &Launch) -> Result<Process> {
     let mut command = launch.command(host, program);
-    command.arg("start").arg("-c").arg(config);
+    command.arg("start");
+    match &launch.flags {
+        Some(flags) => command.args(flags),
+        None => command.arg("-c").arg(config),
+    };
     host.spawn(&launch.file("kube-vip"), command)
 }
 

@@ -1,9 +1,13 @@
 //! What cannot work is refused in one line that names it, and nothing on the host is changed.
 
 use std::fs;
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use lab::{Agent, Config, Connection, Lab, Launch, Refusal, Server, VIPS, owner, web};
+use lab::{
+    Agent, Config, Connection, Lab, Launch, PATIENCE, Refusal, STATE_DIR, Server, VIPS, by_quorum,
+    eventually, owner, web,
+};
 
 /// What is put in place of what, and what the message has to name.
 struct Case {
@@ -158,6 +162,12 @@ fn refuse(lab: &Lab, content: &str, named: &[&str]) -> Result<()> {
 #[test]
 fn a_wrong_file_is_refused_in_one_line_that_names_the_thing() -> Result<()> {
     let lab = Lab::bridge(3, 0)?;
+    // Addresses of IPv6 may still be looked for on the link.
+    eventually(PATIENCE, "n1 to be at rest", || {
+        let before = lab.host("n1").snapshot()?;
+        std::thread::sleep(Duration::from_millis(500));
+        before.expect_same(&lab.host("n1").snapshot()?)
+    })?;
     let good = Config::of(&lab, lab.host("n1"), &web(&lab)).to_string();
     for Case { what, from, to, named } in CASES {
         ensure!(good.contains(from), "{what}: {from:?} is not in the file");
@@ -289,4 +299,43 @@ fn a_second_instance_with_another_vip_works_without_xdp_and_says_so() -> Result<
     }
     ensure!(first.stop()?.success());
     before.expect_same(&node.snapshot()?)
+}
+
+/// Three hosts that elect; `change` makes one file out of another.
+fn electing(lab: &Lab, name: &str, more: &str) -> String {
+    let mut config = Config::of(lab, lab.host(name), &web(lab));
+    by_quorum(&mut config);
+    config.extra.push_str(more);
+    config.to_string()
+}
+
+/// The first host's state is made and left; then it is tried with what does not fit.
+#[test]
+fn state_that_is_not_this_hosts_or_damaged_is_refused() -> Result<()> {
+    let lab = Lab::bridge(3, 0)?;
+    let node = lab.host("n1");
+    let good = electing(&lab, "n1", "");
+    let mut agent = Agent::start_as(node, &good, &Launch::default())?;
+    agent.wait_until("outside or leading", |status| status["quorum"]["role"].is_string())?;
+    ensure!(agent.stop()?.success());
+    let state = format!("{STATE_DIR}/default");
+
+    refuse(&lab, &good.replace("{id: n1,", "{id: n9,"), &["n1", "n9", "localPeer.id", &state])?;
+    let _taken = Server::start(node, &[(node.v4(), 10000).into()])?;
+    refuse(&lab, &good, &["cannot listen for peers at 10.77.0.11:10000", "localPeer"])?;
+    drop(_taken);
+    let shell = |line: &str| node.shell(line).map(drop);
+    shell(&format!(
+        "cp -a {state} {state}.good; printf x | dd of={state}/identity conv=notrunc bs=1 seek=20"
+    ))?;
+    refuse(&lab, &good, &["identity", "is damaged", "move the directory away"])?;
+    shell(&format!("rm -r {state}; cp -a {state}.good {state}; rm {state}/log"))?;
+    refuse(&lab, &good, &["/log is missing", "move the directory away"])?;
+    shell(&format!("rm -r {state}; cp -a {state}.good {state}; : > {state}/identity"))?;
+    refuse(&lab, &good, &["identity", "is damaged"])?;
+    shell(&format!("rm -r {state}; mv {state}.good {state}"))?;
+    let mut agent = Agent::start_as(node, &good, &Launch::default())?;
+    agent.wait_ready()?;
+    ensure!(agent.stop()?.success());
+    Ok(())
 }

@@ -45,6 +45,10 @@ pub struct Host {
     /// It is to hold no VIP until further notice.
     #[serde(default)]
     pub drained: bool,
+    /// The VIPs that its configuration names: it can hold no others. Hosts of before that was told
+    /// name none and can hold all.
+    #[serde(default)]
+    pub vips: Option<BTreeSet<IpAddr>>,
 }
 
 /// A VIP as it is configured.

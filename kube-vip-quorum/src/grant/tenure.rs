@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::{Answer, Ask, Granted, Held, Ledger, Voters};
 use crate::assign::{self, Candidate};
-use crate::cluster::{Cluster, Command, NodeId, TenureId};
+use crate::cluster::{Cluster, Command, Host, NodeId, TenureId};
 use crate::time::{Boot, Timing};
 
 /// How the leadership came about.
@@ -184,7 +184,8 @@ impl Tenure {
         let Some((to, _)) = cluster.named(name) else {
             return Err(MoveError::NoSuchHost(name.to_owned()));
         };
-        if !self.candidates(cluster, now).iter().any(|candidate| candidate.node == to) {
+        let candidates = self.candidates(cluster, now);
+        if !candidates.iter().any(|candidate| candidate.node == to && candidate.can_hold(&vip)) {
             return Err(MoveError::Unfit(name.to_owned()));
         }
         let assignment = cluster.assignments.get(&vip);
@@ -288,8 +289,13 @@ impl Tenure {
     fn candidates<'a>(&self, cluster: &'a Cluster, now: Boot) -> Vec<Candidate<'a>> {
         let able =
             cluster.hosts.iter().filter(|(node, host)| !host.drained && self.alive(**node, now));
-        able.map(|(node, host)| Candidate { node: *node, name: &host.name, weight: host.weight })
-            .collect()
+        let candidate = |(node, host): (&NodeId, &'a Host)| Candidate {
+            node: *node,
+            name: &host.name,
+            weight: host.weight,
+            vips: host.vips.as_ref(),
+        };
+        able.map(candidate).collect()
     }
 
     /// How long ago the newest heartbeat was sent that a majority has acknowledged.

@@ -368,6 +368,7 @@ impl Inner {
             addresses: addresses.to_vec(),
             weight: settings.weight,
             drained: false,
+            vips: Some(self.configured_vips().into_keys().collect()),
         }
     }
 }

@@ -1,8 +1,8 @@
 //! How a cluster begins, how hosts come and go, and how one leaves.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use openraft::ChangeMembers;
@@ -288,7 +288,7 @@ impl Inner {
         if !leads {
             return;
         }
-        let vips = self.vips.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let vips = self.configured_vips();
         if applied.cluster.vips != vips {
             let _ = self.write(Command::Vips(vips)).await;
         }

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::Ordering;
 
 use super::Inner;
-use crate::cluster::NodeId;
+use crate::cluster::{NodeId, Vip};
 use crate::transport::ClusterId;
 
 /// What part a host takes.
@@ -128,10 +128,12 @@ impl Inner {
             _ => unknown.chain(unnamed).cloned().collect(),
         };
         let holding = self.holder().holding(now).map(|lease| (lease.vip, lease.epoch)).collect();
-        let own = self.vips.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
+        let own = self.configured_vips();
         let agreed = &applied.cluster.vips;
         let differing = own.keys().filter(|vip| !agreed.contains_key(vip));
         let differing = differing.chain(agreed.keys().filter(|vip| !own.contains_key(vip)));
+        // Where no leader has written its list yet, nobody disagrees with it.
+        let differing = differing.filter(|_| !agreed.is_empty());
         self.standing.send_if_modified(|standing| {
             let next = Standing {
                 role,
@@ -144,10 +146,23 @@ impl Inner {
                 trouble: standing.trouble.clone(),
                 failed: self.failed.load(Ordering::Relaxed),
             };
+            if standing.differing != next.differing && !next.differing.is_empty() {
+                let all: Vec<_> = next.differing.iter().map(ToString::to_string).collect();
+                tracing::warn!(
+                    "the hosts' files differ: {} not in all; the leader's list counts, and a host \
+                     holds no VIP that its own file does not name",
+                    all.join(", ")
+                );
+            }
             let changed = *standing != next;
             *standing = next;
             changed
         });
+    }
+
+    /// The VIPs of this host's configuration.
+    pub(super) fn configured_vips(&self) -> BTreeMap<IpAddr, Vip> {
+        self.vips.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone()
     }
 
     /// Notes what keeps this host from taking part, or that nothing does.

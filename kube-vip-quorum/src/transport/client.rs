@@ -180,14 +180,16 @@ async fn lane(target: Target, mut jobs: mpsc::Receiver<Job>) {
 impl Target {
     async fn connect(&self) -> Result<(Reader, Writer), CallError> {
         let mut error = CallError::Broken;
+        // What a host has said tells more than an address at which nobody listens.
+        let mut told = false;
         for address in &self.addresses {
             let unreachable = |why: String| CallError::Unreachable { address: *address, why };
             let connecting = async {
-                let stream =
-                    connection::connect(*address).await.map_err(|error| error.to_string())?;
+                let stream = connection::connect(*address).await;
+                let stream = stream.map_err(|error| (false, error.to_string()))?;
                 let own = (self.hello)();
                 let shaken = connection::initiate(stream, &self.protection, own).await;
-                shaken.map_err(|error| error.to_string())
+                shaken.map_err(|error| (true, error.to_string()))
             };
             match timeout(CONNECT, connecting).await {
                 Ok(Ok((reader, writer, peer))) => {
@@ -197,10 +199,15 @@ impl Target {
                     if is_meant {
                         return Ok((reader, writer));
                     }
+                    told = true;
                     error = unreachable(format!("{name} is there with a new state directory"));
                 }
-                Ok(Err(why)) => error = unreachable(why),
-                Err(_) => error = unreachable(format!("no connection within {CONNECT:?}")),
+                Ok(Err((tells, why))) if tells || !told => {
+                    told |= tells;
+                    error = unreachable(why);
+                }
+                Err(_) if !told => error = unreachable(format!("no connection within {CONNECT:?}")),
+                Ok(Err(_)) | Err(_) => {}
             }
         }
         Err(error)

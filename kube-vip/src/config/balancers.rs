@@ -8,9 +8,12 @@ use kube_vip_common::table::MAX_MEMBERS;
 use super::file::table_size;
 use super::forwarding;
 use super::reader::{Section, address, quote};
-use super::{Affinity, AllDown, Backend, LoadBalancer, NoBackend, Protocol, TableSize, health};
+use super::{
+    Affinity, AllDown, Backend, HttpBalancer, LoadBalancer, NoBackend, Protocol, TableSize, health,
+    http,
+};
 
-const KEYS: [&str; 14] = [
+const KEYS: [&str; 16] = [
     "name",
     "type",
     "port",
@@ -25,12 +28,14 @@ const KEYS: [&str; 14] = [
     "rateLimit",
     "forwardingMethod",
     "natSource",
+    "caFile",
+    "insecureSkipVerify",
 ];
-const BACKEND_KEYS: [&str; 5] = ["address", "port", "url", "weight", "drain"];
+pub(super) const BACKEND_KEYS: [&str; 5] = ["address", "port", "url", "weight", "drain"];
 
 /// A table's slot is an index of 15 bits.
 const MOST_BACKENDS: usize = MAX_MEMBERS;
-const MOST_WEIGHT: u32 = 256;
+pub(super) const MOST_WEIGHT: u32 = 256;
 /// A microsecond apart.
 const MOST_RATE: u32 = 1_000_000;
 
@@ -42,42 +47,82 @@ pub(super) struct Defaults<'a> {
     pub(super) nat_ports: bool,
 }
 
-/// Reads all load balancers but those of type http.
-pub(super) fn read(section: &Section<'_>, defaults: &Defaults<'_>) -> Vec<LoadBalancer> {
-    let mut names = BTreeMap::new();
-    let mut frontends = BTreeMap::new();
-    let mut found = Vec::new();
+/// Those of all types.
+pub(super) struct Balancers {
+    /// What the kernel balances.
+    pub(super) balanced: Vec<LoadBalancer>,
+    /// What the agent proxies.
+    pub(super) proxied: Vec<HttpBalancer>,
+}
+
+impl Balancers {
+    /// The name of one that is on the VIPs.
+    pub(super) fn on_vip(&self) -> Option<&str> {
+        let balanced = self.balanced.iter().map(|lb| (lb.bind_to_vip, lb.name.as_str()));
+        let proxied = self.proxied.iter().map(|lb| (lb.bind_to_vip, lb.name.as_str()));
+        balanced.chain(proxied).find(|(on_vip, _)| *on_vip).map(|(_, name)| name)
+    }
+}
+
+/// Reads all load balancers.
+pub(super) fn read(section: &Section<'_>, defaults: &Defaults<'_>) -> Balancers {
+    let mut seen = Seen::default();
+    let mut found = Balancers { balanced: Vec::new(), proxied: Vec::new() };
     for (node, path) in section.list("loadBalancers") {
         let Some(entry) = Section::new(node, path, &KEYS, section.findings) else { continue };
-        let Some(lb) = load_balancer(&entry, defaults) else { continue };
-        if let Some(other) = names.insert(lb.name.clone(), entry.path.clone()) {
-            let shown = quote(&lb.name);
-            entry.problem("name", format!("{shown} is the name of {other} too; give each its own"));
+        let protocol = match kind(&entry) {
+            Kind::Http => {
+                if let Some(lb) = http::read(&entry, defaults) {
+                    seen.check(&entry, &lb.name, (lb.bind_to_vip, Protocol::Tcp, lb.port));
+                    found.proxied.push(lb);
+                }
+                continue;
+            }
+            Kind::Balanced(protocol) => Some(protocol),
+            Kind::Wrong => None,
+        };
+        if let Some(lb) = load_balancer(&entry, protocol, defaults) {
+            seen.check(&entry, &lb.name, (lb.bind_to_vip, lb.protocol, lb.port));
+            found.balanced.push(lb);
         }
-        let frontend = (lb.bind_to_vip, lb.protocol, lb.port);
-        if let Some(other) = frontends.insert(frontend, entry.path.clone()) {
-            let (place, protocol) = (place(&lb), lb.protocol.name());
-            let message = format!(
-                "{protocol} port {} of {place} is taken by {other}; take another port, or put the \
-                 backends of both into one load balancer",
-                lb.port
-            );
-            entry.problem("port", message);
-        }
-        found.push(lb);
     }
     found
 }
 
-fn place(lb: &LoadBalancer) -> &'static str {
-    if lb.bind_to_vip { "the VIP" } else { "the hosts" }
+/// What earlier ones have taken.
+#[derive(Default)]
+struct Seen {
+    names: BTreeMap<String, String>,
+    frontends: BTreeMap<(bool, Protocol, u16), String>,
 }
 
-fn load_balancer(entry: &Section<'_>, defaults: &Defaults<'_>) -> Option<LoadBalancer> {
-    let protocol = match kind(entry)? {
-        Kind::Balanced(protocol) => Some(protocol),
-        Kind::Wrong => None,
-    };
+impl Seen {
+    fn check(&mut self, entry: &Section<'_>, name: &str, frontend: (bool, Protocol, u16)) {
+        if let Some(other) = self.names.insert(name.to_owned(), entry.path.clone()) {
+            let shown = quote(name);
+            entry.problem("name", format!("{shown} is the name of {other} too; give each its own"));
+        }
+        if let Some(other) = self.frontends.insert(frontend, entry.path.clone()) {
+            let (on_vip, protocol, port) = frontend;
+            let place = if on_vip { "the VIP" } else { "the hosts" };
+            let message = format!(
+                "{} port {port} of {place} is taken by {other}; take another port, or put the \
+                 backends of both into one load balancer",
+                protocol.name()
+            );
+            entry.problem("port", message);
+        }
+    }
+}
+
+fn load_balancer(
+    entry: &Section<'_>,
+    protocol: Option<Protocol>,
+    defaults: &Defaults<'_>,
+) -> Option<LoadBalancer> {
+    for key in ["caFile", "insecureSkipVerify"].into_iter().filter(|key| entry.has(key)) {
+        entry.problem(key, "belongs to type http, and under healthCheck; take it out");
+    }
     let port = entry.port("port");
     if !entry.has("port") {
         entry.missing("port", "missing; write the port clients connect to");
@@ -86,7 +131,7 @@ fn load_balancer(entry: &Section<'_>, defaults: &Defaults<'_>) -> Option<LoadBal
     let table_size = table_size(entry).unwrap_or(defaults.table_size);
     let affinity = affinity(entry);
     let health_check = health::read(entry, protocol);
-    let all_down = word(entry, "allDown", [("keep", AllDown::Keep), ("refuse", AllDown::Refuse)]);
+    let all_down = all_down(entry);
     let no_backend =
         word(entry, "noBackend", [("refuse", NoBackend::Refuse), ("drop", NoBackend::Drop)]);
     let forwarding = forwarding::method(entry);
@@ -121,28 +166,27 @@ fn load_balancer(entry: &Section<'_>, defaults: &Defaults<'_>) -> Option<LoadBal
 
 enum Kind {
     Balanced(Protocol),
+    Http,
     Wrong,
 }
 
-/// The type; `None` for one that is skipped.
-fn kind(entry: &Section<'_>) -> Option<Kind> {
-    let Some(kind) = entry.text("type") else { return Some(Kind::Balanced(Protocol::Tcp)) };
+fn kind(entry: &Section<'_>) -> Kind {
+    let Some(kind) = entry.text("type") else { return Kind::Balanced(Protocol::Tcp) };
     match kind.value.to_ascii_lowercase().as_str() {
-        "tcp" => Some(Kind::Balanced(Protocol::Tcp)),
-        "udp" => Some(Kind::Balanced(Protocol::Udp)),
-        "sctp" => Some(Kind::Balanced(Protocol::Sctp)),
-        "http" => {
-            let why = "type http is not balanced here, the load balancer is skipped; \
-                       type tcp carries HTTP and keeps the client's address";
-            entry.findings.notice(&entry.path, why);
-            None
-        }
+        "tcp" => Kind::Balanced(Protocol::Tcp),
+        "udp" => Kind::Balanced(Protocol::Udp),
+        "sctp" => Kind::Balanced(Protocol::Sctp),
+        "http" => Kind::Http,
         _ => {
             let shown = quote(&kind.value);
-            entry.problem("type", format!("{shown} is not a type; write tcp, udp or sctp"));
-            Some(Kind::Wrong)
+            entry.problem("type", format!("{shown} is not a type; write tcp, udp, sctp or http"));
+            Kind::Wrong
         }
     }
+}
+
+pub(super) fn all_down(entry: &Section<'_>) -> AllDown {
+    word(entry, "allDown", [("keep", AllDown::Keep), ("refuse", AllDown::Refuse)])
 }
 
 /// One of two words; the default where it is neither.
@@ -219,17 +263,26 @@ fn backend(
 fn backend_address(section: &Section<'_>, defaults: &Defaults<'_>) -> Option<IpAddr> {
     let text = section.required_text("address", "write the backend's IP address")?;
     let ip = address(&text, section.findings)?.value;
-    let refusal = if ip.is_loopback() {
-        "is a loopback address, which no packet from outside may go to; write the host's own"
+    match refusal(ip, defaults) {
+        Some(why) => {
+            section.problem("address", format!("{ip} {why}"));
+            None
+        }
+        None => Some(ip),
+    }
+}
+
+/// Why an address is none of a backend.
+pub(super) fn refusal(ip: IpAddr, defaults: &Defaults<'_>) -> Option<&'static str> {
+    if ip.is_loopback() {
+        Some("is a loopback address, which no packet from outside may go to; write the host's own")
     } else if matches!(ip, IpAddr::V6(v6) if v6.is_unicast_link_local()) {
-        "is a link-local address; write a global or unique local one (fd00::/8)"
+        Some("is a link-local address; write a global or unique local one (fd00::/8)")
     } else if defaults.vips.contains(&ip) {
-        "is a VIP; write the address of the host that serves"
+        Some("is a VIP; write the address of the host that serves")
     } else {
-        return Some(ip);
-    };
-    section.problem("address", format!("{ip} {refusal}"));
-    None
+        None
+    }
 }
 
 /// The checksum of SCTP covers the ports (RFC 9260 §6.8), and it is not one that a program in the

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use kube_vip_common::lease::LEASES;
 
-use super::balancers::{self, Defaults};
+use super::balancers::{self, Balancers, Defaults};
 use super::given::Given;
 use super::peers::{self, Peers};
 use super::reader::{Findings, Located, Section, address, quote};
@@ -98,8 +98,9 @@ fn config(section: &Section<'_>, host: &str) -> Option<Config> {
     let table_size = table_size(section).unwrap_or_default();
     let nat_ports = forwarding::ports(section);
     let defaults = Defaults { vips: &vips, table_size, nat_ports: section.has("natPorts") };
-    let load_balancers = balancers::read(section, &defaults);
-    enough_to_do(section, &vips, &load_balancers);
+    let balancers = balancers::read(section, &defaults);
+    enough_to_do(section, &vips, &balancers);
+    let Balancers { balanced: load_balancers, proxied: http_balancers } = balancers;
 
     let flag = |key, default| section.boolean(key).unwrap_or(default);
     let gratuitous_arp = flag("gratuitousARP", true);
@@ -143,6 +144,7 @@ fn config(section: &Section<'_>, host: &str) -> Option<Config> {
         election,
         preferences,
         load_balancers,
+        http_balancers,
         xdp_mode,
         nat_ports,
         local_clients,
@@ -220,17 +222,17 @@ fn unfit_as_vip(address: IpAddr) -> Option<&'static str> {
     }
 }
 
-fn enough_to_do(section: &Section<'_>, vips: &[IpAddr], load_balancers: &[LoadBalancer]) {
+fn enough_to_do(section: &Section<'_>, vips: &[IpAddr], balancers: &Balancers) {
     // A VIP that is written, but wrong, has been named already.
     if !vips.is_empty() || !section.is_blank("vip") || !section.is_blank("address") {
         return;
     }
-    match load_balancers.iter().find(|lb| lb.bind_to_vip) {
-        Some(lb) => {
+    match balancers.on_vip() {
+        Some(name) => {
             let message = format!(
                 "missing, but load balancer {} has `bindToVip: true`; write the virtual IP, \
                  or `bindToVip: false` to balance a port of the hosts' own addresses",
-                quote(&lb.name)
+                quote(name)
             );
             section.missing("vip", &message);
         }

@@ -132,7 +132,7 @@ fn status(section: &Section<'_>) -> Option<(u16, u16)> {
 
 /// Whom a server must be known to; said, because a check that trusts anybody proves less than it
 /// seems to.
-fn trust(section: &Section<'_>) -> Option<Trust> {
+pub(super) fn trust(section: &Section<'_>) -> Option<Trust> {
     let file = section.text("caFile").map(|text| PathBuf::from(text.value));
     let anybody = section.boolean("insecureSkipVerify").unwrap_or(false);
     let (key, message) = match (file, anybody) {

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use super::error::{ConfigError, Problem};
-use super::{Config, Peer, Probe, Trust};
+use super::{Config, HttpBalancer, Peer, Probe, Trust};
 use crate::source::health::check_ca_file;
 use crate::view::{Link, Mac};
 
@@ -54,13 +54,21 @@ pub fn check_host(config: &Config, links: &BTreeMap<String, Link>) -> Result<(),
             refuse("localPeer.address", not_ours(*address, config, links));
         }
     }
-    for balancer in &config.load_balancers {
-        if let Some(Probe::Http(http)) = balancer.health_check.as_ref().map(|check| &check.probe)
+    let balanced = config.load_balancers.iter().map(|it| (&it.name, &it.health_check));
+    let proxied = config.http_balancers.iter().map(|it| (&it.name, &it.health_check));
+    for (name, check) in balanced.chain(proxied) {
+        if let Some(Probe::Http(http)) = check.as_ref().map(|check| &check.probe)
             && let Some(Trust::CaFile(file)) = &http.tls
             && let Err(error) = check_ca_file(file)
         {
-            let name = &balancer.name;
             refuse("loadBalancers", format!("healthCheck.caFile of {name:?}: {error}"));
+        }
+    }
+    for HttpBalancer { name, trust, .. } in &config.http_balancers {
+        if let Some(Trust::CaFile(file)) = trust
+            && let Err(error) = check_ca_file(file)
+        {
+            refuse("loadBalancers", format!("caFile of {name:?}: {error}"));
         }
     }
     if problems.is_empty() { Ok(()) } else { Err(ConfigError::new("", problems)) }

@@ -24,12 +24,13 @@ fn check(config: &Config, local: &str, reserved: &str) -> Result<(), ConfigError
         Err(ConfigError::new("", vec![Problem { origin: None, line: None, path, message }]))
     };
     let Some(wanted) = config.nat_ports else { return Ok(()) };
-    if let Some(lb) =
-        config.load_balancers.iter().find(|lb| !lb.bind_to_vip && wanted.contains(lb.port))
-    {
+    let balanced = config.load_balancers.iter().map(|lb| (lb.bind_to_vip, lb.port, &lb.name));
+    let proxied = config.http_balancers.iter().map(|lb| (lb.bind_to_vip, lb.port, &lb.name));
+    let mut own = balanced.chain(proxied).filter(|(on_vip, ..)| !on_vip);
+    if let Some((_, port, name)) = own.find(|(_, port, _)| wanted.contains(*port)) {
         return problem(format!(
-            "{} is a port of load balancer {:?} on the hosts' own addresses; take a range without it",
-            lb.port, lb.name
+            "{port} is a port of load balancer {name:?} on the hosts' own addresses; take a range \
+             without it"
         ));
     }
     let Some(local) = range(local, char::is_whitespace) else { return Ok(()) };

@@ -9,6 +9,7 @@ mod given;
 mod health;
 mod host;
 mod host_ports;
+mod http;
 mod limits;
 mod nearest;
 mod origin;
@@ -35,6 +36,7 @@ pub use forwarding::{Forwarding, MssClamp, NatSource};
 pub use given::{Given, Key};
 pub use host::check_host;
 pub use host_ports::check_host_ports;
+pub use http::{HttpBackend, HttpBalancer};
 pub use kube_vip_common::frontend::{Affinity, Protocol};
 pub use kube_vip_common::nat::PortRange;
 pub use kube_vip_common::table::TableSize;
@@ -84,6 +86,8 @@ pub struct Config {
     pub preferences: BTreeMap<IpAddr, Vec<String>>,
     /// What is balanced.
     pub load_balancers: Vec<LoadBalancer>,
+    /// What is proxied by the agent.
+    pub http_balancers: Vec<HttpBalancer>,
     /// How arriving packets are to be handled.
     pub xdp_mode: XdpMode,
     /// Ports of the hosts' own addresses for connections that are translated to come from there.

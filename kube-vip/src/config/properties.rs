@@ -235,6 +235,7 @@ prop_compose! {
             election: Election::File,
             preferences: BTreeMap::new(),
             load_balancers,
+            http_balancers: Vec::new(),
             xdp_mode: XdpMode::Auto,
             nat_ports: Some(PortRange { first: 1024, last: nat_last }),
             local_clients,

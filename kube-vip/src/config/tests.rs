@@ -37,6 +37,10 @@ fn balancer(inner: &str) -> String {
     with(&format!("loadBalancers:\n- {{name: web, type: tcp, port: 80, bindToVip: true, {inner}}}"))
 }
 
+fn http(backends: &str) -> String {
+    balancer(&format!("backends: [{backends}]")).replace("type: tcp", "type: http")
+}
+
 #[test]
 fn the_sample_is_what_it_says() {
     let config = good(SAMPLE);
@@ -190,7 +194,7 @@ fn keys_without_effect_are_named_once_and_their_values_never() {
         "enableBGP: true\nbgpConfig: {as: 65000, secret: hunter2}\npacketAPIKey: hunter2\n\
          leaseDuration: 5\naddPeersAsBackends: true\naddress: kube.example\n\
          loadBalancers:\n\
-         - {name: h, type: HTTP, port: 80, backends: [{url: 'http://x'}]}\n\
+         - {name: h, type: HTTP, port: 80, rateLimit: 9, backends: [{url: 'http://10.0.0.9'}]}\n\
          - {name: t, port: 81, bindToVip: true, backends: [{address: fd00::3, url: 'http://y'}]}\n\
          - {name: u, port: 82, backends: []}",
     ));
@@ -200,7 +204,7 @@ fn keys_without_effect_are_named_once_and_their_values_never() {
         keys,
         [
             "address",
-            "loadBalancers[0]",
+            "loadBalancers[0].rateLimit",
             "loadBalancers[1].backends",
             "loadBalancers[1].backends",
             "loadBalancers[2].backends",
@@ -257,6 +261,31 @@ fn what_only_the_hosts_own_election_needs_is_named_without_it() {
     };
     assert_eq!(keys(with(&format!("{quorum}election: file\n"))), ["secretFile", "quorum"]);
     assert!(keys(with(quorum)).is_empty());
+}
+
+#[test]
+fn http_backends_are_urls() {
+    let list = "{url: 'http://10.0.0.3'}, {url: 'https://[fd00::3]:8443/app/', weight: 3}, \
+                {url: 'http://web.example:81', address: 10.0.0.4, drain: true}";
+    let config = good(&http(list).replace("port: 80,", "port: 80, insecureSkipVerify: true,"));
+    let [lb] = &config.http_balancers[..] else { panic!("{:?}", config.http_balancers) };
+    assert_eq!((lb.name.as_str(), lb.port, lb.bind_to_vip), ("web", 80, true));
+    assert_eq!(lb.trust, Some(Trust::Anybody));
+    assert_eq!(lb.health_check.as_ref().map(|check| &check.probe), Some(&Probe::Tcp));
+    let shown = |it: &HttpBackend| {
+        (it.address.to_string(), it.authority.clone(), it.host().to_owned(), it.weight)
+    };
+    let owned =
+        |(a, b, c, d): (&str, &str, &str, u16)| (a.to_owned(), b.to_owned(), c.to_owned(), d);
+    let expected = [
+        ("10.0.0.3:80", "10.0.0.3", "10.0.0.3", 1),
+        ("[fd00::3]:8443", "[fd00::3]:8443", "fd00::3", 3),
+        ("10.0.0.4:81", "web.example:81", "web.example", 0),
+    ];
+    assert_eq!(lb.backends.iter().map(shown).collect::<Vec<_>>(), expected.map(owned));
+    let prefixes: Vec<_> = lb.backends.iter().map(|it| (it.tls, it.prefix.as_str())).collect();
+    assert_eq!(prefixes, [(false, ""), (true, "/app"), (false, "")]);
+    assert_eq!(config.notices, Vec::<String>::new());
 }
 
 #[test]
@@ -327,12 +356,26 @@ fn every_mistake_is_named_with_its_value_and_the_way_out() {
         (balancer("").replace("port: 80", "port: 65536"), format!("f, line 7: {web}.port: 65536 is not a port; ports are 1 to 65535")),
         (balancer("").replace("port: 80", "port: 99999999999999999999999999999999999999999999"), format!("f, line 7: {web}.port: 100000000000000000000000000000000000000000000 is not a port; ports are 1 to 65535")),
         (balancer("").replace("port: 80, ", ""), format!("f, line 7: {web}.port: missing; write the port clients connect to")),
-        (balancer("").replace("tcp", "dccp"), format!(r#"f, line 7: {web}.type: "dccp" is not a type; write tcp, udp or sctp"#)),
+        (balancer("").replace("tcp", "dccp"), format!(r#"f, line 7: {web}.type: "dccp" is not a type; write tcp, udp, sctp or http"#)),
         (balancer("").replace("true", "maybe"), format!(r#"f, line 7: {web}.bindToVip: "maybe" is not true or false"#)),
         (balancer("tableSize: 1000"), format!("f, line 7: {web}.tableSize: 1000 is not one of the sizes: 251, 1021, 4093, 16381, 65537")),
         (balancer("sessionAffinity: clientip"), format!(r#"f, line 7: {web}.sessionAffinity: "clientip" is not an affinity; write None or ClientIP"#)),
         (balancer("") + "- {port: 80, bindToVip: true, name: x}\n", "f, line 8: loadBalancers[1].port: tcp port 80 of the VIP is taken by loadBalancers[0]; take another port, or put the backends of both into one load balancer".into()),
         (balancer("") + "- {port: 81, name: web}\n", r#"f, line 8: loadBalancers[1].name: "web" is the name of loadBalancers[0] too; give each its own"#.into()),
+        (balancer("caFile: /x"), format!("f, line 7: {web}.caFile: belongs to type http, and under healthCheck; take it out")),
+        // Type http.
+        (http("{address: 10.0.0.3}"), format!("f, line 7: {web}.backends[0].url: missing; type http sends requests to a URL, like http://192.168.0.1:8080")),
+        (http("{url: 10.0.0.3}"), format!(r#"f, line 7: {web}.backends[0].url: "10.0.0.3" is not a URL; write one like http://192.168.0.1:8080"#)),
+        (http("{url: 'ftp://10.0.0.3'}"), format!(r#"f, line 7: {web}.backends[0].url: "ftp://10.0.0.3" is not a URL; write one like http://192.168.0.1:8080"#)),
+        (http("{url: 'http://10.0.0.3:0'}"), format!(r#"f, line 7: {web}.backends[0].url: "http://10.0.0.3:0" has a port that is none; ports are 1 to 65535"#)),
+        (http("{url: 'http://10.0.0.3:99999'}"), format!(r#"f, line 7: {web}.backends[0].url: "http://10.0.0.3:99999" has a port that is none; ports are 1 to 65535"#)),
+        (http("{url: 'http://a:b@10.0.0.3'}"), format!(r#"f, line 7: {web}.backends[0].url: "http://a:b@10.0.0.3" holds a user's name or password, which is not sent; take it out"#)),
+        (http("{url: 'http://10.0.0.3/?a'}"), format!(r#"f, line 7: {web}.backends[0].url: "http://10.0.0.3/?a" has a query, but requests bring their own; take it out"#)),
+        (http("{url: 'http://x.example'}"), format!(r#"f, line 7: {web}.backends[0].url: "http://x.example" names its host, and names come later; write where it is under `address` too"#)),
+        (http("{url: 'http://10.0.0.3', address: 10.0.0.4}"), format!("f, line 7: {web}.backends[0].address: 10.0.0.4 is not the address in the url; keep one of the two")),
+        (http("{url: 'http://10.0.0.100'}"), format!("f, line 7: {web}.backends[0].url: 10.0.0.100 is a VIP; write the address of the host that serves")),
+        (http("{url: 'https://10.0.0.3'}"), format!("f, line 7: {web}.caFile: missing; name the file with the certificates to trust, or write `insecureSkipVerify: true`")),
+        (http("{url: 'http://10.0.0.3/'}, {url: 'http://10.0.0.3'}"), format!(r#"f, line 7: {web}.backends[1].url: "http://10.0.0.3" is in this list twice; keep one (`weight` gives more)"#)),
         // Backends.
         (balancer("backends: [{address: 10.0.0.3}, {address: 10.0.0.3, port: 80}]"), format!("f, line 7: {web}.backends[1].address: 10.0.0.3 port 80 is in this list twice; keep one (`weight` gives a larger share)")),
         (balancer("backends: [{address: 10.0.0.100}]"), format!("f, line 7: {web}.backends[0].address: 10.0.0.100 is a VIP; write the address of the host that serves")),

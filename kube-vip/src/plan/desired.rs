@@ -10,7 +10,7 @@ use kube_vip_common::frontend::{Affinity, Protocol};
 use kube_vip_common::nat::PortRange;
 use kube_vip_common::table::TableSize;
 
-use crate::config::{LocalClients, XdpMode};
+use crate::config::{HttpBackend, LocalClients, Trust, XdpMode};
 use crate::view::{Health, Mac};
 
 /// The output of the plan; each driver reads its own part.
@@ -22,6 +22,41 @@ pub struct Desired {
     pub dataplane: DataPlane,
     /// For the announcer.
     pub announcements: BTreeSet<Announcement>,
+    /// For the proxy: where it may listen.
+    pub proxies: BTreeMap<SocketAddr, Proxy>,
+}
+
+/// An HTTP port that is proxied.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Proxy {
+    /// Name for people.
+    pub name: String,
+    /// This host listens there: it owns the VIP, or it is about the host's own addresses.
+    pub here: bool,
+    /// Which certificates of https backends are believed.
+    pub trust: Option<Trust>,
+    /// Every backend that could be used fails its checks, so all are kept.
+    pub all_down: bool,
+    /// Who serves it, in the file's order.
+    pub upstreams: Vec<Upstream>,
+}
+
+/// A server behind a proxy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Upstream {
+    /// Where it is, and what it is called.
+    pub backend: HttpBackend,
+    /// It fails its checks, and gets nothing.
+    pub excluded: bool,
+    /// What this host's own probes say; nothing where there are none.
+    pub health: Option<Health>,
+}
+
+impl Upstream {
+    /// Its share of the requests: none where it is excluded.
+    pub fn share(&self) -> u16 {
+        if self.excluded { 0 } else { self.backend.weight }
+    }
 }
 
 /// A VIP that is a local address of this host.

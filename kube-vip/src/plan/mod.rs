@@ -10,6 +10,7 @@ mod mss;
 mod nat;
 mod nodes;
 mod peers;
+mod proxies;
 mod seed;
 #[cfg(test)]
 mod tests;
@@ -24,7 +25,7 @@ pub use self::peers::{standings, targets};
 pub use self::vips::lease;
 pub use desired::{
     Announcement, Backend, Clients, DataPlane, Desired, Frontend, Grant, HeldAddress, Mss, NextHop,
-    Node, Through, Tunnel, Uplink, Vip, Way,
+    Node, Proxy, Through, Tunnel, Uplink, Upstream, Vip, Way,
 };
 
 use crate::config::{Config, Election};
@@ -57,6 +58,7 @@ pub fn plan(view: &View) -> Desired {
     Desired {
         addresses,
         announcements,
+        proxies: proxies::plan(view),
         dataplane: DataPlane {
             uplinks: uplinks::plan(view),
             reply_devices: uplinks::reply_devices(view),

@@ -5,6 +5,7 @@
 
 mod left;
 mod lock;
+mod proxies;
 mod request;
 mod socket;
 mod status;
@@ -15,6 +16,7 @@ use std::path::PathBuf;
 pub use left::{left_instances, remove_left};
 pub(crate) use lock::holder_of;
 pub use lock::{InstanceLock, LockError, VipLocks};
+pub use proxies::{ProxyBackendStatus, ProxyStatus};
 pub use request::{Answer, Reply, Request};
 pub use socket::{AgentSocket, AskError, SocketError, fetch, order};
 pub use status::{

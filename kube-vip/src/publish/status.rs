@@ -5,6 +5,8 @@ use std::net::{IpAddr, SocketAddr};
 
 use serde::{Deserialize, Serialize};
 
+use super::proxies::ProxyStatus;
+
 /// Everything about one instance.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Status {
@@ -39,6 +41,9 @@ pub struct Status {
     pub vips: Vec<VipStatus>,
     /// The balanced ports.
     pub frontends: Vec<FrontendStatus>,
+    /// The HTTP ports that are proxied.
+    #[serde(default)]
+    pub proxies: Vec<ProxyStatus>,
     /// Packets by what became of them.
     pub counters: BTreeMap<String, u64>,
     /// Settings that were understood and have no effect, and fallbacks that were taken.
@@ -417,6 +422,11 @@ pub(super) mod tests {
              "health": {"up": false, "for_seconds": 9, "error": "connect: no route to host"},
              "weight": 1, "share": 0.0,
              "packets": 0, "bytes": 0, "reply_packets": 0, "reply_bytes": 0}]}],
+        "proxies": [{"name": "app", "address": "10.77.0.100", "port": 8000, "listening": true,
+            "connections": 3, "requests": 1000, "failed": 1, "backends": [
+            {"url": "http://10.77.0.11:8080/app", "address": "10.77.0.11:8080", "state": "ready",
+             "reason": null, "health": {"up": true, "for_seconds": 70, "error": null},
+             "weight": 1, "share": 1.0}]}],
         "counters": {"arp_answered": 1, "dropped": 0},
         "notices": ["vipCidr: comes with BGP"]}"#;
 

@@ -3,6 +3,7 @@
 use std::fmt::Write;
 use std::net::SocketAddr;
 
+use super::proxies::ProxyStatus;
 use super::status::{
     BackendState, BackendStatus, BackendWay, ClientsStatus, ClientsWay, ConflictStatus, EgressMode,
     FrontendStatus, HealthStatus, PeerWay, QuorumHostStatus, QuorumRole, QuorumStatus,
@@ -25,6 +26,7 @@ pub fn render(status: &Status, style: Style) -> String {
     vips(&mut out, status, style);
     peers(&mut out, status, style);
     frontends(&mut out, &status.frontends, style);
+    proxies(&mut out, &status.proxies, style);
     if style.wide {
         counters(&mut out, status, style);
         for notice in &status.notices {
@@ -296,6 +298,48 @@ fn backend_row(backend: &BackendStatus, style: Style) -> Vec<Cell> {
     row
 }
 
+fn proxies(out: &mut String, proxies: &[ProxyStatus], style: Style) {
+    let columns =
+        ["PROXY", "ADDRESS", "STATE", "HEALTH", "SHARE", "OPEN", "REQUESTS", "FAILED", ""];
+    let mut table = Table::new(&columns);
+    let blank = || Cell::plain("");
+    for proxy in proxies {
+        let address = SocketAddr::new(proxy.address, proxy.port);
+        let state = if proxy.listening { ready("listening") } else { Cell::plain("elsewhere") };
+        table.row([
+            Cell::plain(proxy.name.as_str()),
+            Cell::plain(format!("{address}/http")),
+            state,
+            blank(),
+            blank(),
+            Cell::right(&proxy.connections),
+            Cell::right(&proxy.requests),
+            Cell::right(&proxy.failed),
+        ]);
+        for backend in &proxy.backends {
+            let state = match backend.state {
+                BackendState::Ready => ready("ready"),
+                BackendState::NotReady => not_ready("not ready"),
+            };
+            table.row([
+                blank(),
+                Cell::plain(format!("  {}", backend.url)),
+                state,
+                health(backend.health.as_ref()),
+                Cell::right(&format!("{:.1}%", backend.share * 100.0)),
+                blank(),
+                blank(),
+                blank(),
+                Cell::plain(backend.reason.as_deref().unwrap_or("")),
+            ]);
+        }
+        if proxy.backends.is_empty() {
+            table.row([blank(), Cell::plain("  no backends")]);
+        }
+    }
+    table.print(out, style);
+}
+
 fn health(health: Option<&HealthStatus>) -> Cell {
     let Some(HealthStatus { up, for_seconds, .. }) = health else { return Cell::plain("-") };
     let units = [(86_400, "d"), (3600, "h"), (60, "m")];
@@ -421,6 +465,10 @@ FRONTEND  ADDRESS             NODE  WAY   STATE      HEALTH   SHARE  PACKETS
 web       10.77.0.100:80/tcp                                            1204
             10.77.0.11:8080   n1    here  ready      up 1h    50.0%      602
             10.77.0.12:8080   n2    -     not ready  down 9s   0.0%        0  nobody answers for it
+
+PROXY  ADDRESS                       STATE      HEALTH   SHARE  OPEN  REQUESTS  FAILED
+app    10.77.0.100:8000/http         listening                     3      1000       1
+         http://10.77.0.11:8080/app  ready      up 1m   100.0%
 
 1 note: kube-vip status -o wide
 ";

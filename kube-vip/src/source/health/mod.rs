@@ -23,7 +23,7 @@ use tracing::{info, warn};
 pub(crate) use self::http::status as http_status;
 use self::probe::{Outcome, Prober};
 use self::tally::{Change, Tally};
-pub(crate) use self::tls::check_ca_file;
+pub(crate) use self::tls::{Settings as TlsSettings, check_ca_file};
 use crate::view::{Check, Health};
 
 /// Probes under way at once: each is a socket, and an agent has about a thousand file descriptors.

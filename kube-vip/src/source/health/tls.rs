@@ -20,18 +20,18 @@ use tokio_rustls::rustls::{
 use crate::config::Trust;
 
 /// The settings of one check's connections. The file is read again when it has changed.
-pub(super) struct Settings {
+pub(crate) struct Settings {
     trust: Trust,
     made: Option<(Option<SystemTime>, Arc<ClientConfig>)>,
 }
 
 impl Settings {
-    pub(super) fn new(trust: Trust) -> Self {
+    pub(crate) fn new(trust: Trust) -> Self {
         Self { trust, made: None }
     }
 
     /// What a connection is made with now.
-    pub(super) fn get(&mut self) -> Result<Arc<ClientConfig>, String> {
+    pub(crate) fn get(&mut self) -> Result<Arc<ClientConfig>, String> {
         let changed = match &self.trust {
             Trust::Anybody => None,
             Trust::CaFile(path) => {
