@@ -182,6 +182,7 @@ fn quorum(standing: &node::Standing) -> QuorumStatus {
         role: role(standing.role),
         leader: standing.leader.clone(),
         hosts: standing.hosts.iter().map(host).collect(),
+        changing: standing.changing,
         differing: standing.differing.clone(),
         strangers: standing.strangers.clone(),
         trouble: standing.trouble.clone(),

@@ -234,7 +234,9 @@ impl Faults {
                 start(cluster, host)?;
                 // Two hosts without memory are too many: the next fault waits for the vote.
                 cluster.agents.on(host).wait_until("a vote", |status| {
-                    matches!(status["quorum"]["role"].as_str(), Some("voter" | "leader"))
+                    let role = status["quorum"]["role"].as_str();
+                    status["quorum"]["changing"] == false
+                        && matches!(role, Some("voter" | "leader"))
                 })?;
             }
             Kind::End => {

@@ -10,7 +10,7 @@ use lab::{
 
 const RESTARTS: usize = 20;
 /// Connections that are open all the time, at each VIP.
-const HELD: usize = 5000;
+const HELD: usize = 4000;
 const PATIENCE: Duration = Duration::from_secs(20);
 
 fn cluster() -> Result<Cluster> {

@@ -52,6 +52,8 @@ pub struct Standing {
     pub holding: BTreeMap<IpAddr, u64>,
     /// The hosts that take part, by name.
     pub hosts: Vec<Taking>,
+    /// A change of the voters is under way: majorities of the old ones and of the new ones are needed.
+    pub changing: bool,
     /// VIPs that this host's configuration names and the cluster does not, and the other way round.
     pub differing: Vec<IpAddr>,
     /// Hosts that this host's configuration names and the cluster does not, and the other way round.
@@ -141,6 +143,7 @@ impl Inner {
                 leader: leader.and_then(|leader| name(&leader.leader)),
                 holding,
                 hosts,
+                changing: membership.get_joint_config().len() > 1,
                 differing: differing.copied().collect(),
                 strangers,
                 trouble: standing.trouble.clone(),

@@ -201,8 +201,10 @@ impl Hosts {
     pub(crate) async fn settled(&self, voters: usize) {
         self.until(&format!("{voters} voters and every VIP owned"), |hosts| {
             let vips = hosts.settings["n1"].vips.keys();
-            hosts.nodes.keys().all(|name| hosts.standing(name).voters().count() == voters)
-                && vips.clone().all(|vip| hosts.kernels.owner(*vip).is_some())
+            hosts.nodes.keys().all(|name| {
+                let standing = hosts.standing(name);
+                !standing.changing && standing.voters().count() == voters
+            }) && vips.clone().all(|vip| hosts.kernels.owner(*vip).is_some())
         })
         .await;
     }

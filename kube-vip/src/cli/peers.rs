@@ -144,6 +144,7 @@ mod tests {
                 host("n1", QuorumRole::Leader, false),
                 host("host2", QuorumRole::Voter, true),
             ],
+            changing: false,
             differing: vec![],
             strangers: vec!["n4".to_owned()],
             trouble: None,

@@ -170,6 +170,8 @@ pub struct QuorumStatus {
     pub leader: Option<String>,
     /// The hosts that take part.
     pub hosts: Vec<QuorumHostStatus>,
+    /// A change of the voters is under way.
+    pub changing: bool,
     /// VIPs that only this host's file names, or only the leader's.
     pub differing: Vec<IpAddr>,
     /// Hosts that only this host's file names, or that take part without being named there.
@@ -397,7 +399,7 @@ pub(super) mod tests {
              "drained": true, "assigned": []},
             {"id": "n3", "addresses": ["10.78.0.13:10000"], "role": "learner", "weight": 2,
              "drained": false, "assigned": ["fd77::100"]}],
-            "differing": ["10.77.0.101"], "strangers": ["n4"], "trouble": null},
+            "changing": false, "differing": ["10.77.0.101"], "strangers": ["n4"], "trouble": null},
         "replication": {"hosts": [
             {"id": "n2", "reached": true, "translations": 120, "strays": 7, "behind": 3,
              "sweeping": false, "lag_ms": 12},

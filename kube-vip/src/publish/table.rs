@@ -97,7 +97,7 @@ fn clients(out: &mut String, clients: &ClientsStatus) {
 
 /// Who votes and who leads, on one line, and what is wrong with that on further ones.
 fn quorum(quorum: &QuorumStatus, style: Style) -> String {
-    let QuorumStatus { role, leader, hosts, differing, strangers, trouble } = quorum;
+    let QuorumStatus { role, leader, hosts, changing, differing, strangers, trouble } = quorum;
     let said = match role {
         QuorumRole::Leader => "this host leads".to_owned(),
         QuorumRole::Outside => not_ready("this host belongs to no cluster yet").paint(style),
@@ -117,6 +117,9 @@ fn quorum(quorum: &QuorumStatus, style: Style) -> String {
         if !hosts.is_empty() {
             let _ = write!(text, "; {} {what}", hosts.join(" "));
         }
+    }
+    if *changing {
+        text.push_str("; the voters are being changed");
     }
     text.push('\n');
     if !differing.is_empty() {
