@@ -189,7 +189,7 @@ mod tests {
                 None if slots > 1 => Some((slots, mark::entry(ttl))),
                 position => {
                     let position = position.unwrap_or(mark::entry(ttl));
-                    let told = if place(told).is_some() { told } else { 0 };
+                    let told = if told != 0 && place(told).is_some() { told } else { 0 };
                     straight(position, told)
                         .or_else(|| next(position, here as u32, slots, past, place))
                 }

@@ -83,7 +83,7 @@ fn a_veth_is_served_in_generic_mode_with_a_reason_and_everything_works() -> Resu
                 connection.download(20_000_000).with_context(|| format!("{vip} from {name}"))?;
             }
             drop(report);
-            let report = cluster.client.send(Burst::new((vip, 53), 1500))?;
+            let report = cluster.client.send(Burst::new((vip, 53), 1500).at_once(16))?;
             report.expect_all(1500)?;
             report.expect_even(&NODES, 0.2)?;
             for backend in sent_to_peers(&cluster.agents.on("n1").status()?, vip) {

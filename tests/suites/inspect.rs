@@ -63,12 +63,13 @@ fn fields() -> BTreeMap<&'static str, &'static [&'static str]> {
     ])
 }
 
-/// Maps that hold no elements to be formatted: a ring, records of a moment, numbers of other maps.
-const BARE: [&str; 5] = ["EVENTS", "HALF4", "HALF6", "TABLES", "TABLES_SIZED"];
+/// Maps that hold no elements to be formatted: rings, records of a moment, numbers of other maps.
+const BARE: [&str; 7] =
+    ["EVENTS", "HALF4", "HALF6", "NAT_CHANGES4", "NAT_CHANGES6", "TABLES", "TABLES_SIZED"];
 
 /// Maps that nothing in this cluster fills: no backend is translated to, no client is
-/// limited, no packet is cut.
-const UNFILLED: [&str; 4] = ["FRAGS", "NAT4", "NAT6", "RATES"];
+/// limited, no packet is cut, no slot has moved.
+const UNFILLED: [&str; 6] = ["FRAGS", "NAT4", "NAT6", "RATES", "STRAYS4", "STRAYS6"];
 
 #[test]
 fn every_map_shows_its_fields_by_name() -> Result<()> {
