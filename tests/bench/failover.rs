@@ -30,7 +30,7 @@ pub(crate) struct Plan {
 
 impl Plan {
     pub(crate) fn new(quick: bool) -> Self {
-        if quick { Self { losses: 10, handovers: 5 } } else { Self { losses: 200, handovers: 50 } }
+        if quick { Self { losses: 40, handovers: 8 } } else { Self { losses: 200, handovers: 50 } }
     }
 }
 
@@ -143,7 +143,10 @@ fn place(cluster: &mut Cluster, vip: IpAddr, leads: bool) -> Result<String> {
     let leader = status["quorum"]["leader"].as_str().context("nobody leads")?.to_owned();
     let names = ["n1", "n2", "n3"];
     let to = names.into_iter().find(|name| (*name == leader) == leads).context("three hosts")?;
-    cluster.agents.on("n1").cli(&["move", &vip.to_string(), to])?;
+    // A host that is back may hold VIPs once its agent has seen its link.
+    eventually(PATIENCE, "a move", || {
+        cluster.agents.on("n1").cli(&["move", &vip.to_string(), to]).map(drop)
+    })?;
     eventually(PATIENCE, "the VIP to move", || {
         let owner = cluster.lab.owner_of(vip)?;
         ensure!(owner == to, "{owner} owns {vip}");
