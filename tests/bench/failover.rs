@@ -30,7 +30,7 @@ pub(crate) struct Plan {
 
 impl Plan {
     pub(crate) fn new(quick: bool) -> Self {
-        if quick { Self { losses: 40, handovers: 8 } } else { Self { losses: 200, handovers: 50 } }
+        if quick { Self { losses: 24, handovers: 8 } } else { Self { losses: 200, handovers: 50 } }
     }
 }
 
@@ -184,7 +184,7 @@ fn keepalived(losses: usize) -> Result<Samples> {
             std::fs::write(
                 &file,
                 format!(
-                    "global_defs {{\n  vrrp_garp_master_delay 0\n}}\n\
+                    "global_defs {{\n  vrrp_version 3\n  vrrp_garp_master_delay 0\n}}\n\
                      vrrp_instance v {{\n  state BACKUP\n  nopreempt\n  interface eth0\n  \
                      virtual_router_id 51\n  priority {}\n  advert_int 0.1\n  \
                      virtual_ipaddress {{\n    {vip}/32\n  }}\n}}\n",
