@@ -3,35 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use lab::{Cluster, STATE_DIR, VIPS};
-
-/// Numbers that a seed determines (the generator is `SplitMix64`).
-pub(crate) struct Random(u64);
-
-impl Random {
-    pub(crate) fn new(seed: u64) -> Self {
-        Self(seed)
-    }
-
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, bound: u64) -> u64 {
-        self.next() % bound
-    }
-
-    fn pick<'a, T>(&mut self, all: &'a [T]) -> &'a T {
-        &all[self.below(all.len() as u64) as usize]
-    }
-
-    fn milliseconds(&mut self, least: u64, most: u64) -> Duration {
-        Duration::from_millis(least + self.below(most - least))
-    }
-}
+use lab::{Cluster, Dice, STATE_DIR, VIPS};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
@@ -146,7 +118,7 @@ pub(crate) struct Fault {
 
 /// One fault after the other.
 pub(crate) struct Faults {
-    random: Random,
+    dice: Dice,
     steps_clock: bool,
     /// Kinds that have not come yet in this round, so that short runs have them all too.
     coming: Vec<Kind>,
@@ -154,12 +126,16 @@ pub(crate) struct Faults {
 }
 
 impl Faults {
-    pub(crate) fn new(random: Random, steps_clock: bool) -> Self {
-        Self { random, steps_clock, coming: Vec::new(), done: Vec::new() }
+    pub(crate) fn new(dice: Dice, steps_clock: bool) -> Self {
+        Self { dice, steps_clock, coming: Vec::new(), done: Vec::new() }
     }
 
     pub(crate) fn done(&self) -> &[Fault] {
         &self.done
+    }
+
+    fn milliseconds(&mut self, least: usize, most: usize) -> Duration {
+        Duration::from_millis((least + self.dice.below(most - least)) as u64)
     }
 
     /// Everything is well for a while after a fault.
@@ -167,7 +143,7 @@ impl Faults {
         if let Some(last) = self.done.last_mut() {
             last.settled = Instant::now();
         }
-        std::thread::sleep(self.random.milliseconds(100, 1500));
+        std::thread::sleep(self.milliseconds(100, 1500));
     }
 
     /// The next fault, from its beginning to its end.
@@ -176,16 +152,16 @@ impl Faults {
             self.coming = Kind::ALL.to_vec();
             self.coming.extend(self.steps_clock.then_some(Kind::StepClock));
         }
-        let at = self.random.below(self.coming.len() as u64) as usize;
+        let at = self.dice.below(self.coming.len());
         let kind = self.coming.swap_remove(at);
-        let owner = cluster.lab.owner_of(*self.random.pick(&VIPS))?;
+        let owner = cluster.lab.owner_of(*self.dice.pick(&VIPS))?;
         let leader = leader(cluster);
-        let host = match self.random.below(10) {
+        let host = match self.dice.below(10) {
             0..4 => owner.clone(),
             4..7 => leader.clone().unwrap_or_else(|| owner.clone()),
             other => format!("n{}", other - 6),
         };
-        let lasts = self.random.milliseconds(300, 2500);
+        let lasts = self.milliseconds(300, 2500);
         let from = Instant::now();
         let touched = self.happen(kind, cluster, &host, (leader, owner), lasts)?;
         let harmed = if kind.harms_connections() { touched.clone() } else { Vec::new() };
@@ -220,7 +196,7 @@ impl Faults {
             Kind::Restart => {
                 let agent = cluster.agents.on(host);
                 agent.restart()?;
-                let to = *self.random.pick(&others);
+                let to = *self.dice.pick(&others);
                 for vip in VIPS {
                     // Where nobody leads for the moment, it stays.
                     let _ = cluster.agents.on(to).cli(&["move", &vip.to_string(), to]);
@@ -250,11 +226,11 @@ impl Faults {
                 cluster.agents.on(host).process().thaw()?;
             }
             Kind::FreezeNewOwner => {
-                let to = *self.random.pick(&others);
-                let vip = self.random.pick(&VIPS).to_string();
+                let to = *self.dice.pick(&others);
+                let vip = self.dice.pick(&VIPS).to_string();
                 // Where nobody leads for the moment, it just stands still.
                 let _ = cluster.agents.on(to).cli(&["move", &vip, to]);
-                std::thread::sleep(self.random.milliseconds(0, 60));
+                std::thread::sleep(self.milliseconds(0, 60));
                 cluster.agents.on(to).process().freeze()?;
                 std::thread::sleep(lasts);
                 cluster.agents.on(to).process().thaw()?;

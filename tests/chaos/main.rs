@@ -11,12 +11,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use lab::{
-    Cluster, Intervals, Lab, Questions, STATE_DIR, Setup, VIPS, by_quorum, eventually,
+    Cluster, Dice, Intervals, Lab, Questions, STATE_DIR, Setup, VIPS, by_quorum, eventually,
     expect_one_answer, expect_one_owner, outage, web, who_has,
 };
 
 use self::clients::Clients;
-use self::faults::{Faults, Random};
+use self::faults::Faults;
 use self::report::Report;
 
 /// Three minutes unless said.
@@ -84,7 +84,7 @@ fn never_two_owners_and_no_lost_connection_under_random_faults() -> Result<()> {
             .collect::<Result<_>>()?;
         let clients = Clients::start(cluster.host("c2"))?;
         let end = Instant::now() + Duration::from_secs_f64(minutes * 60.0);
-        let mut faults = Faults::new(Random::new(seed), steps_clock);
+        let mut faults = Faults::new(Dice::new(seed), steps_clock);
         while Instant::now() < end {
             faults.next(cluster)?;
             settle(cluster)?;

@@ -1,6 +1,6 @@
 //! The owner is lost, and then its successor's agent hangs.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -20,7 +20,7 @@ const AFTER: Duration = Duration::from_millis(800);
 const COLUMN: Duration = Duration::from_millis(20);
 
 /// Bytes of a transfer, over and over.
-const TRANSFER: u64 = 1_000_000;
+const TRANSFER: u64 = 500_000;
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The owner's cable is pulled, while a transfer through another host goes on.
@@ -109,21 +109,30 @@ fn shown(
     Ok(next)
 }
 
-/// A line for each host that answered: full where it did.
+/// A line for each host that answered: full where it did. On a busy machine there are columns in which
+/// nobody asked; they are as the one before.
 fn timeline(lab: &Lab, questions: &[Question], at: Instant) -> Result<BTreeMap<String, String>> {
     let columns = ((BEFORE + AFTER).as_millis() / COLUMN.as_millis()) as usize;
-    let mut lines: BTreeMap<String, Vec<bool>> = BTreeMap::new();
+    let mut asked: Vec<Option<BTreeSet<&str>>> = vec![None; columns];
     for question in questions {
         let since = (question.at + BEFORE).checked_duration_since(at);
         let column = since.map(|since| (since.as_millis() / COLUMN.as_millis()) as usize);
-        let Some(column) = column.filter(|column| *column < columns) else { continue };
+        let Some(column) = column.and_then(|column| asked.get_mut(column)) else { continue };
+        let answered = column.get_or_insert_default();
         for mac in &question.answered {
-            let name = lab.node_at(*mac)?.to_owned();
-            lines.entry(name).or_insert_with(|| vec![false; columns])[column] = true;
+            answered.insert(lab.node_at(*mac)?);
         }
     }
-    let draw = |line: Vec<bool>| line.iter().map(|full| if *full { '█' } else { ' ' }).collect();
-    Ok(lines.into_iter().map(|(name, line)| (name, draw(line))).collect())
+    let names: BTreeSet<&str> = asked.iter().flatten().flatten().copied().collect();
+    let line = |name: &str| {
+        let mut full = false;
+        let column = |column: &Option<BTreeSet<&str>>| {
+            full = column.as_ref().map_or(full, |answered| answered.contains(name));
+            if full { '█' } else { ' ' }
+        };
+        asked.iter().map(column).collect()
+    };
+    Ok(names.into_iter().map(|name| (name.to_owned(), line(name))).collect())
 }
 
 /// Connects until the backend is on neither that host nor the one without agent.
@@ -149,15 +158,15 @@ impl Transfer {
         let stop = std::sync::Arc::new(AtomicBool::new(false));
         let stopped = std::sync::Arc::clone(&stop);
         let thread = thread::spawn(move || {
-            let (mut megabytes, mut pause) = (0, Duration::ZERO);
+            let (mut bytes, mut pause) = (0, Duration::ZERO);
             while !stopped.load(Ordering::Relaxed) {
                 let began = Instant::now();
                 connection.download(TRANSFER)?;
                 pause = pause.max(began.elapsed());
-                megabytes += TRANSFER / 1_000_000;
-                thread::sleep(Duration::from_millis(5));
+                bytes += TRANSFER;
+                thread::sleep(Duration::from_millis(10));
             }
-            Ok((megabytes, pause))
+            Ok((bytes / 1_000_000, pause))
         });
         Self { stop, thread }
     }

@@ -6,9 +6,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
@@ -17,6 +15,7 @@ use kube_vip_common::address::Address;
 use kube_vip_common::lease::Lease;
 use kube_vip_common::vip::{VIRTUAL, Vip};
 
+use crate::background::Background;
 use crate::build::Lab;
 
 /// Between two looks at all maps. A host that has given a VIP back gets it again later than that: a
@@ -42,10 +41,7 @@ pub struct Interval {
 
 /// Looks at the maps of all hosts until it is finished.
 #[derive(Debug)]
-pub struct Intervals {
-    stop: Arc<AtomicBool>,
-    thread: Option<JoinHandle<Result<Vec<Interval>>>>,
-}
+pub struct Intervals(Background<Vec<Interval>>);
 
 impl Intervals {
     /// Begins to look at the maps of all nodes.
@@ -55,40 +51,27 @@ impl Intervals {
             Maps { host: host.name().to_owned(), pins: pins.into(), open: None }
         };
         let mut hosts: Vec<_> = lab.nodes().map(place).collect();
-        let stop = Arc::new(AtomicBool::new(false));
-        let stopped = Arc::clone(&stop);
-        let thread = std::thread::Builder::new()
-            .name("intervals".to_owned())
-            .spawn(move || {
-                let mut seen = Seen::default();
-                let mut reopened: Option<Instant> = None;
-                while !stopped.load(Ordering::Relaxed) {
-                    if reopened.is_none_or(|at| at.elapsed() > REOPEN) {
-                        hosts.iter_mut().for_each(Maps::reopen);
-                        reopened = Some(Instant::now());
-                    }
-                    for host in &hosts {
-                        host.look(&mut seen)?;
-                    }
-                    std::thread::sleep(LOOK);
+        let work = move |stopped: &AtomicBool| {
+            let mut seen = Seen::default();
+            let mut reopened: Option<Instant> = None;
+            while !stopped.load(Ordering::Relaxed) {
+                if reopened.is_none_or(|at| at.elapsed() > REOPEN) {
+                    hosts.iter_mut().for_each(Maps::reopen);
+                    reopened = Some(Instant::now());
                 }
-                Ok(seen.0.into_values().collect())
-            })
-            .context("starting a thread")?;
-        Ok(Self { stop, thread: Some(thread) })
+                for host in &hosts {
+                    host.look(&mut seen)?;
+                }
+                std::thread::sleep(LOOK);
+            }
+            Ok(seen.0.into_values().collect())
+        };
+        Background::start("intervals".to_owned(), work).map(Self)
     }
 
     /// Ends it and returns every ownership that was seen.
-    pub fn finish(mut self) -> Result<Vec<Interval>> {
-        self.stop.store(true, Ordering::Relaxed);
-        let thread = self.thread.take().context("it has ended already")?;
-        thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-    }
-}
-
-impl Drop for Intervals {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
+    pub fn finish(self) -> Result<Vec<Interval>> {
+        self.0.finish()
     }
 }
 

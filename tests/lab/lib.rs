@@ -21,6 +21,7 @@
 
 mod agent;
 mod agents;
+mod background;
 mod build;
 mod capture;
 mod cgroup;
@@ -29,6 +30,7 @@ mod cluster;
 mod config;
 mod connection;
 mod content;
+mod dice;
 mod election;
 mod fault;
 mod flood;
@@ -61,6 +63,7 @@ pub use client::{Burst, Client};
 pub use cluster::{BACKEND_PORT, Cluster, web};
 pub use config::{Balancer, Config, Peer, Transport, backends};
 pub use connection::{Attempt, Connection, Who, ask_by_datagram};
+pub use dice::Dice;
 pub use election::{SECRET, STATE_DIR, by_quorum, electing};
 pub use flood::Flood;
 pub use foreign::{Foreign, experiment};

@@ -5,15 +5,14 @@
 use std::collections::BTreeSet;
 use std::io::{ErrorKind, Write as _};
 use std::net::IpAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use nix::net::if_::if_nametoindex;
 use socket2::Socket;
 
+use crate::background::Background;
 use crate::frame::{Mac, Seen, What, arp_request, solicitation};
 use crate::host::Host;
 use crate::sys;
@@ -69,21 +68,7 @@ impl Asker {
         let mut heard =
             Heard { at: Instant::now(), answered: BTreeSet::new(), announced: BTreeSet::new() };
         (&self.socket).write_all(&self.request).context("sending a request")?;
-        let mut buffer = [0; 2048];
-        while let Some(left) = window.checked_sub(heard.at.elapsed()).filter(|left| !left.is_zero())
-        {
-            self.socket.set_read_timeout(Some(left.max(Duration::from_millis(1))))?;
-            match sys::receive_frame(&self.socket, &mut buffer) {
-                Ok((_, true)) => {}
-                Ok((length, false)) => self.note(&Seen::of(&buffer[..length]), &mut heard),
-                Err(error)
-                    if matches!(
-                        error.kind(),
-                        ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted
-                    ) => {}
-                Err(error) => bail!("listening for answers: {error}"),
-            }
-        }
+        listen_until(&self.socket, heard.at + window, |seen| self.note(seen, &mut heard))?;
         Ok(heard)
     }
 
@@ -104,41 +89,49 @@ impl Asker {
 
 /// Asks for an address again and again until it is finished.
 #[derive(Debug)]
-pub struct Watch {
-    stop: Arc<AtomicBool>,
-    thread: Option<JoinHandle<Result<Vec<Heard>>>>,
-}
+pub struct Watch(Background<Vec<Heard>>);
 
 impl Watch {
     /// Begins to ask for `target` from `host`, about twenty times a second.
     pub fn start(host: &Host, target: IpAddr) -> Result<Self> {
-        let stop = Arc::new(AtomicBool::new(false));
-        let (host, stopped) = (host.clone(), Arc::clone(&stop));
-        let thread = std::thread::Builder::new()
-            .name(format!("watch of {target}"))
-            .spawn(move || {
-                host.enter_net()?;
-                let asker = Asker::new(&host, target)?;
-                let mut all = Vec::new();
-                while !stopped.load(Ordering::Relaxed) {
-                    all.push(asker.ask(Duration::from_millis(50))?);
-                }
-                Ok(all)
-            })
-            .context("starting a thread")?;
-        Ok(Self { stop, thread: Some(thread) })
+        let host = host.clone();
+        let work = move |stopped: &AtomicBool| {
+            host.enter_net()?;
+            let asker = Asker::new(&host, target)?;
+            let mut all = Vec::new();
+            while !stopped.load(Ordering::Relaxed) {
+                all.push(asker.ask(Duration::from_millis(50))?);
+            }
+            Ok(all)
+        };
+        Background::start(format!("watch of {target}"), work).map(Self)
     }
 
     /// Ends it and returns what was heard, in order.
-    pub fn finish(mut self) -> Result<Vec<Heard>> {
-        self.stop.store(true, Ordering::Relaxed);
-        let thread = self.thread.take().context("the watch has ended already")?;
-        thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    pub fn finish(self) -> Result<Vec<Heard>> {
+        self.0.finish()
     }
 }
 
-impl Drop for Watch {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
+/// Reads what arrives at a socket until then.
+pub(crate) fn listen_until(
+    socket: &Socket,
+    end: Instant,
+    mut note: impl FnMut(&Seen),
+) -> Result<()> {
+    let mut buffer = [0; 2048];
+    while let Some(left) = end.checked_duration_since(Instant::now()) {
+        socket.set_read_timeout(Some(left.max(Duration::from_micros(100))))?;
+        match sys::receive_frame(socket, &mut buffer) {
+            Ok((_, true)) => {}
+            Ok((length, false)) => note(&Seen::of(&buffer[..length])),
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted
+                ) => {}
+            Err(error) => bail!("listening for answers: {error}"),
+        }
     }
+    Ok(())
 }

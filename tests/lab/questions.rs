@@ -2,19 +2,19 @@
 //! from those of the next: each has a sender of its own, to whom it is answered.
 
 use std::collections::BTreeSet;
-use std::io::{ErrorKind, Write as _};
+use std::io::Write as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use nix::net::if_::if_nametoindex;
 use socket2::Socket;
 
+use crate::background::Background;
 use crate::frame::{Mac, Seen, What, arp_request, solicitation};
 use crate::host::Host;
+use crate::observer::listen_until;
 use crate::sys;
 
 /// From one question to the next.
@@ -34,45 +34,30 @@ pub struct Question {
 
 /// Asks until it is finished.
 #[derive(Debug)]
-pub struct Questions {
-    stop: Arc<AtomicBool>,
-    thread: Option<JoinHandle<Result<Vec<Question>>>>,
-}
+pub struct Questions(Background<Vec<Question>>);
 
 impl Questions {
     /// Begins to ask for `target` from `host`.
     pub fn start(host: &Host, target: IpAddr) -> Result<Self> {
-        let stop = Arc::new(AtomicBool::new(false));
-        let (host, stopped) = (host.clone(), Arc::clone(&stop));
-        let thread = std::thread::Builder::new()
-            .name(format!("questions for {target}"))
-            .spawn(move || {
-                host.enter_net()?;
-                let mut asker = Asker::new(&host, target)?;
-                let mut next = Instant::now();
-                while !stopped.load(Ordering::Relaxed) {
-                    asker.ask()?;
-                    next = (next + PERIOD).max(Instant::now());
-                    asker.listen_until(next)?;
-                }
-                asker.listen_until(Instant::now() + 5 * PERIOD)?;
-                Ok(asker.asked)
-            })
-            .context("starting a thread")?;
-        Ok(Self { stop, thread: Some(thread) })
+        let host = host.clone();
+        let work = move |stopped: &AtomicBool| {
+            host.enter_net()?;
+            let mut asker = Asker::new(&host, target)?;
+            let mut next = Instant::now();
+            while !stopped.load(Ordering::Relaxed) {
+                asker.ask()?;
+                next = (next + PERIOD).max(Instant::now());
+                asker.listen_until(next)?;
+            }
+            asker.listen_until(Instant::now() + 5 * PERIOD)?;
+            Ok(asker.asked)
+        };
+        Background::start(format!("questions for {target}"), work).map(Self)
     }
 
     /// Ends it and returns all questions, in order.
-    pub fn finish(mut self) -> Result<Vec<Question>> {
-        self.stop.store(true, Ordering::Relaxed);
-        let thread = self.thread.take().context("the questions have ended already")?;
-        thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-    }
-}
-
-impl Drop for Questions {
-    fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
+    pub fn finish(self) -> Result<Vec<Question>> {
+        self.0.finish()
     }
 }
 
@@ -128,43 +113,31 @@ impl Asker {
     }
 
     fn listen_until(&mut self, end: Instant) -> Result<()> {
-        let mut buffer = [0; 2048];
-        while let Some(left) = end.checked_duration_since(Instant::now()) {
-            self.socket.set_read_timeout(Some(left.max(Duration::from_micros(100))))?;
-            match sys::receive_frame(&self.socket, &mut buffer) {
-                Ok((_, true)) => {}
-                Ok((length, false)) => self.note(&Seen::of(&buffer[..length])),
-                Err(error)
-                    if matches!(
-                        error.kind(),
-                        ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted
-                    ) => {}
-                Err(error) => bail!("listening for answers: {error}"),
-            }
-        }
-        Ok(())
+        let Self { socket, me, target, asked } = self;
+        listen_until(socket, end, |seen| note(seen, *me, *target, asked))
     }
+}
 
-    fn note(&mut self, seen: &Seen) {
-        let (told, at, to) = match seen.what {
-            What::Arp { operation: 2, sender, at, target } => {
-                (IpAddr::V4(sender), at, IpAddr::V4(target))
-            }
-            What::Neighbour { kind: 136, target, at, receiver, .. } => {
-                (IpAddr::V6(target), at.unwrap_or(seen.from), IpAddr::V6(receiver))
-            }
-            _ => return,
-        };
-        if told != self.target || seen.to != self.me {
-            return;
+/// Notes an answer with the question that it is to.
+fn note(seen: &Seen, me: Mac, target: IpAddr, asked: &mut [Question]) {
+    let (told, at, to) = match seen.what {
+        What::Arp { operation: 2, sender, at, target: to } => {
+            (IpAddr::V4(sender), at, IpAddr::V4(to))
         }
-        let newest = (0..self.asked.len()).rev().take(SENDERS);
-        let mut newest = newest.filter(|number| {
-            let (v4, v6) = Self::sender(*number);
-            to == IpAddr::V4(v4) || to == IpAddr::V6(v6)
-        });
-        if let Some(number) = newest.next() {
-            self.asked[number].answered.insert(at);
+        What::Neighbour { kind: 136, target: told, at, receiver, .. } => {
+            (IpAddr::V6(told), at.unwrap_or(seen.from), IpAddr::V6(receiver))
         }
+        _ => return,
+    };
+    if told != target || seen.to != me {
+        return;
+    }
+    let newest = (0..asked.len()).rev().take(SENDERS);
+    let mut newest = newest.filter(|number| {
+        let (v4, v6) = Asker::sender(*number);
+        to == IpAddr::V4(v4) || to == IpAddr::V6(v6)
+    });
+    if let Some(number) = newest.next() {
+        asked[number].answered.insert(at);
     }
 }

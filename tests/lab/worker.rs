@@ -1,11 +1,14 @@
 //! A test's own program as a process on a host: a process may have so many open files and no more.
 
 use std::io::{BufRead as _, BufReader, Lines, Write as _};
+use std::net::SocketAddr;
 use std::process::{Child, ChildStdout, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use crate::host::Host;
+use crate::server::Server;
 
 /// How such a process is told what to do.
 const ROLE: &str = "KUBE_VIP_TEST_ROLE";
@@ -33,6 +36,35 @@ impl Worker {
     pub fn wait() -> Result<()> {
         std::io::stdin().read_line(&mut String::new())?;
         Ok(())
+    }
+
+    /// What the ignored test `servers` of a suite does: in a process that [`serve`](Self::serve) has
+    /// started it serves until it is ended.
+    pub fn be_servers() -> Result<()> {
+        let Some(role) = Self::role() else { return Ok(()) };
+        let mut words = role.split(' ');
+        let name = words.next().context("a name")?;
+        let addresses = words.map(str::parse).collect::<Result<Vec<SocketAddr>, _>>()?;
+        Self::allow_descriptors()?;
+        let _server = Server::here(name, &addresses)?;
+        Self::say("ready");
+        Self::wait()
+    }
+
+    /// Servers at these addresses of a host, as a process of their own: both ends of ten thousand
+    /// connections in one process would be more than it may open.
+    pub fn serve(host: &Host, addresses: &[SocketAddr]) -> Result<Self> {
+        let addresses: Vec<_> = addresses.iter().map(ToString::to_string).collect();
+        let role = format!("{} {}", host.name(), addresses.join(" "));
+        let mut worker = Self::start(host, "servers", &role)?;
+        worker.says("ready")?;
+        Ok(worker)
+    }
+
+    /// Lets this process open as many files as the system allows.
+    pub fn allow_descriptors() -> Result<()> {
+        let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
+        setrlimit(Resource::RLIMIT_NOFILE, most, most).context("room for descriptors")
     }
 
     /// Runs `test` of this program on a host, with that role.

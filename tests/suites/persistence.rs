@@ -5,10 +5,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use lab::{
-    Agent, Balancer, Burst, Cluster, Config, Connection, Host, Lab, Server, Transport, VIPS, Who,
+    Agent, Balancer, Burst, Cluster, Config, Connection, Dice, Host, Lab, Transport, VIPS, Who,
     Worker,
 };
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::Signal;
 
 /// Backends of each host listen here.
@@ -36,43 +35,11 @@ fn balancer(backends: Vec<SocketAddr>, draining: &[SocketAddr]) -> Vec<Balancer>
     vec![balancer]
 }
 
-/// Numbers that look random and are the same in every run (Marsaglia's xorshift).
-struct Dice(u64);
-
-impl Dice {
-    fn below(&mut self, limit: usize) -> usize {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 % limit as u64) as usize
-    }
-}
-
-/// Both ends of a connection in one process would be more than it may open.
-fn allow_descriptors() -> Result<()> {
-    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
-    setrlimit(Resource::RLIMIT_NOFILE, most, most).context("room for descriptors")
-}
-
 /// Not a test: the servers of a host, as a process of their own.
 #[test]
 #[ignore = "a process of another test"]
 fn servers() -> Result<()> {
-    let Some(role) = Worker::role() else { return Ok(()) };
-    let mut words = role.split(' ');
-    let name = words.next().context("a name")?;
-    let addresses = words.map(str::parse).collect::<Result<Vec<SocketAddr>, _>>()?;
-    allow_descriptors()?;
-    let _server = Server::here(name, &addresses)?;
-    Worker::say("ready");
-    Worker::wait()
-}
-
-fn serve(host: &Host) -> Result<Worker> {
-    let [first, second] = on(host);
-    let mut worker = Worker::start(host, "servers", &format!("{} {first} {second}", host.name()))?;
-    worker.says("ready")?;
-    Ok(worker)
+    Worker::be_servers()
 }
 
 /// Uses a connection; what it says of a failure.
@@ -125,9 +92,10 @@ fn second_chances(agents: &mut [Agent]) -> Result<u64> {
 
 #[test]
 fn no_connection_breaks_while_backends_come_go_and_drain() -> Result<()> {
-    allow_descriptors()?;
+    Worker::allow_descriptors()?;
     let lab = Lab::bridge(HOSTS, 1)?;
-    let mut workers = lab.nodes().map(serve).collect::<Result<Vec<_>>>()?;
+    let mut workers =
+        lab.nodes().map(|node| Worker::serve(node, &on(node))).collect::<Result<Vec<_>>>()?;
     let all: Vec<SocketAddr> = lab.nodes().flat_map(on).collect();
     let balancers = balancer(all.clone(), &[]);
     Cluster::start(lab, &balancers)?.explain(|cluster| {
@@ -137,7 +105,7 @@ fn no_connection_breaks_while_backends_come_go_and_drain() -> Result<()> {
         let mut held = report.held;
         println!("{CONNECTIONS} connections open after {:?}", began.elapsed());
 
-        let mut dice = Dice(0x9e37_79b9_7f4a_7c15);
+        let mut dice = Dice::new(0);
         let mut backends = Backends { serving: all.clone(), draining: vec![], all };
         let (mut used, mut kinds) = (0, [0; KINDS.len()]);
         let began = Instant::now();

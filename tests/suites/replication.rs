@@ -8,27 +8,15 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use lab::{
-    BACKEND_PORT, Balancer, Burst, Cluster, Config, Connection, Host, Lab, Mac, Server, Setup,
-    Topology, Transport, VIPS, Who, Worker, backends, eventually, owner,
+    BACKEND_PORT, Balancer, Burst, Cluster, Config, Connection, Dice, Host, Lab, Mac, Server,
+    Setup, Topology, Transport, VIPS, Who, Worker, backends, by_quorum, eventually, owner,
 };
-use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::Signal;
-
-/// As `kube-vip secret` prints one.
-const SECRET: &str = "pTzYHUM0qkGDzZ5uGmXz4n0sK8e5oqXcxLJ1v1dDqnk=";
 
 /// What is added where a machine may be busy.
 const GENEROUS: Duration = Duration::from_secs(5);
 
 type Held = (Who, Connection);
-
-fn adapt(config: &mut Config) {
-    // Each host of the lab has a /run of its own.
-    config.extra = format!(
-        "election: quorum\nsecret: {SECRET}\nquorum: {{stateDir: /run/kube-vip-state}}\n\
-         announceInterval: 1h\n"
-    );
-}
 
 /// Three hosts with agents; all backends are on two hosts without.
 struct Plain {
@@ -47,7 +35,7 @@ impl Plain {
             Balancer::new("plain", Transport::Tcp, 80, to.clone()),
             Balancer::new("plain-udp", Transport::Udp, 53, to),
         ];
-        let setup = Setup { adapt, ..Setup::default() };
+        let setup = Setup { adapt: by_quorum, ..Setup::default() };
         let cluster = Cluster::start_as(lab, &balancers, setup)?;
         for vip in VIPS {
             eventually(4 * GENEROUS, "an owner", || owner(cluster.host("c1"), vip))?;
@@ -258,48 +246,15 @@ fn on(host: &Host) -> Vec<SocketAddr> {
     (9001..9004 + more).map(|port| (host.v4(), port).into()).collect()
 }
 
-/// Both ends of a connection in one process would be more than it may open.
-fn allow_descriptors() -> Result<()> {
-    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
-    setrlimit(Resource::RLIMIT_NOFILE, most, most).context("room for descriptors")
-}
-
 /// Not a test: the servers of a host, as a process of their own.
 #[test]
 #[ignore = "a process of another test"]
 fn servers() -> Result<()> {
-    let Some(role) = Worker::role() else { return Ok(()) };
-    let mut words = role.split(' ');
-    let name = words.next().context("a name")?;
-    let addresses = words.map(str::parse).collect::<Result<Vec<SocketAddr>, _>>()?;
-    allow_descriptors()?;
-    let _server = Server::here(name, &addresses)?;
-    Worker::say("ready");
-    Worker::wait()
-}
-
-fn serve(host: &Host) -> Result<Worker> {
-    let addresses: Vec<_> = on(host).iter().map(ToString::to_string).collect();
-    let role = format!("{} {}", host.name(), addresses.join(" "));
-    let mut worker = Worker::start(host, "servers", &role)?;
-    worker.says("ready")?;
-    Ok(worker)
+    Worker::be_servers()
 }
 
 fn web(backends: Vec<SocketAddr>) -> Vec<Balancer> {
     vec![Balancer::new("web", Transport::Tcp, 80, backends)]
-}
-
-/// Numbers that look random and are the same in every run (Marsaglia's xorshift).
-struct Dice(u64);
-
-impl Dice {
-    fn below(&mut self, limit: usize) -> usize {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 % limit as u64) as usize
-    }
 }
 
 /// Adds or removes a backend; half of them are always there.
@@ -319,12 +274,13 @@ fn counter(cluster: &mut Cluster, name: &str) -> Result<u64> {
 
 #[test]
 fn only_connections_of_the_host_that_forgets_break_while_tables_change() -> Result<()> {
-    allow_descriptors()?;
+    Worker::allow_descriptors()?;
     let lab = Lab::bridge(HOSTS, 1)?;
-    let _workers = lab.nodes().map(serve).collect::<Result<Vec<_>>>()?;
+    let _workers =
+        lab.nodes().map(|node| Worker::serve(node, &on(node))).collect::<Result<Vec<_>>>()?;
     let all: Vec<SocketAddr> = lab.nodes().flat_map(on).collect();
     ensure!(all.len() == BACKENDS);
-    let setup = Setup { adapt, ..Setup::default() };
+    let setup = Setup { adapt: by_quorum, ..Setup::default() };
     Cluster::start_as(lab, &web(all.clone()), setup)?.explain(|cluster| {
         eventually(4 * GENEROUS, "an owner", || owner(cluster.host("c1"), VIPS[0]))?;
         let report = cluster.client.connect(Burst::new((VIPS[0], 80), CONNECTIONS).hold())?;
@@ -332,7 +288,7 @@ fn only_connections_of_the_host_that_forgets_break_while_tables_change() -> Resu
         let mut held = report.held;
         println!("{CONNECTIONS} connections open: {:?}", report.by_host);
 
-        let mut dice = Dice(0x9e37_79b9_7f4a_7c15);
+        let mut dice = Dice::new(0);
         let mut serving = all.clone();
         let forgets = "n4";
         let changes = changes();
@@ -352,7 +308,7 @@ fn only_connections_of_the_host_that_forgets_break_while_tables_change() -> Resu
             let now = web(serving.clone());
             for agent in cluster.agents.all() {
                 let mut config = Config::of(&cluster.lab, agent.host(), &now);
-                adapt(&mut config);
+                by_quorum(&mut config);
                 agent.rewrite(&config)?;
                 agent.process().signal(Signal::SIGHUP)?;
             }

@@ -179,14 +179,22 @@ impl Member {
     pub fn take_up(&mut self, before: &Config, config: &Config) {
         self.settings.vips = vips(config);
         self.settings.peers = config.remote_peers.iter().map(peer).collect();
-        let Some(node) = &self.node else { return };
-        node.set_vips(self.settings.vips.clone());
-        node.set_peers(self.settings.peers.clone());
+        if let Some(node) = &self.node {
+            node.set_vips(self.settings.vips.clone());
+            node.set_peers(self.settings.peers.clone());
+        }
         let added = missing(config, before).map(|host| Order::Admit { host });
         let removed = missing(before, config).map(|host| Order::Remove { host });
         let changes: Vec<_> = added.chain(removed).collect();
-        if let (false, Some(orders)) = (changes.is_empty(), self.orders.borrow().clone()) {
-            tokio::spawn(change_hosts(orders, changes));
+        if changes.is_empty() {
+            return;
+        }
+        match self.orders.borrow().clone() {
+            Some(orders) => drop(tokio::spawn(change_hosts(orders, changes))),
+            None => tracing::error!(
+                ?changes,
+                "not done, because this host takes no part now; repeat it by `kube-vip peers`"
+            ),
         }
     }
 

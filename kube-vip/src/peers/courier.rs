@@ -88,7 +88,13 @@ impl Courier {
         let read = move || {
             let world = shared.world();
             let read = keys.iter().map(|key| shared.records.translation(key));
-            let known = read.filter_map(|known| known.ok().flatten());
+            let known = read.filter_map(|known| match known {
+                Ok(known) => known,
+                Err(error) => {
+                    tracing::warn!("a translated connection is not told: {error:#}");
+                    None
+                }
+            });
             known.map(|known| translated(&world, &known)).collect()
         };
         Message::Translations(tokio::task::spawn_blocking(read).await.unwrap_or_default())

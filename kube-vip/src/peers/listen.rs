@@ -24,7 +24,13 @@ pub(super) async fn run(shared: Arc<Shared>, changes: [RingBuf<MapData>; 2]) {
 }
 
 async fn follow(shared: Arc<Shared>, ring: RingBuf<MapData>) {
-    let Ok(mut ring): Result<AsyncFd<_>, _> = poll(ring) else { return };
+    let mut ring: AsyncFd<_> = match poll(ring) {
+        Ok(ring) => ring,
+        Err(error) => {
+            tracing::error!("translated connections are told of late, if at all: {error}");
+            return;
+        }
+    };
     while let Ok(mut ready) = ring.readable_mut().await {
         let noticed = Instant::now();
         sleep(GATHER).await;

@@ -3,6 +3,7 @@
 //! An instance publishes its [`Status`] on a socket, and locks its name and its VIPs against other
 //! instances on the same host.
 
+mod columns;
 mod left;
 mod lock;
 mod proxies;
@@ -13,6 +14,7 @@ mod table;
 
 use std::path::PathBuf;
 
+pub use columns::Style;
 pub use left::{left_instances, remove_left};
 pub(crate) use lock::holder_of;
 pub use lock::{InstanceLock, LockError, VipLocks};
@@ -25,7 +27,7 @@ pub use status::{
     QuorumHostStatus, QuorumRole, QuorumStatus, ReplicationHostStatus, ReplicationStatus,
     ReplyDeviceStatus, Status, UplinkStatus, VipStatus, XdpMode,
 };
-pub use table::{Style, render};
+pub use table::render;
 
 /// Names another place for sockets and locks, for hosts without a writable `/run`.
 pub const RUN_DIR_VARIABLE: &str = "KUBE_VIP_RUN_DIR";
